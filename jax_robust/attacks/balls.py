@@ -1,0 +1,212 @@
+"""Threat models: the norm balls that an attack may not leave, always intersected with [0, 1]."""
+
+import dataclasses
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jax_robust.attacks import projections
+from jax_robust.attacks.projections import Images, l2_norm, max_pixels, per_example, sum_pixels
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ball:
+  """The set {z in [0, 1] : ||z - x|| <= eps}, a pytree whose radius is traced.
+
+  Build it with `linf_ball`, `l2_ball` or `l1_ball`. Since `eps` is a leaf, a jitted function that
+  takes a ball compiles once for a whole curve of radii.
+
+  Attributes:
+    eps: radius in units of the image (8/255, not 8); scalar, or `[b]` for one per example.
+    sparsity: l1 only: the share of pixels that one ascent step moves, scalar or `[b]`.
+    norm: 'linf', 'l2' or 'l1'; static.
+    exact: l2 only: project onto the intersection of ball and box rather than onto one after the
+      other; static.
+  """
+
+  eps: Any  # not typed: a pytree's leaves are sometimes specs or tracers
+  sparsity: Any = None
+  norm: str = dataclasses.field(default="linf", metadata={"static": True})
+  exact: bool = dataclasses.field(default=False, metadata={"static": True})
+
+  def sample(self, keys: Key[Array, " b"], x: Images) -> Images:
+    """Draws a perturbation uniformly from the ball of each example; the box is not looked at.
+
+    Args:
+      keys: one key per example, `[b]`: row i depends on nothing else.
+      x: images, `[b, ...]`; only shape and dtype matter.
+
+    Returns:
+      Perturbations delta, `[b, ...]`, to be added to x and projected.
+    """
+    # bfloat16 draws would take 128 values only.
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    draw = jax.vmap(lambda key: _UNIT_SAMPLES[self.norm](key, x.shape[1:], dtype))(keys)
+    return draw.astype(x.dtype) * per_example(self.eps, x)
+
+  def ascent(self, gradient: Images) -> Images:
+    """The direction of steepest ascent, of unit length in the ball's own norm, per example.
+
+    - linf: sign(g).
+    - l2: g / ||g||_2.
+    - l1: sign(g) / k on the k pixels of largest |g|, a share `sparsity` of all (`sparsity=0`: the
+      largest only, which is the true steepest ascent, but moves one pixel a step). Ties with the
+      k-th are moved too.
+
+    Guarantees:
+      `zero_gradient_gives_zero`: no division by zero.
+      `non_finite_gradient_counts_as_zero`: NaN or infinite entries do not move their pixel, and do
+        not touch the others.
+      `ascent_has_unit_norm`: for every gradient with a finite non-zero entry, down to 1e-37.
+
+    Args:
+      gradient: of the loss to ascend, `[b, ...]`.
+
+    Returns:
+      Directions, `[b, ...]`.
+    """
+    gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+    if self.norm == "linf":
+      return jnp.sign(gradient)
+    if self.norm == "l2":
+      # Scaled first: the square of 1e-20, a gradient that saturated softmax gives, is 0.
+      scaled = gradient / _nonzero(max_pixels(jnp.abs(gradient)))
+      return scaled / _nonzero(jnp.sqrt(sum_pixels(scaled**2)))
+    return _sparse_sign(gradient, self.sparsity)
+
+  def project(self, x_adv: Images, x: Images) -> Images:
+    """Projects `x_adv` onto the ball around x intersected with [0, 1], per example.
+
+    Guarantees:
+      `result_is_in_ball_and_box`: distance(z, x) <= eps (1 + 1e-6), 0 <= z <= 1.
+      `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
+
+    Args:
+      x_adv: points to project, `[b, ...]`.
+      x: centres, `[b, ...]`, in [0, 1].
+
+    Returns:
+      `[b, ...]`. linf and l1: the nearest point of the intersection. l2: see `exact`.
+    """
+    projection = _PROJECTIONS[self.norm, self.exact]
+    return projection(x_adv, x, self.eps)
+
+  def distance(self, x_adv: Images, x: Images) -> Float[Array, " b"]:
+    """||x_adv - x|| of each example in the ball's norm, `[b]`."""
+    return _NORMS[self.norm](x_adv - x).reshape(-1)
+
+
+def linf_ball(eps: Any) -> Ball:
+  """The ball |z_i - x_i| <= eps of every pixel; eps in units of the image.
+
+  >>> import jax.numpy as jnp
+  >>> ball = linf_ball(0.25)
+  >>> ball.project(jnp.array([[0.9, 0.1]]), jnp.array([[0.5, 0.5]])).tolist()
+  [[0.75, 0.25]]
+  """
+  return Ball(_radius(eps), norm="linf")
+
+
+def l2_ball(eps: Any, *, exact: bool = False) -> Ball:
+  """The ball ||z - x||_2 <= eps; eps in units of the image.
+
+  Args:
+    eps: radius; scalar or `[b]`.
+    exact: project onto the intersection with [0, 1] (bisection, about 40 passes over the pixels).
+      The default scales, then clips, as published attacks do, and leaves part of eps unused where
+      the box clips.
+
+  >>> import jax.numpy as jnp
+  >>> l2_ball(1.0).ascent(jnp.array([[0.0, -4.0], [0.0, 0.0]])).tolist()
+  [[0.0, -1.0], [0.0, 0.0]]
+  """
+  return Ball(_radius(eps), norm="l2", exact=exact)
+
+
+def l1_ball(eps: Any, *, sparsity: Any = 0.01) -> Ball:
+  """The ball ||z - x||_1 <= eps; eps in units of the image.
+
+  Args:
+    eps: radius; scalar or `[b]`.
+    sparsity: share in [0, 1] of the pixels that an ascent step moves, scalar or `[b]`. The default
+      is the 99 % quantile of SLIDE; APGD starts at 0.2 and adapts it.
+
+  Reference: Tramèr and Boneh, 2019, "Adversarial Training and Robustness for Multiple
+  Perturbations", https://arxiv.org/abs/1904.13000.
+
+  >>> import jax.numpy as jnp
+  >>> l1_ball(1.0, sparsity=0.5).ascent(jnp.array([[3.0, -4.0, 1.0, 0.0]])).tolist()
+  [[0.5, -0.5, 0.0, 0.0]]
+  """
+  return Ball(_radius(eps), sparsity=sparsity, norm="l1")
+
+
+BALLS = {"linf": linf_ball, "l2": l2_ball, "l1": l1_ball}
+"""The balls by the name a config gives their norm."""
+
+
+def _radius(eps: Any) -> Any:
+  """Python numbers, fractions among them, become floats and are checked; arrays pass."""
+  if isinstance(eps, numbers.Real):
+    if not 0 <= eps < float("inf"):
+      raise ValueError(f"eps={eps}: expected a finite radius >= 0, in units of images in [0, 1]")
+    return float(eps)
+  return eps
+
+
+def _nonzero(values: Array) -> Array:
+  """Replaces 0 by 1, for a division whose numerator is 0 as well."""
+  return jnp.where(values > 0, values, 1.0)
+
+
+def _sparse_sign(gradient: Array, sparsity: Any) -> Array:
+  """The signs of the largest entries, spread so that their absolute values sum to one."""
+  flat = jnp.abs(gradient).reshape(gradient.shape[0], -1)
+  num_pixels = flat.shape[1]
+  # The rank of the threshold as APGD for l1 has it; sparsity 0 still keeps the largest.
+  share = jnp.broadcast_to(jnp.asarray(sparsity, gradient.dtype), flat.shape[:1])
+  rank = jnp.clip(((1 - share) * num_pixels).astype(jnp.int32), 0, num_pixels - 1)
+  threshold = jnp.take_along_axis(jnp.sort(flat, axis=1), rank[:, None], axis=1)
+  kept = jnp.abs(gradient) >= per_example(threshold[:, 0], gradient)
+  signs = jnp.sign(jnp.where(kept, gradient, 0.0))
+  return signs / _nonzero(sum_pixels(jnp.abs(signs)))
+
+
+def _sample_linf(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+  """Uniform in [-1, 1) per pixel."""
+  return jax.random.uniform(key, shape, dtype, minval=-1.0, maxval=1.0)
+
+
+def _sample_l2(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+  """Uniform in the unit l2 ball of dimension d: d coordinates of the sphere in d + 2."""
+  size = math.prod(shape)
+  normal = jax.random.normal(key, (size + 2,), dtype)
+  return (normal[:size] / jnp.linalg.norm(normal)).reshape(shape)
+
+
+def _sample_l1(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+  """Uniform in the unit l1 ball of dimension d: d coordinates of the l1 sphere in d + 1."""
+  size = math.prod(shape)
+  laplace = jax.random.laplace(key, (size + 1,), dtype)
+  return (laplace[:size] / jnp.sum(jnp.abs(laplace))).reshape(shape)
+
+
+_UNIT_SAMPLES = {"linf": _sample_linf, "l2": _sample_l2, "l1": _sample_l1}
+
+_PROJECTIONS = {
+  ("linf", False): projections.onto_linf,
+  ("l2", False): projections.onto_l2,
+  ("l2", True): projections.onto_l2_and_box,
+  ("l1", False): projections.onto_l1,
+}
+
+_NORMS = {
+  "linf": lambda delta: max_pixels(jnp.abs(delta)),
+  "l2": l2_norm,
+  "l1": lambda delta: sum_pixels(jnp.abs(delta)),
+}

@@ -1,0 +1,227 @@
+"""What a training step does to a batch of uint8 images: augment, scale to [0, 1], make targets.
+
+Pure functions of (batch, key) for inside the jitted step, so that both data backends send uint8
+over the wire and share one implementation.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jax_robust.data import mixing
+from jax_robust.data.policies import Policy, check_choice, make_policy
+from jax_robust.types import Batch
+
+Prepare: TypeAlias = Callable[[Mapping[str, Array], Array], Batch]
+"""`prepare(batch, rng) -> Batch`: from what a pipeline delivers to what an objective consumes."""
+
+SMOOTHING_SCOPES = ("generated", "all", "none")
+
+
+def crop_and_flip(images: Array, keys: Array, *, pad: int, flip: bool) -> Array:
+  """Zero-pads by `pad` pixels, crops back to the size at a uniform offset, flips left-right with
+  probability 1/2; one key per image."""
+  _, height, width, _ = images.shape
+  padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+  def one(image: Array, key: Array) -> Array:
+    crop_key, flip_key = jax.random.split(key)
+    top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
+    columns = jnp.arange(width)
+    if flip:
+      columns = jnp.where(jax.random.bernoulli(flip_key), columns[::-1], columns)
+    # Two gathers by index took .23 ms for 256 CIFAR images on two cores, a slice and a flip .43 ms.
+    rows = jnp.take(image, top + jnp.arange(height), axis=0, mode="clip")
+    return jnp.take(rows, left + columns, axis=1, mode="clip")
+
+  return jax.vmap(one)(padded, keys)
+
+
+def cutout(images: Array, keys: Array, *, size: int) -> Array:
+  """Zeroes a square of side `size` around a uniform pixel, clipped at the border; one key per
+  image."""
+  height, width = images.shape[1:3]
+
+  def one(image: Array, key: Array) -> Array:
+    centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+    top, left = centre - size // 2
+    y, x = jnp.arange(height), jnp.arange(width)
+    inside = ((y >= top) & (y < top + size))[:, None] & ((x >= left) & (x < left + size))[None, :]
+    return jnp.where(inside[:, :, None], jnp.zeros_like(image), image)
+
+  return jax.vmap(one)(images, keys)
+
+
+def soft_targets(
+  labels: Array,
+  generated: Array,
+  *,
+  num_classes: int,
+  label_smoothing: float,
+  smoothing_scope: str,
+  dtype: Any,
+) -> Array:
+  """`(1 - s) onehot + s / K`, with s = `label_smoothing` on the rows in scope and 0 elsewhere."""
+  in_scope = {
+    "generated": generated,
+    "all": jnp.ones_like(generated),
+    "none": jnp.zeros_like(generated),
+  }[smoothing_scope]
+  one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
+  smooth = (1 - label_smoothing) * one_hot + label_smoothing / num_classes
+  return jnp.where(in_scope[:, None], smooth, one_hot)
+
+
+def _prepare(
+  batch: Mapping[str, Array],
+  rng: Array,
+  *,
+  targets: Callable[[Array, Array], Array],
+  policy: Policy | None,
+  mix: Callable[..., tuple[Array, Array]] | None,
+  pad: int,
+  flip: bool,
+  cutout_size: int,
+  dtype: Any,
+) -> Batch:
+  """The body of `make_prepare`."""
+  images = batch["image"]
+  if images.dtype != jnp.uint8 or images.ndim != 4:
+    raise ValueError(
+      f"batch['image'] is {images.dtype}{list(images.shape)}: expected uint8 [b,h,w,c]"
+    )
+  # fold_in and split of one key can meet, so that no key is used for both.
+  rows_key, mix_key = jax.random.split(rng)
+  row_keys = jax.vmap(jax.random.fold_in, (None, 0))(rows_key, batch["row"])
+  policy_keys, crop_keys, cutout_keys = jnp.moveaxis(
+    jax.vmap(partial(jax.random.split, num=3))(row_keys), 1, 0
+  )
+  if policy is not None:
+    images = jax.vmap(policy)(images, policy_keys)
+  if pad or flip:
+    images = crop_and_flip(images, crop_keys, pad=pad, flip=flip)
+  if cutout_size:
+    images = cutout(images, cutout_keys, size=cutout_size)
+  x = images.astype(dtype) / 255
+  target = targets(batch["label"], batch["generated"])
+  if mix is not None:
+    x, target = mix(x, target, mix_key)
+  kept = {name: batch[name] for name in ("label", "row", "generated")}
+  return {"image": x, "target": target, **kept}
+
+
+def make_prepare(
+  *,
+  num_classes: int,
+  label_smoothing: float = 0.0,
+  smoothing_scope: str = "generated",
+  pad: int = 4,
+  flip: bool = True,
+  cutout: int = 0,
+  mixup_alpha: float = 0.0,
+  cutmix: bool = False,
+  cutmix_alpha: float = 1.0,
+  cutmix_beta: float = 1.0,
+  group_size: int | None = None,
+  policy: str | None = None,
+  num_ops: int = 2,
+  magnitude: int = 9,
+  fill: int = 128,
+  dtype: Any = jnp.float32,
+) -> Prepare:
+  """Makes the function that turns a pipeline's uint8 batch into an objective's batch.
+
+  In this order: policy, zero-pad and random crop, horizontal flip, cutout (all on uint8, each row
+  with the key `fold_in(., row)`), scaling to [0, 1], targets, then CutMix or mixup (one draw per
+  step). Padding and cutout are zeros before any normalisation, which lives in the model.
+
+  Guarantees:
+    `rows_do_not_depend_on_slicing`: without mixing, a row is a function of (rng, row, example), so
+      that it is the same in any slice of the batch, on any device; with mixing, in any slice that
+      is made of whole groups.
+    `smoothing_is_the_published_one`: .91/.01 for 10 classes, .901/.001 for 100, at smoothing .1.
+    `crop_offsets_are_uniform`, `flips_are_fair`, `targets_sum_to_one`.
+
+  Args:
+    num_classes: K, the width of a target.
+    label_smoothing: s in [0, 1): targets are (1 - s) onehot + s / K on the rows in scope.
+    smoothing_scope: rows that are smoothed: "generated", "all" or "none".
+    pad: pixels of zero padding before the crop; 0 crops nothing.
+    flip: whether images are flipped left-right with probability 1/2.
+    cutout: side in pixels of the square that is zeroed; 0 zeroes nothing.
+    mixup_alpha: mixup's Beta parameter; 0 is no mixup.
+    cutmix: whether CutMix is applied.
+    cutmix_alpha: first parameter of CutMix' Beta law.
+    cutmix_beta: second parameter of CutMix' Beta law.
+    group_size: CutMix and mixup stay within contiguous groups of so many rows (an emulated
+      worker's); None is the whole batch that `prepare` sees.
+    policy: None, "autoaugment", "autoaugment_svhn" or "randaugment" (`policies.make_policy`).
+    num_ops: RandAugment's operations per image.
+    magnitude: RandAugment's magnitude, 0 to 30.
+    fill: grey level [0, 255] that a policy's shears, shifts and rotations uncover.
+    dtype: of images and targets; every random draw is the same in each.
+
+  Returns:
+    `prepare(batch, rng) -> batch`. It takes `image` uint8 `[b, h, w, c]`, `label` int32 `[b]`,
+    `generated` bool `[b]` and `row` int32 `[b]`; it returns `image` in [0, 1], `target` `[b, K]`
+    and `label`, `generated`, `row` as they came. `rng` is a typed key, the same on all devices,
+    that nothing else in the step uses.
+
+  Raises:
+    ValueError: a value out of range, an unknown name, CutMix together with mixup; on call, images
+      that are not uint8 `[b, h, w, c]` or a batch that group_size does not divide.
+
+  >>> import jax, jax.numpy as jnp
+  >>> prepare = make_prepare(num_classes=10, label_smoothing=0.1)
+  >>> batch = {"image": jnp.zeros((2, 32, 32, 3), jnp.uint8), "label": jnp.array([3, 3]),
+  ...          "generated": jnp.array([False, True]), "row": jnp.arange(2)}
+  >>> prepare(batch, jax.random.key(0))["target"][:, 3].round(3).tolist()
+  [1.0, 0.9100000262260437]
+
+  Reference: Gowal et al., 2021 (arXiv:2110.09468); Rebuffi et al., 2021 (arXiv:2103.01946); DeVries
+  and Taylor, "Cutout", 2017 (arXiv:1708.04552).
+  """
+  check_choice("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES)
+  if num_classes < 1:
+    raise ValueError(f"num_classes={num_classes}: expected at least 1")
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(f"label_smoothing={label_smoothing}: expected a value in [0, 1)")
+  for name, value in {"pad": pad, "cutout": cutout, "mixup_alpha": mixup_alpha}.items():
+    if not value >= 0:
+      raise ValueError(f"{name}={value}: expected 0 (off) or more")
+  if group_size is not None and group_size < 1:
+    raise ValueError(f"group_size={group_size}: expected None or at least 1")
+  return partial(
+    _prepare,
+    targets=partial(
+      soft_targets,
+      num_classes=num_classes,
+      label_smoothing=float(label_smoothing),
+      smoothing_scope=smoothing_scope,
+      dtype=dtype,
+    ),
+    policy=policy and make_policy(policy, num_ops=num_ops, magnitude=magnitude, fill=fill),
+    mix=_choose_mix(mixup_alpha, cutmix, cutmix_alpha, cutmix_beta, group_size),
+    pad=pad,
+    flip=flip,
+    cutout_size=cutout,
+    dtype=dtype,
+  )
+
+
+def _choose_mix(
+  mixup_alpha: float, cutmix: bool, alpha: float, beta: float, group_size: int | None
+) -> Callable[..., tuple[Array, Array]] | None:
+  """CutMix, mixup or neither, with its parameters checked before the first step."""
+  mixing.check_positive(cutmix_alpha=alpha, cutmix_beta=beta)
+  if cutmix and mixup_alpha:
+    raise ValueError(f"cutmix=True, mixup_alpha={mixup_alpha}: expected at most one of the two")
+  if cutmix:
+    return partial(mixing.cutmix, alpha=float(alpha), beta=float(beta), group_size=group_size)
+  if mixup_alpha:
+    return partial(mixing.mixup, alpha=float(mixup_alpha), group_size=group_size)
+  return None

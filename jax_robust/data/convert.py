@@ -1,0 +1,103 @@
+"""Any file or folder of labelled images: opened as a source, or made into shards."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+from jax_robust.data import files, manifest, npy
+from jax_robust.data.shard_writer import write_shards
+from jax_robust.data.shards import ShardSet, open_shards
+from jax_robust.data.sources import DataFileError, Source, Stream
+
+
+def open_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
+  """Opens what lies at `path`: our shards, an npz, a pack of JPEGs, or a folder for every class.
+
+  Args:
+    path: A file or folder; its content decides, not its name.
+    num_classes: None takes the manifest's, or the largest label plus one.
+
+  Returns:
+    The source.
+
+  Raises:
+    DataFileError: if there is nothing, nothing known, or something damaged.
+  """
+  open_fn = _OPENERS[_kind(path)]
+  source = open_fn(path, num_classes=num_classes)
+  if num_classes not in (None, source.num_classes):
+    reason = f"is of {source.num_classes} classes, expected num_classes={num_classes}"
+    raise DataFileError(path, reason, "Correct num_classes, or use another file.")
+  return source
+
+
+def make_shards(
+  source: str | os.PathLike | Source | Stream,
+  folder: str | os.PathLike,
+  *,
+  num_classes: int | None = None,
+  num_shards: int | None = None,
+  shard_size: int | None = None,
+  generator: str | None = None,
+  licence: str = "not stated",
+  seed: int = 0,
+  progress_fn: Callable[[int, int], None] | None = None,
+) -> ShardSet:
+  """Makes shards of a file, a folder, or a source; in constant memory, and in random order.
+
+  Args:
+    source: What `open_source` takes (an npz is streamed, never loaded), or a `Source` or `Stream`,
+      such as `data.tfds.tfds_stream(...)`.
+    folder: Where to; see `write_shards`, also for the guarantees and errors.
+    num_classes: None takes what the source says.
+    num_shards: How many shards; None: as `shard_size` has it.
+    shard_size: Samples in a shard at most.
+    generator: What made the images; None takes the source's file name.
+    licence: Under which terms they may be used.
+    seed: Seed of the order.
+    progress_fn: Called with (samples written, samples in all).
+
+  Returns:
+    The shards, opened.
+  """
+  if not isinstance(source, (Source, Stream)):
+    open_fn = files.npz_stream if _kind(source) == "npz" else open_source
+    source = open_fn(source, num_classes=num_classes)
+  return write_shards(
+    folder,
+    source,
+    generator=pathlib.PurePath(source.name).name if generator is None else generator,
+    licence=licence,
+    seed=seed,
+    num_classes=num_classes,
+    num_shards=num_shards,
+    shard_size=shard_size,
+    progress_fn=progress_fn,
+  )
+
+
+def _open_shards(path, *, num_classes) -> ShardSet:
+  """Opens shards, whose manifest knows the number of classes."""
+  del num_classes
+  return open_shards(path)
+
+
+_OPENERS: dict[str, Callable[..., Source]] = {
+  "shards": _open_shards,
+  "folders": files.png_folder_source,
+  "jpeg pack": files.jpeg_pack_source,
+  "npz": files.npz_source,
+}
+
+
+def _kind(path) -> str:
+  """Says which of `_OPENERS` reads what lies at `path`."""
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise DataFileError(path, "there is no such file or folder", "Check the path.")
+  if path.is_dir():
+    # A folder of shards that lost its manifest must not be taken for a folder of classes.
+    is_shards = (path / manifest.NAME).exists() or any(path.glob("shard-*-of-*.npy"))
+    return "shards" if is_shards else "folders"
+  with npy.open_npz(path) as archive:
+    return "jpeg pack" if "jpeg_bytes" in npy.member_names(archive) else "npz"

@@ -1,0 +1,229 @@
+"""Files of images and labels as others made them: npz, packs of JPEGs, a folder for every class."""
+
+import difflib
+import io
+import os
+import pathlib
+
+import numpy as np
+
+from jax_robust.data import npy
+from jax_robust.data.sources import (
+  DataFileError,
+  Source,
+  Stream,
+  array_source,
+  as_indices,
+  image_problem,
+  label_layout_problem,
+  label_problem,
+)
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_LAYOUT = (
+  "Expected image: uint8 [n, height, width, channels] and label: integers [n], "
+  "as the released files have them."
+)
+
+
+def npz_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
+  """Reads a released file: `image` uint8 [n, h, w, c] and `label` integers [n] in one npz.
+
+  What `numpy.savez` wrote is read row by row from the disk. What `numpy.savez_compressed` wrote
+  has no random access and is unpacked into RAM: make shards of it where that is too much
+  (`data.convert.make_shards`). Either way the whole file is read once, to verify its checksums.
+
+  Args:
+    path: The file.
+    num_classes: None takes the largest label plus one.
+
+  Returns:
+    The source, in the file's order (often sorted by class).
+
+  Raises:
+    DataFileError: if anything is wrong with the file.
+  """
+  path = str(path)
+  with npy.open_npz(path) as archive:
+    stream = _npz_stream(archive, path, num_classes)
+    labels = npy.member_array(archive, "label")
+    rows = npy.stored_rows(archive, "image")
+    if rows is None:
+      images = npy.member_array(archive, "image")
+      return array_source(images, labels, num_classes=stream.num_classes, name=path)
+    for _ in npy.member_rows(archive, "image", 1024):
+      pass
+  labels = labels.astype(np.int32)
+
+  def read(indices):
+    indices = as_indices(indices, len(labels), path)
+    return rows.read(indices), labels[indices]
+
+  return Source(path, len(labels), stream.image_shape, stream.num_classes, read)
+
+
+def npz_stream(path: str | os.PathLike, *, num_classes: int | None = None) -> Stream:
+  """Streams such a file in constant memory, compressed or not; arguments and errors of
+  `npz_source`."""
+  path = str(path)
+  with npy.open_npz(path) as archive:
+    return _npz_stream(archive, path, num_classes)
+
+
+def _npz_stream(archive, path, num_classes) -> Stream:
+  """Checks the headers and all labels of an npz and returns its stream."""
+  _require_keys(archive, path, ("image", "label"))
+  image, label = npy.member_header(archive, "image"), npy.member_header(archive, "label")
+  problem = image_problem(image.shape, image.dtype) or label_layout_problem(
+    label.shape, label.dtype, image.shape[0]
+  )
+  if problem:
+    raise DataFileError(path, problem, _LAYOUT)
+  num_classes = (
+    num_classes
+    if num_classes is not None
+    else 1 + max(int(labels.max()) for labels in npy.member_rows(archive, "label", 1 << 16))
+  )
+  start = 0
+  for labels in npy.member_rows(archive, "label", 1 << 16):
+    _require(label_problem(labels, num_classes, start), path)
+    start += len(labels)
+
+  def chunks(chunk_size=1024):
+    with npy.open_npz(path) as archive:
+      images = npy.member_rows(archive, "image", chunk_size)
+      labels = npy.member_rows(archive, "label", chunk_size)
+      for pair in zip(images, labels, strict=True):
+        yield pair[0], pair[1].astype(np.int32)
+
+  return Stream(path, image.shape[0], image.shape[1:], num_classes, chunks)
+
+
+def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
+  """Reads a pack of JPEGs, decoding an image when it is asked for.
+
+  The npz holds `jpeg_bytes` uint8 [total], `offsets` int64 [n + 1] (image i is bytes offsets[i] to
+  offsets[i + 1]) and `labels` integers [n]. The compressed bytes stay in RAM.
+
+  Args:
+    path: The file.
+    num_classes: None takes the largest label plus one.
+
+  Returns:
+    The source, in the pack's order.
+
+  Raises:
+    DataFileError: if anything is wrong with the file; for a damaged image, when it is read.
+  """
+  path = str(path)
+  with npy.open_npz(path) as archive:
+    _require_keys(archive, path, ("jpeg_bytes", "offsets", "labels"))
+    data, offsets, labels = (
+      npy.member_array(archive, key) for key in ("jpeg_bytes", "offsets", "labels")
+    )
+  if data.dtype != np.uint8 or data.ndim != 1:
+    _require(f"jpeg_bytes are {data.dtype} {list(data.shape)}, expected uint8 [total]", path)
+  if offsets.ndim != 1 or not np.issubdtype(offsets.dtype, np.integer) or len(offsets) < 2:
+    _require(f"offsets are {offsets.dtype} {list(offsets.shape)}, expected int64 [n + 1]", path)
+  offsets = offsets.astype(np.int64)
+  if offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) <= 0).any():
+    _require("offsets do not rise from 0 to the number of jpeg_bytes", path)
+  _require(label_layout_problem(labels.shape, labels.dtype, len(offsets) - 1), path)
+  data = data.tobytes()
+
+  def decode(index):
+    packed = data[offsets[index] : offsets[index + 1]]
+    return _decode(io.BytesIO(packed), f"{path}[{index}]")
+
+  return _decoding_source(path, decode, labels, num_classes)
+
+
+def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
+  """Reads `path/<class>/<image>.png` (or .jpg), decoding an image when it is asked for.
+
+  Where every folder's name is an integer, it is the label; else the labels number the folders in
+  the order of their names. Images follow one another by class, then by file name; hidden files are
+  left out.
+
+  Args:
+    path: The folder of the classes' folders.
+    num_classes: None takes the largest label plus one.
+
+  Returns:
+    The source.
+
+  Raises:
+    DataFileError: if there are no images or other files; for a damaged image, when it is read.
+  """
+  path = str(path)
+  remedy = "Expected a folder for every class with .png or .jpg images of one size."
+  folders = sorted(f for f in pathlib.Path(path).iterdir() if f.is_dir() and f.name[0] != ".")
+  numeric = bool(folders) and all(f.name.isdecimal() for f in folders)
+  files, labels = [], []
+  for label, folder in sorted((int(f.name), f) for f in folders) if numeric else enumerate(folders):
+    for file in sorted(f for f in folder.iterdir() if f.name[0] != "."):
+      if file.suffix.lower() not in _SUFFIXES:
+        raise DataFileError(file, f"is not one of {', '.join(_SUFFIXES)}", remedy)
+      files.append(str(file))
+      labels.append(label)
+  if not files:
+    raise DataFileError(path, "is empty: it holds no folder of images", remedy)
+  return _decoding_source(
+    path, lambda index: _decode(files[index], files[index]), np.array(labels), num_classes
+  )
+
+
+def _decoding_source(path, decode_fn, labels, num_classes) -> Source:
+  """A source whose image i is `decode_fn(i)`; the first one gives the shape."""
+  num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+  _require(label_problem(labels, num_classes), path)
+  labels = labels.astype(np.int32)
+  shape = decode_fn(0).shape
+
+  def read(indices):
+    indices = as_indices(indices, len(labels), path)
+    images = np.empty((len(indices), *shape), np.uint8)
+    for row, index in enumerate(indices):
+      image = decode_fn(index)
+      if image.shape != shape:
+        reason = f"image {index} has shape {list(image.shape)}, the first one {list(shape)}"
+        raise DataFileError(path, reason, "All images of a set must have one size and kind.")
+      images[row] = image
+    return images, labels[indices]
+
+  return Source(path, len(labels), shape, num_classes, read)
+
+
+def _decode(file, where) -> np.ndarray:
+  """Decodes an image file to uint8 [h, w, 1 or 3]."""
+  from PIL import Image
+
+  try:
+    with Image.open(file, formats=("PNG", "JPEG")) as image:
+      image.load()
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raise DataFileError(where, f"cannot be decoded ({error})", "Make or fetch it again.") from error
+  if image.mode in ("P", "1") and "transparency" not in image.info:
+    image = image.convert("L" if image.mode == "1" else "RGB")
+  if image.mode not in ("L", "RGB"):
+    reason = f"is of mode {image.mode}, expected 8-bit grey (L) or RGB"
+    raise DataFileError(where, reason, "Convert it: PIL.Image.open(path).convert('RGB').")
+  array = np.asarray(image)
+  return array[..., None] if array.ndim == 2 else array
+
+
+def _require(problem, path):
+  """Raises what `*_problem` found, if anything."""
+  if problem:
+    raise DataFileError(path, problem, "Correct the file, or num_classes if that is what is wrong.")
+
+
+def _require_keys(archive, path, keys):
+  """Refuses an npz without the arrays `keys`, naming the near miss."""
+  names = npy.member_names(archive)
+  for key in keys:
+    if key not in names:
+      near = difflib.get_close_matches(key, names, n=1)
+      hint = f" (is {near[0]!r} meant?)" if near else ""
+      reason = f"holds no array {key!r}, only {sorted(names)}{hint}"
+      raise DataFileError(path, reason, f"Save it with the keys {', '.join(keys)}. {_LAYOUT}")

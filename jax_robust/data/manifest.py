@@ -1,0 +1,137 @@
+"""`manifest.json`: what a folder of shards says about itself."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jax_robust.data.sources import DataFileError, ImageShape
+
+NAME = "manifest.json"
+FORMAT = "jax_robust shards"
+VERSION = 1
+
+_REMEDY = "Make the shards again (data.convert.make_shards), or fetch the folder again."
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One shard: `count` samples in two .npy files of the folder, with their sha256."""
+
+  count: int
+  images: str
+  images_sha256: str
+  labels: str
+  labels_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What a folder of shards says about itself.
+
+  Args:
+    image_shape: (height, width, channels) of every image.
+    num_classes: Labels lie in `[0, num_classes)`.
+    label_histogram: Samples of each class, all shards together.
+    shards: The shards in order.
+    generator: What made the images: a program, a model, a file.
+    licence: Under which terms they may be used.
+    seed: Seed of the order in which the samples were shuffled.
+    created_by: The program that wrote the folder.
+  """
+
+  image_shape: ImageShape
+  num_classes: int
+  label_histogram: tuple[int, ...]
+  shards: tuple[Shard, ...]
+  generator: str
+  licence: str
+  seed: int
+  created_by: str
+
+  @property
+  def num_examples(self) -> int:
+    """Samples in all shards."""
+    return sum(shard.count for shard in self.shards)
+
+
+def file_names(shard: int, num_shards: int) -> tuple[str, str]:
+  """Returns the names of a shard's files.
+
+  >>> file_names(3, 16)
+  ('shard-00003-of-00016.images.npy', 'shard-00003-of-00016.labels.npy')
+  """
+  stem = f"shard-{shard:05d}-of-{num_shards:05d}"
+  return f"{stem}.images.npy", f"{stem}.labels.npy"
+
+
+def dump(manifest: Manifest) -> str:
+  """Returns the text of `manifest.json`; equal contents give equal texts."""
+  head = {"format": FORMAT, "version": VERSION, "num_examples": manifest.num_examples}
+  return json.dumps(head | dataclasses.asdict(manifest), indent=2) + "\n"
+
+
+def load(folder) -> Manifest:
+  """Reads and checks the manifest of a folder of shards.
+
+  Args:
+    folder: The folder.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    DataFileError: if it is missing, no manifest, of a newer version, or contradicts itself.
+  """
+  path = pathlib.Path(folder) / NAME
+  try:
+    data = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    raise DataFileError(
+      path, "is missing: this is no folder of shards", "Check the path. " + _REMEDY
+    ) from error
+  except (OSError, ValueError, RecursionError) as error:
+    raise DataFileError(path, f"cannot be read as JSON ({error})", _REMEDY) from error
+  if not isinstance(data, dict) or data.get("format") != FORMAT:
+    raise DataFileError(path, f"does not say 'format': {FORMAT!r}", _REMEDY)
+  if data.get("version") != VERSION:
+    reason = f"is of version {data.get('version')!r}, this program reads version {VERSION}"
+    raise DataFileError(path, reason, "Update jax_robust.")
+  try:
+    manifest = _parse(data)
+    _check(manifest, data["num_examples"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise DataFileError(path, f"contradicts its format ({error})", _REMEDY) from error
+  return manifest
+
+
+def _parse(data: Mapping[str, Any]) -> Manifest:
+  """Builds the manifest; a missing key or another type is a KeyError, TypeError or ValueError."""
+  fields = {field.name: data[field.name] for field in dataclasses.fields(Manifest)}
+  fields["shards"] = tuple(Shard(**shard) for shard in data["shards"])
+  for key in ("image_shape", "label_histogram"):
+    fields[key] = tuple(data[key])
+  return Manifest(**fields)
+
+
+def _check(manifest: Manifest, num_examples: int) -> None:
+  """Raises a ValueError for numbers that cannot be and for file names that leave the folder."""
+  counts = [shard.count for shard in manifest.shards]
+  numbers = [*manifest.image_shape, *manifest.label_histogram, *counts]
+  numbers += [manifest.num_classes, manifest.seed]
+  if not all(type(number) is int and number >= 0 for number in numbers):
+    raise ValueError("a size, count or seed is no whole number")
+  if len(manifest.image_shape) != 3 or 0 in manifest.image_shape:
+    raise ValueError(f"image_shape is {list(manifest.image_shape)}")
+  if not counts or 0 in counts:
+    raise ValueError("it is empty, or one of its shards is")
+  if sum(counts) != num_examples:
+    raise ValueError(f"the shards hold {sum(counts)} samples, num_examples is {num_examples}")
+  if len(manifest.label_histogram) != manifest.num_classes:
+    raise ValueError("label_histogram has not num_classes entries")
+  if sum(manifest.label_histogram) != num_examples:
+    raise ValueError("label_histogram does not add up to num_examples")
+  for index, shard in enumerate(manifest.shards):
+    if (shard.images, shard.labels) != file_names(index, len(counts)):
+      raise ValueError(f"shard {index} is called {shard.images!r}, {shard.labels!r}")

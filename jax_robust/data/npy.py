@@ -1,0 +1,245 @@
+"""Reading .npy arrays, alone or inside an npz, row by row and without ever unpickling.
+
+`numpy.load` maps or loads whole arrays; here a row is one `pread` (nothing stays in memory, a file
+that shrinks under a running job is an error and not a SIGBUS), and a member of an npz is streamed.
+"""
+
+import contextlib
+import os
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from jax_robust.data.sources import DataFileError
+
+_PICKLE_REMEDY = (
+  "Nothing is ever unpickled here, since unpickling runs whatever code the file holds; ask for the data "
+  "as numpy.savez(path, image=uint8 [n, h, w, c], label=integers [n])."
+)
+_DAMAGED_REMEDY = "The file is damaged or its transfer was cut off: fetch or make it again."
+_READ_ERRORS = (EOFError, OSError, ValueError, SyntaxError, tokenize.TokenError)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+
+
+class Header(NamedTuple):
+  """What the head of a .npy file says; `offset` is the head's own length in bytes."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  offset: int
+
+  @property
+  def row_bytes(self) -> int:
+    """Bytes of one entry of the first axis."""
+    return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+  @property
+  def file_bytes(self) -> int:
+    """Bytes of a complete file with this head."""
+    return self.offset + self.shape[0] * self.row_bytes
+
+
+def read_header(stream: BinaryIO, where) -> Header:
+  """Reads the head of a .npy file, which it leaves `stream` behind of.
+
+  Args:
+    stream: Positioned at the start of the .npy data.
+    where: What error messages call it.
+
+  Returns:
+    The header.
+
+  Raises:
+    DataFileError: if this is no .npy file, holds Python objects, is a scalar or in Fortran order.
+  """
+  readers = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  counted = _Counted(stream)
+  try:
+    shape, fortran_order, dtype = readers[np.lib.format.read_magic(counted)](counted)
+  except (*_READ_ERRORS, KeyError, TypeError) as error:
+    raise DataFileError(where, f"is not a .npy array ({error})", _DAMAGED_REMEDY) from error
+  if dtype.hasobject:
+    raise DataFileError(where, "holds pickled Python objects", _PICKLE_REMEDY)
+  if not shape or any(size < 0 for size in shape):
+    raise DataFileError(where, f"has shape {list(shape)}, expected an array", _DAMAGED_REMEDY)
+  if fortran_order and len(shape) > 1:
+    raise DataFileError(
+      where, "is in Fortran order", "Save it again after numpy.ascontiguousarray(array)."
+    )
+  return Header(shape, dtype, counted.num_bytes)
+
+
+class _Counted:
+  """A stream that counts the bytes read from it (a zip member cannot tell where it is)."""
+
+  def __init__(self, stream):
+    self.stream, self.num_bytes = stream, 0
+
+  def read(self, size):
+    data = self.stream.read(size)
+    self.num_bytes += len(data)
+    return data
+
+
+class RowFile(NamedTuple):
+  """The rows of an array inside a file, read by `pread`: no state, no lock, nothing kept in
+  memory."""
+
+  path: str
+  offset: int
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  @property
+  def file_bytes(self) -> int:
+    """Bytes of the file, if the array ends where the file does."""
+    return Header(self.shape, self.dtype, self.offset).file_bytes
+
+  def read(self, rows: np.ndarray) -> np.ndarray:
+    """Returns the given rows (int64 [n], valid ones) as a new array."""
+    out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+    if not len(rows):
+      return out
+    # One pread for every run of neighbours: one for a chunk, one a row for a random read.
+    ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    try:
+      fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+      raise DataFileError(
+        self.path, f"cannot be opened ({error.strerror})", _DAMAGED_REMEDY
+      ) from error
+    try:
+      buffer, row_bytes, start = memoryview(out).cast("B"), out.nbytes // len(rows), 0
+      for end in ends:
+        self._fill(fd, buffer[start * row_bytes : end * row_bytes], int(rows[start]) * row_bytes)
+        start = end
+    finally:
+      os.close(fd)
+    return out
+
+  def _fill(self, fd, buffer, position):
+    """Reads `len(buffer)` bytes from `position` bytes into the array."""
+    while buffer:
+      count = os.preadv(fd, [buffer], self.offset + position)
+      if count == 0:
+        raise DataFileError(self.path, "ends in the middle of its samples", _DAMAGED_REMEDY)
+      buffer, position = buffer[count:], position + count
+
+
+def row_file(path) -> RowFile:
+  """Opens a .npy file, of which it reads the head only."""
+  try:
+    with open(path, "rb") as stream:
+      header = read_header(stream, path)
+  except OSError as error:
+    raise DataFileError(path, f"cannot be opened ({error.strerror})", _DAMAGED_REMEDY) from error
+  return RowFile(str(path), header.offset, header.shape, header.dtype)
+
+
+def check_is_npz(path) -> None:
+  """Refuses what is no zip of .npy arrays by its first bytes: pickles, PyTorch files, other
+  things."""
+  with _opened(path) as stream:
+    magic = stream.read(6)
+  if not magic:
+    raise DataFileError(path, "is empty (0 bytes)", _DAMAGED_REMEDY)
+  if magic[:1] == b"\x80":
+    raise DataFileError(path, "is a Python pickle", _PICKLE_REMEDY)
+  if magic == b"\x93NUMPY":
+    with _opened(path) as stream:
+      read_header(stream, path)  # a pickled object array is refused as one
+    remedy = "Save images and labels together: numpy.savez(path, image=images, label=labels)."
+    raise DataFileError(path, "is a single .npy array", remedy)
+  if magic[:2] != b"PK":
+    raise DataFileError(path, "is not an npz file (no zip archive)", _DAMAGED_REMEDY)
+
+
+@contextlib.contextmanager
+def open_npz(path) -> Iterator[zipfile.ZipFile]:
+  """Opens an npz as the zip archive that it is; whatever is wrong with it is a DataFileError."""
+  check_is_npz(path)
+  try:
+    with zipfile.ZipFile(path) as archive:
+      if any(name.endswith((".pkl", ".pickle")) for name in archive.namelist()):
+        raise DataFileError(path, "is a PyTorch file, which is a pickle", _PICKLE_REMEDY)
+      yield archive
+  except _ZIP_ERRORS as error:
+    raise DataFileError(path, f"is damaged ({error})", _DAMAGED_REMEDY) from error
+
+
+def member_names(archive: zipfile.ZipFile) -> list[str]:
+  """Returns the names of the arrays in an npz."""
+  return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+@contextlib.contextmanager
+def open_member(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[BinaryIO, Header]]:
+  """Opens one array of an npz, its stream behind the header; the size must be what the header
+  says."""
+  where, info = f"{archive.filename}[{key}]", archive.getinfo(f"{key}.npy")
+  with archive.open(info) as stream:
+    header = read_header(stream, where)
+    if header.file_bytes != info.file_size:
+      raise DataFileError(
+        where,
+        f"has {info.file_size} bytes, but its header, shape {list(header.shape)} of {header.dtype}, "
+        f"announces {header.file_bytes}",
+        _DAMAGED_REMEDY,
+      )
+    yield stream, header
+
+
+def member_header(archive: zipfile.ZipFile, key: str) -> Header:
+  """Returns the header of one array of an npz."""
+  with open_member(archive, key) as (_, header):
+    return header
+
+
+def member_rows(archive: zipfile.ZipFile, key: str, chunk_size: int) -> Iterator[np.ndarray]:
+  """Streams an array of an npz, `chunk_size` rows at a time; zip's checksum is verified at the
+  end."""
+  with open_member(archive, key) as (stream, header):
+    for start in range(0, header.shape[0], chunk_size):
+      count = min(chunk_size, header.shape[0] - start)
+      data = stream.read(count * header.row_bytes)
+      if len(data) != count * header.row_bytes:
+        raise EOFError(f"{key} ends in the middle of its samples")
+      yield np.frombuffer(data, header.dtype).reshape(count, *header.shape[1:])
+
+
+def member_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+  """Returns a whole array of an npz."""
+  header = member_header(archive, key)
+  out, start = np.empty(header.shape, header.dtype), 0
+  for rows in member_rows(archive, key, max(1, (4 << 20) // max(1, header.row_bytes))):
+    out[start : start + len(rows)] = rows
+    start += len(rows)
+  return out
+
+
+def stored_rows(archive: zipfile.ZipFile, key: str) -> RowFile | None:
+  """Returns random access to an array that lies uncompressed in its npz, else None."""
+  info = archive.getinfo(f"{key}.npy")
+  if info.compress_type != zipfile.ZIP_STORED:
+    return None
+  header = member_header(archive, key)
+  with _opened(archive.filename) as stream:  # the local header: 30 bytes, the name, an extra field
+    stream.seek(info.header_offset + 26)
+    lengths = np.frombuffer(stream.read(4), "<u2")
+  start = info.header_offset + 30 + int(lengths.sum())
+  return RowFile(archive.filename, start + header.offset, header.shape, header.dtype)
+
+
+def _opened(path) -> BinaryIO:
+  """Opens a file for reading."""
+  try:
+    return open(path, "rb")
+  except OSError as error:
+    raise DataFileError(path, f"cannot be opened ({error.strerror})", "Check the path.") from error

@@ -1,0 +1,281 @@
+"""Training batches by tf.data from sources on disk, and evaluation batches by NumPy alone."""
+
+import contextlib
+import difflib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jax_robust.data import mixture, resident
+from jax_robust.data.permutation import draw, locate
+from jax_robust.data.shard_order import ShardOrder
+
+_FOREVER = 2**62
+
+
+def make_train_batches(backend: str = "tfdata", *sources, **kwargs) -> Callable[..., Iterator]:
+  """Returns `batches(start_step, num_steps=None) -> iterator` of a backend.
+
+  Both backends follow one law: the same composition and layout, and the same original images at the
+  same seed and step. `tfdata` streams from disk and yields the rows of this process as NumPy
+  arrays; `resident` keeps the images on the device and yields device arrays of the global batch.
+
+  Args:
+    backend: "tfdata" or "resident".
+    *sources: original and generated, as `train_batches` takes them.
+    **kwargs: the keyword arguments of `train_batches` or `resident.make_resident`.
+
+  Returns:
+    A function of the step to begin at, which may be called again.
+
+  Raises:
+    ValueError: there is no such backend, or an argument does not fit.
+  """
+  backends = {"tfdata": _make_tfdata, "resident": resident.make_resident}
+  if backend not in backends:
+    near = difflib.get_close_matches(str(backend), backends, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"backend={backend!r}: expected one of {sorted(backends)}{hint}")
+  return backends[backend](*sources, **kwargs)
+
+
+def train_batches(
+  original,
+  generated,
+  *,
+  batch_size: int,
+  original_share: float,
+  emulated_workers: int = 4,
+  num_slices: int = 1,
+  seed: int = 0,
+  start_step: int = 0,
+  num_steps: int | None = None,
+  rows: slice | None = None,
+  cycle_length: int = 16,
+  prefetch: int = 2,
+  num_threads: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the training batches from `start_step` on, read from disk as they are needed.
+
+  Original images, and generated images of a plain source, come in the order of an exact permutation
+  of the whole set, another one each pass. Generated images in shards are interleaved by tf.data:
+  each pass permutes the shards, reads `cycle_length` of them at a time in turn, and permutes the
+  images within each.
+
+  **Guarantees**
+    stateless: the batch of a step depends on the seed and the step alone; a stream that begins at
+      any step goes on bit for bit, however many threads read.
+    once_per_pass: each pass shows every generated image once, and every original image once (in as
+      many rows of one batch as `mixture.composition` repeats it).
+    rows_agree: the batch of `rows` holds those rows of the global batch, and only they are read.
+    constant_memory: anonymous memory does not grow with the size of the set.
+
+  Args:
+    original: a Source, or None with `original_share=0`.
+    generated: a ShardSet or a Source, or None with `original_share=1`.
+    batch_size: rows of the global batch.
+    original_share: as in `mixture.composition`, like `emulated_workers` and `num_slices`.
+    emulated_workers: rows that show each original image.
+    num_slices: parts of the batch that are rounded alone.
+    seed: names the order of the data.
+    start_step: number of the first batch.
+    num_steps: number of batches; None for no end.
+    rows: the rows of the global batch that this process wants; None for all.
+    cycle_length: shards read in turn.
+    prefetch: batches kept ready.
+    num_threads: threads that read; None for one a core, at most 8.
+
+  Returns:
+    An iterator of {"image": uint8 [b, h, w, c], "label": int32 [b], "generated": bool [b],
+    "row": int32 [b]}, with a method `close` that ends its threads.
+
+  Raises:
+    ValueError: an argument is out of range, or a source is missing or does not fit the other.
+    ImportError: TensorFlow is not installed; the resident backend does without.
+  """
+  mix = mixture.composition(
+    batch_size,
+    original_share=original_share,
+    emulated_workers=emulated_workers,
+    num_slices=num_slices,
+  )
+  mixture.check_sources(mix, original, generated)
+  rows = np.arange(batch_size)[rows if rows is not None else slice(None)]
+  if not rows.size:
+    raise ValueError(f"rows select nothing of batch_size={batch_size}: expected at least one row")
+  least = {"start_step": 0, "cycle_length": 1, "prefetch": 0, "num_threads": 1}
+  num_threads = min(8, os.cpu_count() or 1) if num_threads is None else num_threads
+  for name, value in zip(least, (start_step, cycle_length, prefetch, num_threads), strict=True):
+    if value < least[name]:
+      raise ValueError(f"{name}={value}: expected at least {least[name]}")
+  order = None
+  if mix.num_generated and hasattr(generated, "read_shard"):
+    order = ShardOrder(generated.counts, seed=(seed, 1), cycle_length=cycle_length)
+  failures: list[Exception] = []
+  read = functools.partial(_read_rows, original, generated, mix, rows, seed, failures)
+  stop = _FOREVER if num_steps is None else start_step + num_steps
+  dataset = _dataset(order, read, mix.num_generated, start_step, stop, prefetch, num_threads)
+  fixed = {"generated": ~mixture.original_rows(mix)[rows], "row": rows.astype(np.int32)}
+  return _deliver(dataset, fixed, failures)
+
+
+def eval_batches(
+  source, *, batch_size: int, shard: tuple[int, int] | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields every example once, in order, the last batch padded with rows whose mask is False.
+
+  **Guarantees**
+    every_example_once: the ids of the unmasked rows, over all batches and all shards, are each
+      index once.
+    equal_lengths: every shard sees the same number of batches, all of one shape.
+
+  Args:
+    source: a Source.
+    batch_size: rows of the global batch.
+    shard: (index, count) of the process: it gets the index-th of `count` equal runs of rows of
+      every batch; None for all rows.
+
+  Returns:
+    An iterator of {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b], "id": int32
+    [b]}. A padded row is black and has label 0 and id -1.
+
+  Raises:
+    ValueError: the shard is out of range, or the shards do not divide the batch.
+  """
+  index, count = shard or (0, 1)
+  if not 0 <= index < count:
+    raise ValueError(f"shard={shard}: expected (index, count) with 0 <= index < count")
+  if batch_size < 1 or batch_size % count:
+    raise ValueError(f"batch_size={batch_size}: expected a positive multiple of the {count} shards")
+
+  def batches():
+    for start in range(0, source.num_examples, batch_size):
+      ids = start + np.arange(batch_size)[index * batch_size // count :][: batch_size // count]
+      mask = ids < source.num_examples
+      image = np.zeros((ids.size, *source.image_shape), np.uint8)
+      label = np.zeros(ids.size, np.int32)
+      if mask.any():
+        image[mask], label[mask] = source.read(ids[mask])
+      yield {
+        "image": image, "label": label, "mask": mask, "id": np.where(mask, ids, -1).astype(np.int32)
+      }  # fmt: skip
+
+  return batches()
+
+
+def _make_tfdata(*sources, **kwargs):
+  """Binds everything but the place in the stream."""
+
+  def batches(start_step: int = 0, num_steps: int | None = None) -> Iterator[dict[str, Any]]:
+    return train_batches(*sources, start_step=start_step, num_steps=num_steps, **kwargs)
+
+  return batches
+
+
+def _read_rows(original, generated, mix, rows, seed, failures, step, samples):
+  """Reads the images and labels of `rows` of step `step`; `samples`: its (shard, offset) pairs."""
+  try:
+    shape = (original if mix.num_original else generated).image_shape
+    image, label = np.empty((rows.size, *shape), np.uint8), np.empty(rows.size, np.int32)
+    from_original = mixture.original_rows(mix)[rows]
+    slots = mixture.row_slots(mix)[rows]
+    for kind, source, count, mask in (
+      (0, original, mix.num_distinct, from_original),
+      (1, generated, mix.num_generated, ~from_original),
+    ):
+      if not mask.any():
+        continue
+      shown, inverse = np.unique(slots[mask], return_inverse=True)
+      if kind and samples.size:
+        images, labels = _read_samples(generated, samples[shown])
+      else:
+        where = locate(step, count, source.num_examples)
+        ids = draw(*where, count=count, num=source.num_examples, seed=(seed, kind))
+        images, labels = source.read(ids[shown])
+      image[mask], label[mask] = images[inverse], labels[inverse]
+    return image, label
+  except Exception as error:
+    failures.append(error)  # TensorFlow would hand on its text only
+    raise
+
+
+def _read_samples(shards, samples):
+  """Reads (shard, offset) pairs, each shard in one call."""
+  image = np.empty((len(samples), *shards.image_shape), np.uint8)
+  label = np.empty(len(samples), np.int32)
+  for shard in np.unique(samples[:, 0]):
+    mask = samples[:, 0] == shard
+    image[mask], label[mask] = shards.read_shard(int(shard), samples[mask, 1])
+  return image, label
+
+
+def _import_tensorflow():
+  """Imports TensorFlow, when a pipeline is really built, and keeps it off the accelerators."""
+  try:
+    import tensorflow as tf
+  except ImportError as error:
+    raise ImportError(
+      "the tfdata backend needs TensorFlow: pip install tensorflow-cpu, or use backend='resident'"
+    ) from error
+  with contextlib.suppress(RuntimeError):  # raised where the program already uses its devices
+    tf.config.set_visible_devices([], "GPU")
+  return tf
+
+
+def _dataset(order, read, num_generated, start_step, stop, prefetch, num_threads):
+  """Returns the tf.data pipeline step -> (images, labels)."""
+  tf = _import_tensorflow()
+  steps = tf.data.Dataset.range(start_step, stop)
+  if order is None:
+    inputs = steps.map(lambda step: (step, tf.zeros([0, 2], tf.int64)))
+  else:
+    samples = _interleaved(tf, order, start_step * num_generated)
+    inputs = tf.data.Dataset.zip((steps, samples.batch(num_generated).prefetch(prefetch)))
+  batches = inputs.map(
+    lambda step, samples: tf.numpy_function(read, [step, samples], [tf.uint8, tf.int32]),
+    num_parallel_calls=num_threads,
+    deterministic=True,
+  ).prefetch(prefetch)
+  options = tf.data.Options()
+  options.deterministic = True
+  options.autotune.enabled = False  # it would size the buffers by the memory it finds free
+  options.threading.private_threadpool_size = num_threads
+  options.threading.max_intra_op_parallelism = 1
+  return batches.with_options(options)
+
+
+def _interleaved(tf, order, start):
+  """Returns the endless dataset of (shard, offset) pairs from position `start` on."""
+  first, rounds, skip = order.locate(start)
+
+  def rows_of(number):
+    return order.window(number, rounds if number == first else 0)
+
+  def open_window(number):
+    shards = tf.numpy_function(rows_of, [number], tf.int64)
+    return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(shards, [None, 3])).interleave(
+      open_shard, cycle_length=order.cycle_length, block_length=1, deterministic=True
+    )
+
+  def open_shard(shard):
+    samples = tf.numpy_function(order.samples, [shard], tf.int64)
+    return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(samples, [None, 2]))
+
+  return tf.data.Dataset.range(first, _FOREVER).flat_map(open_window).skip(skip)
+
+
+def _deliver(dataset, fixed, failures):
+  """Yields the batches; closing it, or losing it, ends the pipeline's threads."""
+  import tensorflow as tf
+
+  iterator = iter(dataset)
+  try:
+    for image, label in iterator:
+      yield {"image": image.numpy(), "label": label.numpy(), **fixed}
+  except tf.errors.OpError as error:
+    raise (failures[0] if failures else error) from error
+  finally:
+    del iterator

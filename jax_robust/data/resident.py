@@ -1,0 +1,124 @@
+"""Training batches from images that lie on the device, by the law of the tf.data pipeline."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_robust.data import mixture
+from jax_robust.data.permutation import draw, locate
+
+_CHUNK = 8192  # images read at a time while the set is put together
+
+
+def resident_batches(
+  original, generated, *, start_step: int = 0, num_steps: int | None = None, **kwargs
+) -> Iterator[dict[str, jax.Array]]:
+  """Yields the training batches from `start_step` on; the arguments are `make_resident`'s."""
+  return make_resident(original, generated, **kwargs)(start_step, num_steps)
+
+
+def make_resident(
+  original,
+  generated,
+  *,
+  batch_size: int,
+  original_share: float,
+  emulated_workers: int = 4,
+  num_slices: int = 1,
+  seed: int = 0,
+  sharding: jax.sharding.Sharding | None = None,
+) -> Callable[..., Iterator[dict[str, jax.Array]]]:
+  """Puts all images on the device and returns `batches(start_step, num_steps=None) -> iterator`.
+
+  Original and generated images each come in the order of an exact permutation of their whole set,
+  another one each pass, computed inside `jit`; the host sends four integers a step.
+
+  **Guarantees**
+    same_originals: the original images of a step are those of `pipeline.train_batches` with that
+      seed, in the same rows; so are the generated ones of a plain source.
+    once_per_pass: each pass shows every image once (originals in as many rows as they are
+      repeated).
+    compiles_once: neither another step nor another start compiles again.
+
+  Args:
+    original: a Source, or None with `original_share=0`.
+    generated: a Source or ShardSet, or None with `original_share=1`.
+    batch_size: rows of the global batch.
+    original_share: as in `mixture.composition`, like `emulated_workers` and `num_slices`.
+    emulated_workers: rows that show each original image.
+    num_slices: parts of the batch that are rounded alone.
+    seed: names the order of the data.
+    sharding: how the rows of a batch lie on the devices, such as `NamedSharding(mesh, P("data"))`;
+      every device of its mesh then holds all images. None for one device.
+
+  Returns:
+    A function of the step to begin at; its batches are {"image": uint8 [b, h, w, c], "label": int32
+    [b], "generated": bool [b], "row": int32 [b]} as arrays on the device.
+
+  Raises:
+    ValueError: an argument is out of range, or a source is missing or does not fit the other.
+  """
+  mix = mixture.composition(
+    batch_size,
+    original_share=original_share,
+    emulated_workers=emulated_workers,
+    num_slices=num_slices,
+  )
+  mixture.check_sources(mix, original, generated)
+  streams = [(mix.num_distinct, original), (mix.num_generated, generated)]
+  sources = [source for count, source in streams if count]
+  replicated = None
+  if isinstance(sharding, jax.sharding.NamedSharding):
+    replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+  images, labels = (jax.device_put(array, replicated) for array in _read_all(sources))
+  sizes = tuple((count, source.num_examples if count else 0) for count, source in streams)
+  pick = jax.jit(partial(_pick, mix=mix, sizes=sizes, seed=seed), out_shardings=sharding)
+
+  def batches(start_step: int = 0, num_steps: int | None = None):
+    if start_step < 0:
+      raise ValueError(f"start_step={start_step}: expected at least 0")
+    steps = itertools.count(start_step)
+    for step in itertools.islice(steps, num_steps):
+      places = [locate(step, count, num) if count else (0, 0) for count, num in sizes]
+      yield pick(images, labels, np.array(places).astype(np.uint32))
+
+  batches.pick = pick
+  return batches
+
+
+def _pick(images, labels, places, *, mix, sizes, seed):
+  """Gathers a batch; `places` holds (pass, position) of the original and the generated stream."""
+  ids, first = [], 0
+  for kind, (count, num) in enumerate(sizes):
+    if count:
+      drawn = draw(places[kind, 0], places[kind, 1], count=count, num=num, seed=(seed, kind))
+      ids.append(first + drawn)
+    first += num
+  original = mixture.original_rows(mix)
+  slots = mixture.row_slots(mix) + np.where(original, 0, mix.num_distinct)
+  index = jnp.concatenate(ids)[slots]
+  return {
+    "image": images[index],
+    "label": labels[index],
+    "generated": jnp.asarray(~original),
+    "row": jnp.arange(mix.batch_size, dtype=jnp.int32),
+  }
+
+
+def _read_all(sources):
+  """Reads the sources into one array of images and one of labels, in order."""
+  num = sum(source.num_examples for source in sources)
+  images = np.empty((num, *sources[0].image_shape), np.uint8)
+  labels = np.empty(num, np.int32)
+  first = 0
+  for source in sources:
+    for start in range(0, source.num_examples, _CHUNK):
+      ids = np.arange(start, min(start + _CHUNK, source.num_examples))
+      here = slice(first + start, first + start + ids.size)
+      images[here], labels[here] = source.read(ids)
+    first += source.num_examples
+  return images, labels

@@ -1,0 +1,314 @@
+"""Writing shards: one pass over the samples, each to a random place, then one rename."""
+
+import contextlib
+import errno
+import importlib.metadata
+import itertools
+import operator
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from jax_robust.data import manifest as manifest_lib
+from jax_robust.data.manifest import Manifest, Shard
+from jax_robust.data.shards import ShardSet, open_shards, sha256
+from jax_robust.data.sources import (
+  DataFileError,
+  Samples,
+  Source,
+  Stream,
+  image_problem,
+  label_layout_problem,
+  label_problem,
+)
+
+_DEFAULT_SHARD_SIZE = 65_536
+
+
+def write_shards(
+  folder: str | os.PathLike,
+  samples: Source | Stream | Iterable[Samples],
+  *,
+  generator: str,
+  licence: str,
+  seed: int,
+  num_classes: int | None = None,
+  num_examples: int | None = None,
+  num_shards: int | None = None,
+  shard_size: int | None = None,
+  progress_fn: Callable[[int, int], None] | None = None,
+) -> ShardSet:
+  """Writes samples as shards, in random order.
+
+  **Guarantees**
+
+  - shuffled: sample i goes to place p(i), p a random permutation of the whole set drawn from
+    `seed`, so that samples that came sorted by class are spread over all shards.
+  - deterministic: the same samples and arguments give the same bytes.
+  - atomic: `folder` appears complete or not at all; whatever fails, the partial folder is removed
+    (a kill −9 leaves it behind, as `.<folder>.partial-…`).
+  - keeps other content: a folder that is there is replaced by nothing; the very same shards are
+    left as they are and opened.
+  - constant memory: a chunk at a time, and 8 bytes for every sample (its place and its label).
+
+  Args:
+    folder: Where to; its parent is made if need be.
+    samples: A `Source`, a `Stream`, anything else with their `num_examples`, `num_classes` and
+      `chunks()`, or an iterable of (images uint8 [n, h, w, c], labels [n]), with `num_examples`
+      and `num_classes` given.
+    generator: What made the images, for the manifest.
+    licence: Under which terms they may be used, for the manifest.
+    seed: Seed of the order, not negative.
+    num_classes: Labels must lie in `[0, num_classes)`; None takes what `samples` says.
+    num_examples: Number of samples; None takes what `samples` says.
+    num_shards: How many shards, of equal size to within one sample; None: as `shard_size` has it.
+    shard_size: Samples in a shard at most; the default is 65,536.
+    progress_fn: Called with (samples written, samples in all) after every chunk.
+
+  Returns:
+    The shards, opened.
+
+  Raises:
+    DataFileError: if `folder` holds anything else.
+    ValueError: for arguments or samples that do not fit.
+    OSError: if they cannot be written, the disk being full for example.
+  """
+  folder, name = pathlib.Path(folder).absolute(), getattr(samples, "name", "samples")
+  num_examples = _whole("num_examples", num_examples, samples)
+  num_classes = _whole("num_classes", num_classes, samples)
+  counts = shard_counts(num_examples, num_shards=num_shards, shard_size=shard_size)
+  _refuse_other_content(folder)
+  chunks = _checked(_chunks(samples), name, num_examples, num_classes)
+  with _partial_folder(folder) as partial:
+    labels, image_shape = _write_images(partial, chunks, counts, seed, progress_fn)
+    shards = _write_labels(partial, labels, counts)
+    manifest = Manifest(
+      image_shape=image_shape,
+      num_classes=num_classes,
+      label_histogram=tuple(np.bincount(labels, minlength=num_classes).tolist()),
+      shards=tuple(shards),
+      generator=generator,
+      licence=licence,
+      seed=operator.index(seed),
+      created_by=f"jax_robust {_version()}",
+    )
+    text = manifest_lib.dump(manifest)
+    (partial / manifest_lib.NAME).write_text(text, encoding="utf-8")
+    _sync(partial)
+    if not _holds_manifest(folder, text):
+      _publish(partial, folder)
+  return open_shards(folder)
+
+
+def shard_counts(
+  num_examples: int, *, num_shards: int | None = None, shard_size: int | None = None
+) -> tuple[int, ...]:
+  """Returns the samples of each shard, equal to within one.
+
+  >>> shard_counts(10, num_shards=4)
+  (2, 3, 2, 3)
+  >>> shard_counts(10, shard_size=5)
+  (5, 5)
+  """
+  if num_shards is not None and shard_size is not None:
+    raise ValueError(f"num_shards={num_shards}, shard_size={shard_size}: expected one of the two")
+  if num_shards is None:
+    shard_size = _DEFAULT_SHARD_SIZE if shard_size is None else shard_size
+    if shard_size < 1:
+      raise ValueError(f"shard_size={shard_size}: expected at least 1")
+    num_shards = -(-num_examples // shard_size)
+  if not 1 <= num_shards <= num_examples:
+    raise ValueError(f"num_shards={num_shards}: expected 1 to num_examples={num_examples}")
+  edges = [shard * num_examples // num_shards for shard in range(num_shards + 1)]
+  return tuple(stop - start for start, stop in itertools.pairwise(edges))
+
+
+def _whole(argument, value, samples) -> int:
+  """Returns an argument, or what the samples say of it."""
+  value = getattr(samples, argument, None) if value is None else value
+  if value is None:
+    raise ValueError(f"{argument}=None: expected a number, since the samples do not tell")
+  if operator.index(value) < 1:
+    raise ValueError(f"{argument}={value}: expected at least 1")
+  return operator.index(value)
+
+
+def _chunks(samples) -> Iterator[Samples]:
+  """Iterates over the chunks of whatever `write_shards` takes."""
+  return iter(samples.chunks() if hasattr(samples, "chunks") else samples)
+
+
+def _checked(chunks, name, num_examples, num_classes) -> Iterator[Samples]:
+  """Passes chunks on, labels as int32; one that does not fit is a ValueError."""
+  start, shape = 0, None
+  for images, labels in chunks:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if not len(images):
+      continue
+    problem = (
+      image_problem(images.shape, images.dtype)
+      or label_layout_problem(labels.shape, labels.dtype, len(images))
+      or label_problem(labels, num_classes, start)
+    )
+    shape = shape or images.shape[1:]
+    if problem is None and images.shape[1:] != shape:
+      problem = f"images of shape {list(images.shape[1:])} follow images of {list(shape)}"
+    start += len(images)
+    if problem is None and start > num_examples:
+      problem = f"there are more than num_examples={num_examples} samples"
+    if problem is not None:
+      raise ValueError(f"{name}: {problem}")
+    yield images, labels.astype(np.int32)
+  if start != num_examples:
+    raise ValueError(f"{name}: there are {start} samples, num_examples={num_examples}")
+
+
+def _write_images(folder, chunks, counts, seed, progress_fn):
+  """Writes every image to its random place; returns the labels in their new order and the shape."""
+  num_examples, starts = sum(counts), np.concatenate([[0], np.cumsum(counts)])
+  places, labels = None, np.empty(num_examples, np.int32)
+  done, image_shape, offset = 0, None, 0
+  for images, chunk_labels in chunks:
+    if places is None:  # only now: the first chunk tells the images' shape
+      image_shape = images.shape[1:]
+      offset = _allocate(folder, counts, image_shape)
+      places = np.arange(num_examples, dtype=np.min_scalar_type(num_examples))
+      np.random.default_rng(seed).shuffle(places)
+    chosen = places[done : done + len(images)].astype(np.int64)
+    labels[chosen] = chunk_labels
+    shards = np.searchsorted(starts, chosen, side="right") - 1
+    for shard in np.unique(shards):
+      rows = np.flatnonzero(shards == shard)
+      path = folder / manifest_lib.file_names(shard, len(counts))[0]
+      _write_rows(path, offset[shard], images, rows, chosen[rows] - starts[shard])
+    done += len(images)
+    if progress_fn is not None:
+      progress_fn(done, num_examples)
+  return labels, image_shape
+
+
+def _write_rows(path, offset, images, rows, places) -> None:
+  """Writes `images[rows]` to the given places of a shard."""
+  images = np.ascontiguousarray(images)
+  fd = os.open(path, os.O_WRONLY)
+  try:
+    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+      data, position = memoryview(images[row]).cast("B"), offset + place * images[row].nbytes
+      while data:
+        count = os.pwrite(fd, data, position)
+        data, position = data[count:], position + count
+  finally:
+    os.close(fd)
+
+
+def _allocate(folder, counts, image_shape) -> list[int]:
+  """Makes the images' files at full size, so that a full disk shows now; returns their heads'
+  lengths."""
+  num_bytes = sum(counts) * (int(np.prod(image_shape)) + 4)
+  free = shutil.disk_usage(folder).free
+  if num_bytes > free:
+    raise OSError(errno.ENOSPC, f"the shards take {num_bytes:,} bytes, {free:,} are free")
+  offsets = []
+  for shard, count in enumerate(counts):
+    with open(folder / manifest_lib.file_names(shard, len(counts))[0], "wb") as stream:
+      array = {"descr": "|u1", "fortran_order": False, "shape": (count, *image_shape)}
+      np.lib.format.write_array_header_1_0(stream, array)
+      stream.flush()
+      offsets.append(stream.tell())
+      size = offsets[-1] + count * int(np.prod(image_shape))
+      if hasattr(os, "posix_fallocate"):  # not on macOS, where the pwrite will tell
+        os.posix_fallocate(stream.fileno(), 0, size)
+      stream.truncate(size)
+  return offsets
+
+
+def _write_labels(folder, labels, counts) -> list[Shard]:
+  """Writes the labels' files and returns the manifest's list of shards, with checksums."""
+  shards, start = [], 0
+  for shard, count in enumerate(counts):
+    images_name, labels_name = manifest_lib.file_names(shard, len(counts))
+    np.save(folder / labels_name, labels[start : start + count], allow_pickle=False)
+    start += count
+    sums = sha256(folder / images_name), sha256(folder / labels_name)
+    shards.append(Shard(count, images_name, sums[0], labels_name, sums[1]))
+  return shards
+
+
+@contextlib.contextmanager
+def _partial_folder(folder) -> Iterator[pathlib.Path]:
+  """A folder beside `folder` to write in, gone afterwards; a full disk is named as such."""
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+  partial.mkdir()
+  try:
+    yield partial
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    raise OSError(
+      error.errno,
+      f"disk full while writing shards ({error.strerror}); the partial folder was removed. "
+      "Free space or choose a folder on another disk",
+      str(folder),
+    ) from error
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_other_content(folder) -> None:
+  """Refuses a folder, or file, that is there and is not a folder of shards."""
+  if folder.is_dir() and (not any(folder.iterdir()) or (folder / manifest_lib.NAME).is_file()):
+    return
+  if folder.exists():
+    raise DataFileError(folder, "is there already and holds other content", _OTHER_REMEDY)
+
+
+_OTHER_REMEDY = "It was left as it is. Choose another folder, or delete this one yourself."
+
+
+def _holds_manifest(folder, text) -> bool:
+  """Says whether `folder` holds these very shards; other ones are refused."""
+  path = folder / manifest_lib.NAME
+  if not path.is_file():
+    return False
+  if path.read_text(encoding="utf-8", errors="replace") != text:
+    raise DataFileError(folder, "is there already and holds other shards", _OTHER_REMEDY)
+  return True
+
+
+def _publish(partial, folder) -> None:
+  """Renames the complete folder; fails if another process was faster."""
+  try:
+    partial.rename(folder)  # over an empty folder at most
+  except OSError as error:
+    if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+      raise DataFileError(folder, "was made meanwhile by someone else", _OTHER_REMEDY) from error
+    raise
+  _sync_path(folder.parent)
+
+
+def _sync(folder) -> None:
+  """Brings a folder and its files to the disk, so that the rename cannot overtake them."""
+  for path in (*folder.iterdir(), folder):
+    _sync_path(path)
+
+
+def _sync_path(path) -> None:
+  """Brings a file or a folder's entries to the disk."""
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
+
+
+def _version() -> str:
+  """Returns this package's version."""
+  try:
+    return importlib.metadata.version("jax_robust")
+  except importlib.metadata.PackageNotFoundError:
+    return "(not installed)"

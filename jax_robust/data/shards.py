@@ -1,0 +1,170 @@
+"""Shards: samples in random order in plain .npy files, with a manifest; random access, constant
+memory.
+
+    folder/manifest.json
+    folder/shard-00000-of-00016.images.npy     uint8 [n, h, w, c]
+    folder/shard-00000-of-00016.labels.npy     int32 [n]
+    …
+
+`shard_writer.write_shards` makes such a folder, `open_shards` opens it.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from jax_robust.data import manifest as manifest_lib
+from jax_robust.data import npy
+from jax_robust.data.manifest import Manifest
+from jax_robust.data.sources import DataFileError, Samples, Source, as_indices, label_problem
+
+VERIFY = ("size", "sha256", "none")
+
+_REMEDY = "The folder was damaged or only partly copied: make or fetch it again."
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSet(Source):
+  """A `Source` over shards; sample i is the i-th when the shards are read one after another.
+
+  **Guarantees**
+
+  - constant memory: nothing is kept between reads, only the manifest.
+  - labels: one outside `[0, num_classes)` is an error when it is read, whatever `verify` was.
+
+  Args:
+    counts: Samples of each shard.
+    read_shard: `read_shard(shard, offsets int64 [n]) -> (images, labels)` of one shard.
+    manifest: Label histogram, generator, licence and all else.
+  """
+
+  counts: tuple[int, ...]
+  read_shard: Callable[[int, np.ndarray], Samples]
+  manifest: Manifest
+
+
+def open_shards(folder: str | os.PathLike, *, verify: str = "size") -> ShardSet:
+  """Opens a folder of shards.
+
+  Args:
+    folder: The folder that holds `manifest.json`.
+    verify: "size" compares file sizes, shapes and dtypes with the manifest, and all labels with its
+      histogram; "sha256" also every file's checksum (it reads everything); "none" only looks at
+      the heads of the files.
+
+  Returns:
+    The shards, as a source.
+
+  Raises:
+    DataFileError: if a file is missing, truncated, damaged, or not what the manifest says.
+    ValueError: for an unknown `verify`.
+  """
+  if verify not in VERIFY:
+    raise ValueError(f"verify={verify!r}: expected one of {', '.join(VERIFY)}")
+  folder = pathlib.Path(folder)
+  manifest = manifest_lib.load(folder)
+  files = [_open_shard(folder, shard, manifest.image_shape) for shard in manifest.shards]
+  if verify != "none":
+    _check_sizes(files)
+    _check_labels(folder, files, manifest)
+  if verify == "sha256":
+    _check_sha256(folder, manifest)
+
+  counts = tuple(shard.count for shard in manifest.shards)
+  starts = np.concatenate([[0], np.cumsum(counts)])
+
+  def read_shard(shard, offsets):
+    images, labels = files[shard]
+    offsets = as_indices(offsets, counts[shard], images.path)
+    read_labels = labels.read(offsets)
+    problem = label_problem(read_labels, manifest.num_classes)
+    if problem:
+      raise DataFileError(labels.path, problem, _REMEDY)
+    return images.read(offsets), read_labels
+
+  def read(indices):
+    indices = as_indices(indices, int(starts[-1]), str(folder))
+    shards = np.searchsorted(starts, indices, side="right") - 1
+    images = np.empty((len(indices), *manifest.image_shape), np.uint8)
+    labels = np.empty(len(indices), np.int32)
+    for shard in np.unique(shards):
+      rows = shards == shard
+      images[rows], labels[rows] = read_shard(shard, indices[rows] - starts[shard])
+    return images, labels
+
+  return ShardSet(
+    name=str(folder),
+    num_examples=manifest.num_examples,
+    image_shape=manifest.image_shape,
+    num_classes=manifest.num_classes,
+    read=read,
+    counts=counts,
+    read_shard=read_shard,
+    manifest=manifest,
+  )
+
+
+def sha256(path) -> str:
+  """Returns a file's sha256, in hexadecimal."""
+  with open(path, "rb") as stream:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _open_shard(folder, shard, image_shape) -> tuple[npy.RowFile, npy.RowFile]:
+  """Opens the two files of a shard and compares their heads with the manifest."""
+  images, labels = npy.row_file(folder / shard.images), npy.row_file(folder / shard.labels)
+  for file, shape, dtype in (
+    (images, (shard.count, *image_shape), np.uint8),
+    (labels, (shard.count,), np.int32),
+  ):
+    if file.shape != shape or file.dtype != dtype:
+      reason = (
+        f"holds {file.dtype} {list(file.shape)}, but {manifest_lib.NAME} says "
+        f"{np.dtype(dtype)} {list(shape)}"
+      )
+      raise DataFileError(file.path, reason, _REMEDY)
+  return images, labels
+
+
+def _check_sizes(files) -> None:
+  """Refuses a file that is shorter or longer than its head says."""
+  for file in (file for pair in files for file in pair):
+    expected, size = file.file_bytes, os.path.getsize(file.path)
+    if size != expected:
+      what = "is truncated" if size < expected else "is too long"
+      raise DataFileError(file.path, f"{what}: {size} bytes, expected {expected}", _REMEDY)
+
+
+def _check_labels(folder, files, manifest) -> None:
+  """Refuses labels out of range, and labels that do not add up to the manifest's histogram."""
+  histogram = np.zeros(manifest.num_classes, np.int64)
+  for _, file in files:
+    for start in range(0, file.shape[0], 1 << 16):
+      labels = file.read(np.arange(start, min(start + (1 << 16), file.shape[0])))
+      problem = label_problem(labels, manifest.num_classes, start)
+      if problem:
+        raise DataFileError(file.path, problem, _REMEDY)
+      histogram += np.bincount(labels, minlength=manifest.num_classes)
+  if tuple(histogram.tolist()) != manifest.label_histogram:
+    reason = (
+      f"its label_histogram is {list(manifest.label_histogram)}, "
+      f"the labels in the shards make {histogram.tolist()}"
+    )
+    raise DataFileError(folder / manifest_lib.NAME, reason, _REMEDY)
+
+
+def _check_sha256(folder, manifest) -> None:
+  """Refuses a file whose checksum is not the manifest's."""
+  for shard in manifest.shards:
+    for name, expected in (
+      (shard.images, shard.images_sha256),
+      (shard.labels, shard.labels_sha256),
+    ):
+      found = sha256(folder / name)
+      if found != expected:
+        reason = f"its sha256 is {found}, {manifest_lib.NAME} says {expected}"
+        raise DataFileError(folder / name, reason, _REMEDY)

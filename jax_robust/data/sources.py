@@ -1,0 +1,225 @@
+"""Sources: labelled images with random access. Everything that the pipelines feed on is one.
+
+A `Source` answers `read(indices)`; a `Stream` only hands out its samples in one fixed order, and is
+what a set that is too large for RAM is before `data.shards` has made it random access. Both have
+`num_examples`, `image_shape`, `num_classes` and `chunks()`.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+Samples = tuple[np.ndarray, np.ndarray]
+"""(images uint8 [n, h, w, c], labels int32 [n])."""
+
+ImageShape = tuple[int, int, int]
+"""(height, width, channels)."""
+
+
+class DataFileError(ValueError):
+  """A data file or folder that cannot be used: which one, why, and what to do about it."""
+
+  def __init__(self, path, reason: str, remedy: str):
+    super().__init__(str(path), reason, remedy)  # all three as args, so that it can be pickled
+    self.path, self.reason, self.remedy = str(path), reason, remedy
+
+  def __str__(self) -> str:
+    return f"{self.path}: {self.reason}. {self.remedy}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Labelled images with random access.
+
+  **Guarantees**
+
+  - order: index i is the same sample in every run and on every machine.
+  - threads: `read` may be called from many threads at once.
+  - indices: one outside `[0, num_examples)` is an IndexError; none is wrapped around.
+
+  Args:
+    name: What error messages and results call it.
+    num_examples: Number of samples.
+    image_shape: (height, width, channels) of every image.
+    num_classes: Labels lie in `[0, num_classes)`.
+    read: `read(indices int64 [n]) -> (images uint8 [n, h, w, c], labels int32 [n])`, new arrays.
+
+  >>> source = array_source(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, 1]))
+  >>> source.read(np.array([2, 0]))[1]
+  array([1, 0], dtype=int32)
+  """
+
+  name: str
+  num_examples: int
+  image_shape: ImageShape
+  num_classes: int
+  read: Callable[[np.ndarray], Samples]
+
+  def chunks(self, chunk_size: int = 1024) -> Iterator[Samples]:
+    """Yields all samples in order, `chunk_size` at a time."""
+    for start in range(0, self.num_examples, chunk_size):
+      yield self.read(np.arange(start, min(start + chunk_size, self.num_examples)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+  """Labelled images in one fixed order, without random access.
+
+  Args:
+    name: What error messages and results call it.
+    num_examples: Number of samples that `chunks` yields.
+    image_shape: (height, width, channels) of every image.
+    num_classes: Labels lie in `[0, num_classes)`.
+    chunks: `chunks()` starts from the first sample and yields (images, labels).
+  """
+
+  name: str
+  num_examples: int
+  image_shape: ImageShape
+  num_classes: int
+  chunks: Callable[[], Iterator[Samples]]
+
+
+def image_problem(shape: tuple[int, ...], dtype: np.dtype) -> str | None:
+  """Says what is wrong with an array of images, or None."""
+  if dtype != np.uint8:
+    return f"the images' dtype is {dtype}, expected uint8"
+  if len(shape) != 4:
+    return f"the images' shape is {list(shape)}, expected [n, height, width, channels]"
+  if shape[0] == 0:
+    return "it is empty: it holds no samples"
+  if shape[3] not in (1, 3) or 0 in shape:
+    return f"the images' shape is {list(shape)}, expected [n, height, width, 1 or 3]"
+  return None
+
+
+def label_problem(labels: np.ndarray, num_classes: int, first_row: int = 0) -> str | None:
+  """Says which label lies outside `[0, num_classes)`, or None; `first_row` numbers `labels[0]`."""
+  outside = (labels < 0) | (labels >= num_classes)
+  if not outside.any():
+    return None
+  row = int(np.argmax(outside))
+  return (
+    f"the label of sample {first_row + row} is {labels[row]}, "
+    f"outside [0, {num_classes}) of num_classes={num_classes}"
+  )
+
+
+def label_layout_problem(shape: tuple[int, ...], dtype: np.dtype, num_images: int) -> str | None:
+  """Says what is wrong with the layout of an array of labels, or None."""
+  if not np.issubdtype(dtype, np.integer):
+    return f"the labels' dtype is {dtype}, expected integers"
+  if len(shape) != 1:
+    return f"the labels' shape is {list(shape)}, expected [n]"
+  if shape[0] != num_images:
+    return f"there are {num_images} images but {shape[0]} labels"
+  return None
+
+
+def as_indices(indices: np.ndarray, num_examples: int, name: str) -> np.ndarray:
+  """Returns `indices` as int64 [n], all of them inside `[0, num_examples)`."""
+  indices = np.asarray(indices)
+  if indices.ndim != 1 or not (np.issubdtype(indices.dtype, np.integer) or indices.size == 0):
+    raise IndexError(
+      f"{name}: indices are {indices.dtype}{list(indices.shape)}, expected integers [n]"
+    )
+  outside = (indices < 0) | (indices >= num_examples)
+  if outside.any():
+    raise IndexError(f"{name}: index {indices[outside][0]} is outside [0, {num_examples})")
+  return indices.astype(np.int64)
+
+
+def array_source(
+  images: np.ndarray, labels: np.ndarray, *, num_classes: int | None = None, name: str = "arrays"
+) -> Source:
+  """A source over arrays in RAM (not copied: leave them unchanged afterwards).
+
+  Args:
+    images: uint8 [n, h, w, c].
+    labels: integers [n].
+    num_classes: None takes the largest label plus one.
+    name: What error messages call it.
+
+  Returns:
+    The source.
+
+  Raises:
+    ValueError: if shapes, dtypes or labels do not fit.
+  """
+  images, labels = np.asarray(images), np.asarray(labels)
+  problem = image_problem(images.shape, images.dtype) or label_layout_problem(
+    labels.shape, labels.dtype, len(images)
+  )
+  if problem is None:
+    num_classes = int(labels.max()) + 1 if num_classes is None else operator.index(num_classes)
+    problem = label_problem(labels, num_classes)
+  if problem is not None:
+    raise ValueError(f"{name}: {problem}")
+  labels = labels.astype(np.int32)
+
+  def read(indices):
+    indices = as_indices(indices, len(images), name)
+    return images[indices], labels[indices]
+
+  return Source(name, len(images), images.shape[1:], num_classes, read)
+
+
+def subset(source: Source, start: int, stop: int) -> Source:
+  """A view of samples `start` to `stop` (exclusive) of `source`; nothing is copied."""
+  if not 0 <= start < stop <= source.num_examples:
+    raise ValueError(
+      f"start={start}, stop={stop}: expected 0 <= start < stop <= {source.num_examples}, "
+      f"the number of samples of {source.name}"
+    )
+  name = f"{source.name}[{start}:{stop}]"
+
+  def read(indices):
+    return source.read(as_indices(indices, stop - start, name) + start)
+
+  return Source(name, stop - start, source.image_shape, source.num_classes, read)
+
+
+def split_heldout(source: Source, num_heldout: int = 1024) -> tuple[Source, Source]:
+  """Sets the first `num_heldout` samples aside for model selection.
+
+  Returns:
+    (train, heldout): all but the first `num_heldout` samples, and these; views of `source`.
+
+  Reference: Rebuffi et al., Fixing Data Augmentation to Improve Adversarial Robustness, 2021, hold
+  out the first 1,024 training images.
+  """
+  if not 0 < num_heldout < source.num_examples:
+    raise ValueError(
+      f"num_heldout={num_heldout}: expected 1 to {source.num_examples - 1}, "
+      f"less than the number of samples of {source.name}"
+    )
+  return subset(source, num_heldout, source.num_examples), subset(source, 0, num_heldout)
+
+
+def digits(split: str = "train") -> Source:
+  """scikit-learn's 8×8 digits, which need no download: 1,437 for training, 360 for testing.
+
+  The grey levels 0 to 16 are scaled to 0 to 255. The split is drawn once and for all, so that
+  train and test never share a sample.
+
+  Args:
+    split: "train" or "test".
+
+  Raises:
+    ValueError: for another split.
+
+  >>> digits("test").image_shape
+  (8, 8, 1)
+  """
+  from sklearn.datasets import load_digits
+
+  if split not in ("train", "test"):
+    raise ValueError(f"split={split!r}: digits has 'train' and 'test'")
+  data = load_digits()
+  images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
+  # Raw bits and a sort: NumPy promises these, unlike Generator.permutation, for all its versions.
+  order = np.argsort(np.random.PCG64(0).random_raw(len(images)), kind="stable")
+  chosen = order[:360] if split == "test" else order[360:]
+  return array_source(images[chosen], data.target[chosen], num_classes=10, name=f"digits {split}")

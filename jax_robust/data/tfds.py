@@ -1,0 +1,230 @@
+"""TensorFlow Datasets as sources. TensorFlow is imported inside these functions only."""
+
+import contextlib
+import difflib
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from jax_robust.data.sources import (
+  DataFileError,
+  Samples,
+  Source,
+  Stream,
+  array_source,
+  label_problem,
+)
+
+NAMES = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
+"""What can be asked for by name; everything else by the folder of a prepared TFDS builder."""
+
+_PREPARE_AGAIN = "Delete that folder and prepare the dataset again."
+
+
+def load_tfds(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | None = None,
+  image_size: int | None = None,
+  download: bool = False,
+  max_bytes: int = 8 << 30,
+) -> Source:
+  """Reads a split of a TFDS dataset into RAM.
+
+  **Guarantees**
+
+  - order: the samples come record by record, file by file, as they lie on the disk, in every run
+    and on every machine that holds the same prepared files.
+  - no GPU: TensorFlow sees no accelerator, and takes no memory of one.
+
+  Args:
+    name: One of `NAMES`, or the folder of a prepared builder (`…/imagenet2012/5.1.0`), the way to
+      TinyImageNet, ImageNet and data of your own.
+    split: "train", "test", or any split that TFDS understands, such as "train[:5000]".
+    data_dir: Where prepared datasets lie; None is TFDS's own default (`~/tensorflow_datasets`).
+    image_size: Shorter side in pixels after resizing, then a centre crop to a square. Required
+      where images differ in size.
+    download: Let TFDS download and prepare what is not there yet.
+    max_bytes: Refuse a set that would take more RAM than this; `tfds_stream` makes shards of it.
+
+  Returns:
+    The source.
+
+  Raises:
+    DataFileError: if the dataset is not prepared in `data_dir`, too large, or damaged.
+    ValueError: for an unknown name or split, and for images that differ in size without
+      `image_size`.
+    ImportError: without tensorflow and tensorflow-datasets.
+  """
+  stream = tfds_stream(name, split, data_dir=data_dir, image_size=image_size, download=download)
+  num_bytes = stream.num_examples * int(np.prod(stream.image_shape))
+  if num_bytes > max_bytes:
+    raise DataFileError(
+      stream.name,
+      f"its {stream.num_examples} images take {num_bytes / 2**30:.1f} GiB of RAM, "
+      f"more than max_bytes={max_bytes}",
+      "Make shards of it, data.convert.make_shards(data.tfds.tfds_stream(...), folder), "
+      "and train from the folder.",
+    )
+  images = np.empty((stream.num_examples, *stream.image_shape), np.uint8)
+  labels = np.empty(stream.num_examples, np.int32)
+  start = 0
+  for chunk_images, chunk_labels in stream.chunks():
+    stop = start + len(chunk_labels)
+    images[start:stop], labels[start:stop] = chunk_images, chunk_labels
+    start = stop
+  return array_source(images, labels, num_classes=stream.num_classes, name=stream.name)
+
+
+def tfds_stream(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | None = None,
+  image_size: int | None = None,
+  download: bool = False,
+) -> Stream:
+  """Streams a split of a TFDS dataset in constant memory; arguments, order and errors of
+  `load_tfds`."""
+  tf, tfds = _import_tensorflow()
+  builder = _builder(tfds, name, data_dir, download)
+  num_examples = _num_examples(builder, split)
+  features = builder.info.features
+  missing = [key for key in ("image", "label") if key not in features]
+  if missing:
+    raise ValueError(
+      f"{name}: has no feature {missing[0]!r}, only {sorted(features)}; "
+      "expected a classification dataset with 'image' and 'label'"
+    )
+  height, width, channels = features["image"].shape
+  if image_size is None and None in (height, width):
+    raise ValueError(
+      f"image_size=None: the images of {name} differ in size; expected pixels, "
+      "such as image_size=64 (TinyImageNet) or 224 (ImageNet)"
+    )
+  shape = (height, width, channels) if image_size is None else (image_size, image_size, channels)
+  where, num_classes = f"{builder.info.name} {split}", features["label"].num_classes
+  resize_fn = functools.partial(_resize, tf, image_size)
+  dataset = builder.as_dataset(
+    split=split,
+    shuffle_files=False,
+    # A cycle of one file: the order of the records does not depend on how many files there are.
+    read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+  ).map(lambda e: (resize_fn(e["image"]), e["label"]), num_parallel_calls=2, deterministic=True)
+  chunks = functools.partial(
+    _chunks, tf, dataset.batch(256).prefetch(2), builder.data_dir, num_examples, num_classes
+  )
+  return Stream(where, num_examples, shape, num_classes, chunks)
+
+
+def _chunks(tf, dataset, folder, num_examples, num_classes) -> Iterator[Samples]:
+  """Yields the batches of `dataset`, checked, and makes TensorFlow's complaints ours."""
+  start = 0
+  try:
+    for images, labels in dataset.as_numpy_iterator():
+      problem = label_problem(labels, num_classes, start)
+      if problem:
+        raise DataFileError(folder, problem, "Choose a split that has labels.")
+      yield images, labels.astype(np.int32)
+      start += len(labels)
+  except tf.errors.OpError as error:
+    raise DataFileError(folder, f"is damaged: {error.message}", _PREPARE_AGAIN) from error
+  if start != num_examples:
+    reason = f"holds {start} samples, but its dataset_info.json says {num_examples}"
+    raise DataFileError(folder, reason, _PREPARE_AGAIN)
+
+
+def _resize(tf, image_size, image):
+  """Resizes the shorter side to `image_size` and crops the centre; nothing for
+  `image_size=None`."""
+  if image_size is None:
+    return image
+  size = tf.cast(tf.shape(image)[:2], tf.float32)
+  # At least image_size: rounding must not lose the last row of the shorter side.
+  new_size = tf.cast(tf.round(size * image_size / tf.reduce_min(size)), tf.int32)
+  new_size = tf.maximum(new_size, image_size)
+  image = tf.image.resize(image, new_size, method="bilinear", antialias=True)
+  top, left = (new_size[0] - image_size) // 2, (new_size[1] - image_size) // 2
+  image = image[top : top + image_size, left : left + image_size]
+  return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+
+
+def _builder(tfds, name, data_dir, download):
+  """Returns the prepared builder of a name or of a folder."""
+  if "/" in name:
+    return _builder_of_folder(tfds, name)
+  if name not in NAMES:
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(NAMES)}."
+    raise ValueError(
+      f"name={name!r} is no dataset: {hint} Other datasets are asked for by the folder of a prepared "
+      "TFDS builder, such as '/data/imagenet2012/5.1.0'"
+    )
+  if data_dir is not None:
+    data_dir = str(pathlib.Path(data_dir).expanduser()) if "://" not in data_dir else data_dir
+  builder = tfds.builder(name, data_dir=data_dir)
+  if download:
+    builder.download_and_prepare()
+  if not builder.is_prepared():
+    raise DataFileError(
+      builder.data_dir,
+      f"{name} is not prepared there (data_dir={data_dir!r})",
+      "Set data_dir to the folder that holds the prepared dataset, or prepare it on a machine with a "
+      f"network: python -c \"import tensorflow_datasets as tfds; tfds.load('{name}', "
+      f"data_dir='{data_dir or '~/tensorflow_datasets'}')\"",
+    )
+  return builder
+
+
+def _builder_of_folder(tfds, name):
+  """Returns the builder whose files lie in the folder `name`."""
+  if "://" not in name:
+    folder = pathlib.Path(name).expanduser()
+    if not folder.is_dir():
+      raise DataFileError(name, "there is no such folder", "Check the path.")
+    if not (folder / "dataset_info.json").is_file():
+      found = sorted(folder.glob("*/dataset_info.json")) + sorted(
+        folder.glob("*/*/dataset_info.json")
+      )
+      remedy = (
+        f"Did you mean {found[0].parent}?"
+        if found
+        else "Expected the version folder of a prepared dataset, such as
+        '/data/imagenet2012/5.1.0'."
+      )
+      raise DataFileError(name, "holds no dataset_info.json", remedy)
+    name = str(folder)
+  try:
+    return tfds.builder_from_directory(name)
+  except Exception as error:  # TFDS raises what its parsers raise: JSON, protobuf, KeyError
+    raise DataFileError(name, f"cannot be read by TFDS: {error}", _PREPARE_AGAIN) from error
+
+
+def _num_examples(builder, split) -> int:
+  """Returns the size of `split`, or names its near miss."""
+  try:
+    return builder.info.splits[split].num_examples
+  except (KeyError, ValueError) as error:
+    names = sorted(builder.info.splits)
+    near = difflib.get_close_matches(split, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the splits are {', '.join(names)}."
+    raise ValueError(f"split={split!r} is no split of {builder.info.name}: {hint}") from error
+
+
+def _import_tensorflow():
+  """Imports TensorFlow and TFDS, and hides accelerators from TensorFlow: they are JAX's."""
+  try:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ImportError(
+      f"TFDS data need tensorflow and tensorflow-datasets ({error}); without them, train from "
+      "shards, npz files or arrays with the resident backend"
+    ) from error
+  for kind in ("GPU", "TPU"):
+    with contextlib.suppress(RuntimeError):  # TensorFlow is already running: too late to hide
+      tf.config.set_visible_devices([], kind)
+  return tf, tfds

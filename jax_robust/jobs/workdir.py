@@ -1,0 +1,120 @@
+"""The folder of a run: its lock, its config, the versions it ran with, its results."""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jax_robust import config as config_lib
+
+MAY_CHANGE = (
+  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "job",
+  "generated.path", "generated.verify", "batch.backend",
+)  # fmt: skip
+"""Keys, by their beginning, that may differ when a run is resumed: they don't change what is learnt.
+
+The backends share the law of a batch but not the order of generated samples, hence `batch.backend` is
+refused by `_differing` all the same once training has begun.
+"""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
+            "tensorflow", "tensorflow-datasets", "ml-collections", "chex")  # fmt: skip
+
+
+class WorkdirError(ValueError):
+  """The workdir belongs to another run."""
+
+
+@contextlib.contextmanager
+def claimed(workdir: str) -> Iterator[pathlib.Path]:
+  """Creates and locks a workdir for this job; the lock goes with the process, however it ends.
+
+  Raises:
+    WorkdirError: another job holds it.
+  """
+  folder = pathlib.Path(workdir).absolute()
+  folder.mkdir(parents=True, exist_ok=True)
+  if jax.process_index() != 0:
+    yield folder
+    return
+  with (folder / "lock").open("a+") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      lock.seek(0)
+      raise WorkdirError(
+        f"workdir {workdir} is in use by another job ({lock.read().strip() or 'unknown process'}): "
+        "wait for it, or choose another --workdir"
+      ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}")
+    lock.flush()
+    yield folder
+
+
+def write_identity(folder: pathlib.Path, config: Any) -> None:
+  """Writes `config.json` and `versions.json`, or checks that the run there is of the same config.
+
+  Raises:
+    WorkdirError: it is not; the message lists the keys.
+  """
+  if jax.process_index() != 0:
+    return
+  data = config_lib.to_data(config)
+  path = folder / "config.json"
+  if path.exists():
+    stored = config_lib.flatten(json.loads(path.read_text()))
+    wanted = config_lib.flatten(data)
+    lines = [
+      f"{key}: {stored.get(key, 'absent')!r} there, {wanted.get(key, 'absent')!r} here"
+      for key in sorted(stored.keys() | wanted.keys())
+      if stored.get(key) != wanted.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if lines:
+      raise WorkdirError(
+        f"workdir {folder} holds a run of another config:\n  "
+        + "\n  ".join(lines)
+        + "\nchoose another --workdir, or the config of that run"
+      )
+  write_json(path, data)
+  write_json(folder / "versions.json", versions())
+
+
+def versions() -> dict[str, Any]:
+  """What a result depends on besides the config: packages, Python, devices, date."""
+  found = {}
+  for name in ("jax_robust", *PACKAGES):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return {
+    "packages": found,
+    "python": sys.version.split()[0],
+    "platform": platform.platform(),
+    "backend": jax.default_backend(),
+    "devices": [device.device_kind for device in jax.devices()],
+    "processes": jax.process_count(),
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+  }
+
+
+def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
+  """Writes a JSON file in one piece: a kill leaves the old one or the new one."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(data, indent=2) + "\n")
+  temporary.replace(path)
+
+
+def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> None:
+  """Writes `results/NAME.json`, from the first process."""
+  if jax.process_index() == 0:
+    write_json(folder / "results" / f"{name}.json", {**result, "versions": versions()})

@@ -1,0 +1,115 @@
+"""Per-example losses over logits. Nothing is reduced over the batch; attacks ascend them."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jax_robust.types import LossFn
+
+
+def _as_probabilities(logits: Array, targets: Array) -> Array:
+  """Integer labels become one-hot rows; probability rows pass through."""
+  if jnp.issubdtype(targets.dtype, jnp.integer):
+    return jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
+  return targets
+
+
+def cross_entropy(
+  outputs: Float[Array, "b k"], targets: Int[Array, " b"] | Float[Array, "b k"]
+) -> Float[Array, " b"]:
+  """Cross entropy `-sum_k t_k log softmax(z)_k` of each example.
+
+  Args:
+    outputs: logits z, `[b, k]`.
+    targets: integer labels `[b]`, or probabilities t `[b, k]`.
+
+  Returns:
+    One loss per example, `[b]`, in nats.
+
+  >>> import jax.numpy as jnp
+  >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4).tolist()
+  [1.3862999677658081]
+  """
+  log_probs = jax.nn.log_softmax(outputs)
+  if jnp.issubdtype(targets.dtype, jnp.integer):
+    return -jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
+  return -jnp.sum(targets * log_probs, axis=-1)
+
+
+def kl_divergence(
+  outputs: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, " b"]:
+  """`KL(t || softmax(z)) = sum_k t_k (log t_k - log softmax(z)_k)` of each example.
+
+  TRADES' inner maximisation and its penalty: t is the clean prediction, z the logits under attack.
+  The gradient flows through both arguments; stop it outside where only one side should learn.
+
+  Guarantees:
+    `kl_is_zero_at_its_reference`: the value and its gradient in z vanish at softmax(z) = t.
+    `kl_takes_zero_probabilities`: t_k = 0 contributes 0, with a finite gradient.
+
+  Args:
+    outputs: logits z, `[b, k]`.
+    targets: reference probabilities t, `[b, k]`.
+
+  Returns:
+    One divergence per example, `[b]`, in nats.
+
+  >>> import jax, jax.numpy as jnp
+  >>> z = jnp.array([[1.0, 2.0]])
+  >>> float(abs(kl_divergence(z, jax.nn.softmax(z)))[0]) < 1e-6
+  True
+  """
+  # xlogy's gradient at t = 0 is -inf; such entries are cut out before the logarithm.
+  safe = jnp.where(targets > 0, targets, 1.0)
+  entropy_terms = jnp.where(targets > 0, targets * jnp.log(safe), 0.0)
+  return jnp.sum(entropy_terms - targets * jax.nn.log_softmax(outputs), axis=-1)
+
+
+def margin(
+  outputs: Float[Array, "b k"], targets: Int[Array, " b"] | Float[Array, "b k"]
+) -> Float[Array, " b"]:
+  """`max_{k != y} z_k - z_y`: positive exactly where the example is misclassified.
+
+  Args:
+    outputs: logits z, `[b, k]`.
+    targets: integer labels `[b]`, or probabilities `[b, k]`, whose arg max is taken for y.
+
+  Returns:
+    One margin per example, `[b]`, in units of the logits. A tie is 0.
+
+  Reference: Carlini and Wagner, 2017, "Towards Evaluating the Robustness of Neural Networks".
+
+  >>> import jax.numpy as jnp
+  >>> margin(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([0])).tolist()
+  [-0.5]
+  """
+  labels = targets
+  if not jnp.issubdtype(targets.dtype, jnp.integer):
+    labels = jnp.argmax(targets, axis=-1)
+  is_true = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
+  true_logit = jnp.sum(jnp.where(is_true, outputs, 0.0), axis=-1)
+  # -inf, not a large constant: 1e8 is no longer exact in float16 and bfloat16.
+  best_other = jnp.max(jnp.where(is_true, -jnp.inf, outputs), axis=-1)
+  return best_other - true_logit
+
+
+def over_exits(loss_fn: LossFn) -> LossFn:
+  """Lifts a per-example loss to the mean over the exits of a multi-exit classifier.
+
+  >>> import jax.numpy as jnp
+  >>> z = jnp.zeros((1, 2))
+  >>> over_exits(cross_entropy)((z, z), jnp.array([0])).round(3).tolist()
+  [0.6930000185966492]
+  """
+
+  def loss_over_exits(outputs, targets):
+    if not isinstance(outputs, tuple):
+      return loss_fn(outputs, targets)
+    return sum(loss_fn(exit_outputs, targets) for exit_outputs in outputs) / len(outputs)
+
+  return loss_over_exits
+
+
+LOSSES = {"cross_entropy": cross_entropy, "kl_divergence": kl_divergence, "margin": margin}
+"""The losses by the name a config gives them."""

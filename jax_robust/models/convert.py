@@ -1,0 +1,235 @@
+"""Weights to and from PyTorch's names and layouts, and to and from flat names; no pickles."""
+
+import pathlib
+import re
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from jax_robust.models.layers import check_name
+
+Names = str | Mapping[str, str]
+
+# Model: (pattern, replacement) pairs that turn a dotted Flax module path into the PyTorch one. The
+# first two are the names of DeepMind's released models.
+NAMES: dict[str, tuple[tuple[str, str], ...]] = {
+  "wide_resnet": ((r"^layer_(\d+)_block_(\d+)", r"layer.\1.block.\2"),),
+  "preact_resnet18": (
+    (r"^init_conv$", "conv_2d"),
+    (r"\.conv_0$", ".conv_2d_1"),
+    (r"\.conv_1$", ".conv_2d_2"),
+    (r"^layer_(\d+)_block_(\d+)", r"layer_\1.\2"),
+  ),
+  "small_cnn": (
+    (r"^conv_(\d+)$", r"convs.\1"),
+    (r"^batchnorm_(\d+)$", r"bns.\1"),
+    (r"^logits$", "fc"),
+  ),
+}
+
+_LEAVES = {
+  "kernel": "weight",
+  "scale": "weight",
+  "bias": "bias",
+  "mean": "running_mean",
+  "var": "running_var",
+  "count": "num_batches_tracked",
+}
+
+# The count of a debiased average that has long forgotten its start.
+_SETTLED = 1_000_000
+
+
+def flatten_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Names every array of a tree of variables by its path, as in 'params/init_conv/kernel'.
+
+  Args:
+    variables: nested mappings that end in arrays.
+
+  Returns:
+    A flat dict of NumPy arrays, which `safetensors.numpy.save_file` takes.
+
+  >>> flatten_variables({"params": {"logits": {"bias": np.zeros(2)}}}).keys()
+  dict_keys(['params/logits/bias'])
+  """
+  return {k: np.asarray(v) for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
+
+
+def unflatten_variables(arrays: Mapping[str, Any]) -> dict[str, Any]:
+  """Undoes `flatten_variables`.
+
+  Args:
+    arrays: a flat mapping with '/' in its names.
+
+  Returns:
+    The nested dicts.
+
+  >>> unflatten_variables({"params/logits/bias": 0})
+  {'params': {'logits': {'bias': 0}}}
+  """
+  return traverse_util.unflatten_dict(dict(arrays), sep="/")
+
+
+def _refuse(path: pathlib.Path, reason: str) -> ValueError:
+  """The error for a file that holds pickles, or may."""
+  return ValueError(
+    f"{path}: {reason}, and unpickling runs whatever code the file names. Convert it where you "
+    "trust it: in PyTorch, safetensors.torch.save_file(torch.load(path, weights_only=True), "
+    "'weights.safetensors'); in NumPy, np.savez('weights.npz', **arrays) with plain arrays."
+  )
+
+
+def load_arrays(path: str | pathlib.Path, *, prefix: str = "") -> dict[str, np.ndarray]:
+  """Reads named arrays from an .npz or .safetensors file; never unpickles.
+
+  Args:
+    path: the file.
+    prefix: only names that start with it are read, and it is cut off ('module.', 'weights/').
+
+  Returns:
+    The arrays by name.
+
+  Raises:
+    ValueError: for a pickle (.pt, .pth, .npy, .pkl, object arrays), another kind of file, or a
+      prefix that no name has.
+    FileNotFoundError: if there is no such file.
+  """
+  path = pathlib.Path(path)
+  if path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".npy", ".ckpt", ".bin"):
+    raise _refuse(path, f"{path.suffix} weights are pickles")
+  if path.suffix not in (".npz", ".safetensors"):
+    raise ValueError(f"{path}: expected a .npz or .safetensors file, not {path.suffix!r}")
+  read = _read_npz if path.suffix == ".npz" else _read_safetensors
+  arrays = read(path, prefix)
+  if not arrays:
+    raise ValueError(f"{path}: no array's name starts with prefix={prefix!r}")
+  return arrays
+
+
+def _read_npz(path: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
+  """The plain arrays of an .npz; a PyTorch file is a zip too, and is refused."""
+  if not zipfile.is_zipfile(path):
+    path.stat()  # a missing file is its own error
+    raise _refuse(path, "is no .npz archive, so it may be a pickle")
+  arrays = {}
+  with np.load(path, allow_pickle=False) as archive:
+    for name in archive.files:
+      if not name.startswith(prefix):
+        continue
+      try:
+        array = archive[name]
+      except ValueError as error:
+        raise _refuse(path, f"{name!r} is an array of pickled objects") from error
+      if not isinstance(array, np.ndarray):
+        raise _refuse(path, f"{name!r} is no NumPy array but a raw file, as in PyTorch's archives")
+      arrays[name.removeprefix(prefix)] = array
+  return arrays
+
+
+def _read_safetensors(path: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
+  """The arrays of a safetensors file."""
+  from safetensors import SafetensorError, safe_open
+
+  try:
+    with safe_open(path, framework="numpy") as file:
+      names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+      return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+  except SafetensorError as error:
+    raise ValueError(f"{path}: is no safetensors file ({error})") from error
+
+
+def _torch_name(path: tuple[str, ...], names: Names) -> str:
+  """The PyTorch name of a Flax leaf, `path` without its collection."""
+  module = ".".join(path[:-1])
+  if isinstance(names, Mapping):
+    module = names.get("/".join(path[:-1]), module)
+  else:
+    for pattern, replacement in NAMES[names]:
+      module = re.sub(pattern, replacement, module)
+  return f"{module}.{_LEAVES[path[-1]]}"
+
+
+def _to_flax_layout(array: np.ndarray, leaf: str) -> np.ndarray:
+  """OIHW to HWIO, and out x in to in x out."""
+  if leaf == "kernel":
+    return array.transpose((2, 3, 1, 0) if array.ndim == 4 else None)
+  return array
+
+
+def _to_torch_layout(array: np.ndarray, leaf: str) -> np.ndarray:
+  """HWIO to OIHW, and in x out to out x in."""
+  if leaf == "kernel":
+    return array.transpose((3, 2, 0, 1) if array.ndim == 4 else None)
+  return array
+
+
+def from_torch(
+  arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, names: Names
+) -> dict[str, Any]:
+  """Arranges PyTorch arrays as a net's variables.
+
+  Convolutions go from OIHW to HWIO, linear layers from out x in to in x out; BatchNorm's `weight`,
+  `running_mean` and `running_var` become `scale`, `mean` and `var`. `num_batches_tracked` fills the
+  count of debiased averages, and is ignored where there is none.
+
+  Guarantees:
+    `converter_round_trip`: `from_torch(to_torch(v), v)` is v.
+
+  Args:
+    arrays: by PyTorch name, as from `load_arrays`.
+    variables: what the net expects: its variables, or their shapes from
+      `jax.eval_shape(net.init, rng, x)`.
+    names: a key of `NAMES`, or a mapping from Flax module path ('block_0/conv_0') to PyTorch module
+      name ('block.0.conv1'), where what it lacks keeps its name with dots.
+
+  Returns:
+    `{'params': ..., 'batch_stats': ...}` of NumPy arrays, in the dtypes of `variables`.
+
+  Raises:
+    ValueError: if an array is missing, left over or of another shape: all of them, by name.
+  """
+  if isinstance(names, str):
+    check_name("names", names, NAMES)
+  result, problems, used = {}, [], set()
+  for path, leaf in traverse_util.flatten_dict(variables).items():
+    name = _torch_name(path[1:], names)
+    used.add(name)
+    if name not in arrays and path[-1] == "count":
+      array = np.asarray(_SETTLED)
+    elif name not in arrays:
+      problems.append(f"missing: {name}, for {'/'.join(path)} {tuple(leaf.shape)}")
+      continue
+    else:
+      array = _to_flax_layout(np.asarray(arrays[name]), path[-1])
+    if array.shape != tuple(leaf.shape):
+      problems.append(
+        f"shape: {name} is {np.shape(arrays[name])}, which gives {array.shape}; "
+        f"{'/'.join(path)} is {tuple(leaf.shape)}"
+      )
+    result[path] = array.astype(leaf.dtype)
+  left_over = [n for n in arrays if n not in used and not n.endswith("num_batches_tracked")]
+  problems += [f"left over: {name} {np.shape(arrays[name])}" for name in left_over]
+  if problems:
+    raise ValueError("the arrays do not fit the model:\n  " + "\n  ".join(problems))
+  return traverse_util.unflatten_dict(result)
+
+
+def to_torch(variables: Mapping[str, Any], *, names: Names) -> dict[str, np.ndarray]:
+  """Undoes `from_torch`: a net's variables by PyTorch name and in PyTorch's layout.
+
+  Args:
+    variables: `{'params': ..., 'batch_stats': ...}`.
+    names: as in `from_torch`.
+
+  Returns:
+    Contiguous NumPy arrays by PyTorch name.
+  """
+  if isinstance(names, str):
+    check_name("names", names, NAMES)
+  return {
+    _torch_name(path[1:], names): np.array(_to_torch_layout(np.asarray(leaf), path[-1]), order="C")
+    for path, leaf in traverse_util.flatten_dict(variables).items()
+  }

@@ -1,0 +1,244 @@
+"""What every net is built of: BatchNorm, convolutions, the linear head, activations."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  "relu": jax.nn.relu,
+  "silu": jax.nn.silu,
+  "swish": jax.nn.silu,
+}
+
+
+def check_name(argument: str, value: str, known: Iterable[str]) -> None:
+  """Raises ValueError, with the near miss, unless `value` is one of `known`."""
+  known = list(known)
+  if value not in known:
+    near = difflib.get_close_matches(value, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{argument}={value!r}: expected one of {', '.join(known)}.{hint}")
+
+
+def fan_in_truncated_normal(
+  key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> Array:
+  """Draws a kernel from N(0, 1 / fan_in) cut at two sigmas, without correcting for the cut.
+
+  The standard deviation is therefore 0.8796 / sqrt(fan_in), as in Haiku, whose default the
+  published recipes used; `jax.nn.initializers.lecun_normal` corrects it to 1 / sqrt(fan_in).
+
+  Args:
+    key: a typed key.
+    shape: of the kernel, output features last; fan_in is the product of the others.
+    dtype: of the result.
+
+  Returns:
+    The kernel.
+  """
+  return jax.random.truncated_normal(key, -2, 2, shape, dtype) / math.sqrt(math.prod(shape[:-1]))
+
+
+def conv(
+  features: int,
+  kernel_size: int,
+  *,
+  name: str,
+  stride: int = 1,
+  padding: str | int = "SAME",
+  use_bias: bool = False,
+  dtype: DTypeLike = jnp.float32,
+) -> nn.Conv:
+  """A square NHWC convolution with Haiku's initial weights.
+
+  Args:
+    features: output channels.
+    kernel_size: side of the kernel.
+    name: of the submodule.
+    stride: in both directions.
+    padding: 'SAME' (with stride 2 on even sizes: nothing before, one after), or a symmetric width.
+    use_bias: whether a bias is added.
+    dtype: of the computation; parameters are float32.
+
+  Returns:
+    The module.
+  """
+  return nn.Conv(
+    features,
+    (kernel_size, kernel_size),
+    strides=(stride, stride),
+    padding=padding,
+    use_bias=use_bias,
+    dtype=jnp.dtype(dtype),
+    kernel_init=fan_in_truncated_normal,
+    name=name,
+  )
+
+
+def linear(
+  features: int, *, name: str, zero_init: bool = False, dtype: DTypeLike = jnp.float32
+) -> nn.Dense:
+  """A linear layer with Haiku's initial weights and a zero bias.
+
+  Args:
+    features: outputs.
+    name: of the submodule.
+    zero_init: whether the weights start at zero too.
+    dtype: of the computation; parameters are float32.
+
+  Returns:
+    The module.
+  """
+  kernel_init = nn.initializers.zeros if zero_init else fan_in_truncated_normal
+  return nn.Dense(features, dtype=jnp.dtype(dtype), kernel_init=kernel_init, name=name)
+
+
+def _per_channel(values: Array, ndim: int) -> Array:
+  """Shapes `[c]` so that it broadcasts against an array of `ndim` dimensions, channels last."""
+  return values.reshape((1,) * (ndim - 1) + (-1,))
+
+
+def normalise(
+  x: Float[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "b h w c"]:
+  """Computes `(x - mean) / std` per channel.
+
+  Args:
+    x: images in [0, 1].
+    mean: one number per channel, or one for all of them.
+    std: the same.
+
+  Returns:
+    The normalised images, in x's dtype.
+
+  Raises:
+    ValueError: if the constants are for another number of channels.
+
+  >>> normalise(jnp.ones((1, 2, 2, 1)), (0.5,), (0.5,)).max().item()
+  1.0
+  """
+  for argument, values in (("mean", mean), ("std", std)):
+    if len(values) not in (1, x.shape[-1]):
+      raise ValueError(
+        f"{argument}={tuple(values)} is for {len(values)} channels; the images have {x.shape[-1]}"
+      )
+  shift, scale = (_per_channel(jnp.asarray(v, x.dtype), x.ndim) for v in (mean, std))
+  return (x - shift) / scale
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation whose groups, devices and running averages are chosen, not incidental.
+
+  With `train=True` each channel is normalised by its mean and biased variance `E[x^2] - E[x]^2`
+  over a group of rows, `y = scale (x - mean) / sqrt(var + epsilon) + bias`; with `train=False` by
+  the running averages. An update moves those by `(1 - momentum)` towards the mean of the groups'
+  statistics. Statistics are float32 (float64 for float64 inputs) whatever `dtype` is.
+
+  With `debias=True` an average over t updates is divided by `1 - momentum^t`, as Haiku does. The
+  stored `mean` and `var` are the divided ones; before the first update they are 0 and 1.
+
+  Under `jit` a batch that is sharded over devices is one batch: its statistics span all devices.
+
+  Guarantees:
+    `groups_equal_devices`: `group_size=g` gives the numbers of b/g devices with g rows each.
+    `axis_name_equals_whole_batch`: with `axis_name`, outputs, statistics and gradients under `pmap`
+      and `shard_map` are those of the whole batch on one device.
+    `debias_is_haikus`: the averages are Haiku's zero-debiased exponential moving averages.
+    `evaluation_leaves_statistics`: with `train=False` no variable changes.
+
+  Attributes:
+    momentum: weight of the old running average, in [0, 1).
+    epsilon: added to the variance.
+    group_size: rows per group, contiguous; None is the whole batch (of this device, under a map).
+    axis_name: mapped axis over which the moments are averaged when `group_size` is None; with
+      groups only the update of the running averages is, so that every device keeps the same ones.
+      It is not used during initialisation. Gradients under `shard_map` need `check_vma=False`.
+    debias: whether running averages are debiased; adds the variable `count`.
+    dtype: of the output.
+
+  Raises:
+    ValueError: if the batch is no multiple of `group_size`.
+
+  Reference: Ioffe & Szegedy 2015; Haiku's `ExponentialMovingAverage` for the debiasing.
+  """
+
+  momentum: float = 0.99
+  epsilon: float = 1e-5
+  group_size: int | None = None
+  axis_name: str | None = None
+  debias: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *s c"], train: bool = False) -> Float[Array, "b *s c"]:
+    """Normalises `x`, channels last; with `train` by the batch, moving the averages."""
+    shape, channels = x.shape, x.shape[-1:]
+    scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+    running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+    count = None
+    if self.debias:
+      count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if train:
+      groups = self._num_groups(shape[0])
+      x = x.reshape(groups, shape[0] // groups, *shape[1:])
+      mean, var = self._moments(x)
+      if not self.is_initializing():
+        self._update(running_mean, running_var, count, mean, var)
+    else:
+      mean, var = (
+        _per_channel(v.value.astype(x.dtype), x.ndim) for v in (running_mean, running_var)
+      )
+    scale, bias = (_per_channel(v.astype(x.dtype), x.ndim) for v in (scale, bias))
+    y = (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+    return y.reshape(shape).astype(self.dtype)
+
+  def _num_groups(self, batch_size: int) -> int:
+    """How many groups the batch falls into; the dummy batch of an initialisation is one."""
+    if self.group_size is None or self.is_initializing():
+      return 1
+    if self.group_size < 1 or batch_size % self.group_size:
+      raise ValueError(
+        f"group_size={self.group_size} does not divide the batch of {batch_size} rows (per device)"
+      )
+    return batch_size // self.group_size
+
+  def _moments(self, x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each group, `[groups, 1, ..., c]`."""
+    axes = tuple(range(1, x.ndim - 1))
+    moments = x.mean(axes, keepdims=True), jnp.square(x).mean(axes, keepdims=True)
+    if self.group_size is None:
+      moments = self._mean_over_devices(moments)
+    mean, mean_of_squares = moments
+    # Rounding can leave a constant channel's difference below zero.
+    return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)
+
+  def _mean_over_devices(self, values):
+    """Averages over `axis_name`, which is not bound yet during initialisation."""
+    if self.axis_name is None or self.is_initializing():
+      return values
+    return jax.lax.pmean(values, self.axis_name)
+
+  def _update(self, running_mean, running_var, count, mean, var) -> None:
+    """Moves the running averages towards the mean of the groups' statistics."""
+    new = tuple(v.reshape(v.shape[0], -1).mean(0) for v in (mean, var))
+    if self.group_size is not None:
+      new = self._mean_over_devices(new)
+    weight = 1 - self.momentum
+    if count is not None:
+      count.value = count.value + 1
+      # Dividing by 1 - momentum^t amounts to this weight; expm1 keeps it exact for small t.
+      log_momentum = math.log(self.momentum) if self.momentum else -math.inf
+      weight = -weight / jnp.expm1(count.value * log_momentum)
+    for running, value in zip((running_mean, running_var), new, strict=True):
+      old = running.value
+      running.value = (old + weight * (value - old)).astype(old.dtype)

@@ -1,0 +1,1 @@
+"""One loop for every objective, its state, its checkpoints, and its ways over many devices."""

@@ -1,0 +1,215 @@
+"""Checkpoints: the only place that knows Orbax.
+
+A state is stored flat, one array per name such as `params/init_conv/kernel`, so that what does not
+fit a model can be named, and reading needs no class of ours.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+LATEST, BEST = "latest", "best"
+
+
+class CheckpointMismatchError(ValueError):
+  """A checkpoint does not hold the arrays that the model needs."""
+
+
+class CheckpointWriteError(OSError):
+  """A checkpoint could not be written; the ones before it are untouched."""
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """Names every array of a tree by its path, joined by slashes.
+
+  >>> flatten({"params": {"kernel": 1}, "opt": (2, 3)})
+  {'opt/0': 2, 'opt/1': 3, 'params/kernel': 1}
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves
+  }
+
+
+def unflatten(flat: dict[str, Any], like: Any) -> Any:
+  """Puts named arrays back into the structure of `like`."""
+  paths, structure = jax.tree_util.tree_flatten_with_path(like)
+  names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+  return jax.tree_util.tree_unflatten(structure, [flat[name] for name in names])
+
+
+class Checkpointer:
+  """Saves and restores train states in one folder, asynchronously, committed atomically.
+
+  A kill at any moment leaves the last committed checkpoint whole: Orbax writes to a temporary folder
+  and renames it.
+  """
+
+  def __init__(self, folder: str | os.PathLike, *, max_to_keep: int):
+    self._folder = str(folder)
+    if "://" not in self._folder:
+      self._folder = str(pathlib.Path(folder).absolute())
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=max_to_keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+    )
+    handlers = {"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()}
+    self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+
+  def latest_step(self) -> int | None:
+    """The newest committed step, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, info: dict | None = None) -> None:
+    """Starts saving; returns once the arrays are copied. A step that is there already is kept.
+
+    Raises:
+      CheckpointWriteError: this save, or the one before it, failed (a full disk, say).
+    """
+    if step in self._manager.all_steps():
+      return
+    try:
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(flatten(state)), info=ocp.args.JsonSave(info or {})
+        ),
+        force=True,
+      )
+    except Exception as error:
+      raise self._write_error(error) from error
+
+  def wait(self) -> None:
+    """Blocks until what was saved is committed.
+
+    Raises:
+      CheckpointWriteError: it could not be.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._write_error(error) from error
+
+  def restore(self, like: Any, *, step: int | None = None) -> tuple[Any, dict]:
+    """Reads a checkpoint into the structure, shapes, types and placement of `like`.
+
+    Args:
+      like: a state, or its abstract twin.
+      step: which; the newest by default.
+
+    Returns:
+      The state and the info it was saved with.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      CheckpointMismatchError: names or shapes differ; the message lists them.
+    """
+    step = self._existing(step)
+    stored = {name: tuple(leaf.shape) for name, leaf in self._metadata(step).items()}
+    wanted = flatten(like)
+    problems = _differences(stored, {name: tuple(a.shape) for name, a in wanted.items()})
+    if problems:
+      raise CheckpointMismatchError(
+        f"the checkpoint of step {step} in {self._folder} does not fit this model:\n  "
+        + "\n  ".join(problems)
+      )
+    abstract = jax.tree.map(_abstract, wanted)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
+      ),
+    )
+    return unflatten(restored["state"], like), restored["info"]
+
+  def read(self, prefixes: tuple[str, ...], *, step: int | None = None) -> tuple[dict, dict]:
+    """Reads arrays by name, without a model: those whose first path element is in `prefixes`.
+
+    Args:
+      prefixes: such as `("ema", "model_state")`.
+      step: which; the newest by default.
+
+    Returns:
+      NumPy arrays by name, and the info.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+    """
+    step = self._existing(step)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = {
+      name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+      for name, leaf in self._metadata(step).items()
+    }
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
+      ),
+    )
+    chosen = {
+      name: np.asarray(leaf)
+      for name, leaf in restored["state"].items()
+      if name.split("/")[0] in prefixes
+    }
+    return chosen, restored["info"]
+
+  def info(self, step: int | None = None) -> dict:
+    """The info of a checkpoint, without its arrays."""
+    step = self._existing(step)
+    return self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+
+  def close(self) -> None:
+    """Waits for pending saves and lets the folder go."""
+    self.wait()
+    self._manager.close()
+
+  def reached_preemption(self, step: int) -> bool:
+    """Whether the scheduler has announced the end; agreed upon by all processes."""
+    return self._manager.reached_preemption(step)
+
+  def _existing(self, step: int | None) -> int:
+    """The step asked for, or the newest; an error that says what there is."""
+    steps = sorted(self._manager.all_steps())
+    if step is None and steps:
+      return steps[-1]
+    if step not in steps:
+      raise FileNotFoundError(f"no checkpoint of step {step} in {self._folder}: it holds {steps}")
+    return step
+
+  def _metadata(self, step: int) -> dict[str, Any]:
+    """Shape and type of a checkpoint's arrays, by name."""
+    metadata = self._manager.item_metadata(step)["state"]
+    return dict(getattr(metadata, "tree", metadata))
+
+  def _write_error(self, error: Exception) -> CheckpointWriteError:
+    """The error with the folder and what to do about it."""
+    return CheckpointWriteError(
+      f"could not write a checkpoint to {self._folder}: {error}. Checkpoints committed before are "
+      "untouched (the newest is of step "
+      f"{self.latest_step()}): free space and start the same command again to resume"
+    )
+
+
+def _abstract(leaf) -> jax.ShapeDtypeStruct:
+  """Shape, type and placement of an array."""
+  if isinstance(leaf, jax.ShapeDtypeStruct):
+    return leaf
+  sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
+  return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+
+
+def _differences(stored: dict, wanted: dict) -> list[str]:
+  """One line for every array that is missing, left over or of another shape."""
+  lines = []
+  for name in sorted(stored.keys() | wanted.keys()):
+    if name not in stored:
+      lines.append(f"{name}: missing from the checkpoint, the model has {wanted[name]}")
+    elif name not in wanted:
+      lines.append(f"{name}: {stored[name]} in the checkpoint, unknown to the model")
+    elif stored[name] != wanted[name]:
+      lines.append(f"{name}: {stored[name]} in the checkpoint, {wanted[name]} in the model")
+  return lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else [])

@@ -1,0 +1,168 @@
+"""The loop, one for every objective.
+
+Its order is a contract: evaluate if due, save if due (the metric with it), leave if pre-empted, batch,
+update, log if due. A checkpoint of step k thus holds everything up to the update k - 1 and the
+evaluation of step k, and the batch of step k has not been drawn: resuming repeats nothing and skips
+nothing.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import jax
+
+from jax_robust.train import metrics as metrics_lib
+from jax_robust.train.checkpoint import Checkpointer
+from jax_robust.train.state import TrainState
+
+
+class NonFiniteError(FloatingPointError):
+  """Loss, gradient or parameters stopped being finite; nothing of it was saved."""
+
+
+class Schedule(NamedTuple):
+  """When things happen, in steps. 0 switches an item off, except at the end of the run."""
+
+  total: int
+  evaluate: int
+  save: int
+  log: int
+
+
+class Checkpoints(NamedTuple):
+  """The two folders of a run, and which evaluation metric chooses the best."""
+
+  latest: Checkpointer
+  best: Checkpointer
+  metric: str
+  mode: str
+
+
+class Outcome(NamedTuple):
+  """How a run ended: its state, the step reached, and whether it was asked to leave early."""
+
+  state: TrainState
+  step: int
+  preempted: bool
+  best: Mapping[str, Any]
+
+
+def run(
+  state: TrainState,
+  *,
+  step_fn: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],
+  make_batches: Callable[[int], Iterator[Any]],
+  evaluate: Callable[[TrainState], Mapping[str, float]],
+  schedule: Schedule,
+  checkpoints: Checkpoints,
+  writer: Any,
+  batch_size: int,
+  leave: Callable[[int], bool] = lambda step: False,
+  report: Callable[[str], None] = metrics_lib.report,
+) -> Outcome:
+  """Trains from `state.step` to `schedule.total`.
+
+  Guarantees:
+    `resume_is_bit_exact`: stopping at any step and starting again from the checkpoint gives the
+      parameters and the metrics of an uninterrupted run.
+    `non_finite_stops`: a non-finite update raises, and no later state is saved.
+
+  Args:
+    state: where to start; a restored one resumes.
+    step_fn: the compiled update.
+    make_batches: `step -> iterator` over the batches from that step on.
+    evaluate: `state -> {name: value}`, on held-out data.
+    schedule: when to evaluate, save and log.
+    checkpoints: where to save, and what 'best' means.
+    writer: `write(step, kind, values)`.
+    batch_size: rows of a batch, for the rate.
+    leave: `step -> bool`, asked every step: whether to save and stop.
+    report: takes a line of progress.
+
+  Returns:
+    The outcome.
+
+  Raises:
+    NonFiniteError: with the step; the last good checkpoint stays.
+    CheckpointWriteError: a checkpoint could not be written.
+  """
+  step = resumed_at = int(state.step)
+  progress = metrics_lib.Progress(step, schedule.total, batch_size=batch_size)
+  finite: list[tuple[int, jax.Array]] = []
+  with closing(make_batches(step)) as batches:
+    while True:
+      at_end = step >= schedule.total
+      # What is due at the resumed step was done before that checkpoint was written.
+      fresh = step > 0 and step != resumed_at
+      if fresh and (_due(step, schedule.evaluate) or at_end):
+        _raise_if_not_finite(finite, checkpoints)
+        values = evaluate(state)
+        writer.write(step, "evaluate", values)
+        report(f"step {step}/{schedule.total}  evaluated  " + _join(values))
+        _keep_if_best(step, state, values, checkpoints)
+      if fresh and (_due(step, schedule.save) or at_end):
+        _raise_if_not_finite(finite, checkpoints)
+        checkpoints.latest.save(step, state)
+      if at_end or leave(step):
+        break
+      began = time.perf_counter()
+      batch = next(batches)
+      progress.waited(time.perf_counter() - began)
+      state, values = step_fn(state, batch)
+      step += 1
+      finite.append((step, values["finite"]))
+      if _due(step, schedule.log) or step == schedule.total:
+        _raise_if_not_finite(finite, checkpoints)
+        row = {name: float(value) for name, value in values.items() if name != "finite"}
+        row |= progress.lap(step)
+        writer.write(step, "train", row)
+        report(metrics_lib.progress_line(step, schedule.total, row))
+  if not at_end:
+    _raise_if_not_finite(finite, checkpoints)
+    checkpoints.latest.save(step, state)
+  checkpoints.latest.wait()
+  checkpoints.best.wait()
+  has_best = checkpoints.best.latest_step() is not None
+  return Outcome(state, step, not at_end, checkpoints.best.info() if has_best else {})
+
+
+def _due(step: int, every: int) -> bool:
+  """Whether something that happens every `every` steps happens at this one."""
+  return every > 0 and step % every == 0
+
+
+def _join(values: Mapping[str, float]) -> str:
+  """`name value` pairs for a line of the log."""
+  return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _keep_if_best(step: int, state: TrainState, values, checkpoints: Checkpoints) -> None:
+  """Saves the state to the folder of the best, if it is, and waits until it is there."""
+  if checkpoints.metric not in values:
+    raise KeyError(
+      f"select names the metric {checkpoints.metric!r}, the evaluation has {sorted(values)}"
+    )
+  value = float(values[checkpoints.metric])
+  best = checkpoints.best
+  if best.latest_step() is not None:
+    sign = 1.0 if checkpoints.mode == "max" else -1.0
+    if sign * value <= sign * best.info()["value"]:
+      return
+  best.save(step, state, {"step": step, "metric": checkpoints.metric, "value": value})
+  # The latest checkpoint, saved next, vouches for this one: a kill between the two loses nothing.
+  best.wait()
+
+
+def _raise_if_not_finite(finite: list, checkpoints: Checkpoints) -> None:
+  """Checks the updates since the last check; asking seldom keeps the device busy."""
+  for step, flag in finite:
+    if not bool(flag):
+      raise NonFiniteError(
+        f"update {step} gave a non-finite loss, gradient or parameter. Nothing of it was saved: the "
+        f"last good checkpoint is of step {checkpoints.latest.latest_step()}. Its randomness is "
+        f"folded from (seed, {step - 1}), so starting again reproduces it; lower the learning rate "
+        "or the attack's step size, or look at the data of that batch"
+      )
+  finite.clear()

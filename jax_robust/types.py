@@ -1,0 +1,64 @@
+"""Every contract of the library, on one page.
+
+Arrays come first and positional; hyper-parameters are keyword-only. Nothing here reduces over the
+batch except an objective, whose result the loop differentiates.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+from jaxtyping import Array, Float, Int
+
+Outputs: TypeAlias = "Float[Array, 'b k'] | tuple[Float[Array, 'b k'], ...]"
+"""What a classifier returns: logits, or a tuple of logits with one entry per exit."""
+
+Targets: TypeAlias = "Int[Array, ' b'] | Float[Array, 'b k']"
+"""Integer labels or probability vectors; the loss decides what it accepts."""
+
+LogitsFn: TypeAlias = Callable[..., Any]
+"""`logits_fn(x) -> Outputs`: closed over weights, eval mode, inputs in [0, 1].
+
+A randomised model takes `(x, rng)`.
+"""
+
+LossFn: TypeAlias = Callable[[Any, Any], Array]
+"""`loss_fn(outputs, targets) -> Float[Array, "b"]`: per example, never reduced; attacks ascend it."""
+
+Attack: TypeAlias = Callable[[LogitsFn, Array, Any, Array], Array]
+"""`attack(logits_fn, x, targets, rng) -> x_adv`: any attack after `functools.partial(attack, **config)`.
+
+`rng` is one key, or one key per example (shape `[b]`).
+"""
+
+ApplyFn: TypeAlias = Callable[..., tuple[Any, Any]]
+"""`apply_fn(params, model_state, x, *, train) -> (outputs, model_state)`."""
+
+Batch: TypeAlias = Mapping[str, Array]
+"""What a step consumes: `image` float32 `[b, h, w, c]` in [0, 1], `target` float32 `[b, k]`,
+`label` int32 `[b]`, `row` int32 `[b]` (the row's number in the global batch)."""
+
+Metrics: TypeAlias = Mapping[str, Array]
+
+
+class Progress(NamedTuple):
+  """How far training has come, traced: `step` counts updates, `epoch` is fractional."""
+
+  step: Int[Array, ""] | int
+  epoch: Float[Array, ""] | float
+
+
+Objective: TypeAlias = Callable[
+  [ApplyFn, Any, Any, Batch, Array, Progress], tuple[Array, tuple[Any, Metrics]]
+]
+"""`objective(apply_fn, params, model_state, batch, rng, progress) -> (loss, (model_state, metrics))`."""
+
+Update: TypeAlias = Callable[[Any, Batch], tuple[Any, Metrics]]
+"""`update(state, batch) -> (state, metrics)`: what the loop calls."""
+
+
+def as_keys(rng: jax.Array, num_examples: int) -> jax.Array:
+  """Returns one typed key per example: `rng` itself if it is `[b]`, else `rng` folded with the row number."""
+  if rng.ndim == 1:
+    return rng
+  return jax.vmap(jax.random.fold_in, (None, 0))(rng, jax.numpy.arange(num_examples))

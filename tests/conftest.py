@@ -1,0 +1,41 @@
+"""Eight virtual CPU devices, strict rank promotion, shape checks at run time, and where the real data lies."""
+
+import os
+import pathlib
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook(
+  ["jax_robust.losses", "jax_robust.attacks", "jax_robust.types"], "beartype.beartype"
+)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+SHARED = pathlib.Path(os.environ.get("JAX_ROBUST_DATA", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def repository():
+  """The root of the checkout."""
+  return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared():
+  """The folder with real data and oracles; its tests are skipped, saying so, where it is absent."""
+  if not (SHARED / "data").is_dir():
+    pytest.skip(f"no data in {SHARED}: set JAX_ROBUST_DATA to the folder that holds data/ and oracles/")
+  return SHARED
+
+
+@pytest.fixture(scope="session")
+def oracles(shared):
+  """The recorded outputs of reference programs."""
+  if not (shared / "oracles").is_dir():
+    pytest.skip(f"no oracles in {shared}")
+  return shared / "oracles"

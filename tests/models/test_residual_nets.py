@@ -1,0 +1,142 @@
+"""WideResNet and PreActResNet-18: sizes, and agreement with the released programs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_robust import models
+from jax_robust.models.convert import from_torch, load_arrays
+from jax_robust.models.layers import conv
+from jax_robust.models.normalization import constants
+from jax_robust.models.preact_resnet import PreActBlock
+
+MEAN, STD = constants("cifar10")
+
+
+def count(tree):
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+  ("depth", "width", "num_classes", "expected"),
+  [
+    (10, 1, 10, 78_106),
+    (10, 1, 100, 83_956),
+    (16, 4, 10, 2_748_890),
+    (16, 4, 100, 2_772_020),
+    (28, 10, 10, 36_479_194),
+    (28, 10, 100, 36_536_884),
+    (34, 10, 10, 46_160_474),
+    (34, 10, 100, 46_218_164),
+    (34, 20, 10, 184_531_674),
+    (34, 20, 100, 184_646_964),
+    (70, 16, 10, 266_796_506),
+    (70, 16, 100, 266_888_756),
+    (106, 16, 10, 415_475_162),
+    (106, 16, 100, 415_567_412),
+  ],
+)
+def test_parameter_counts_of_wide_resnets(shapes_of, depth, width, num_classes, expected):
+  net = models.create("wide_resnet", num_classes=num_classes, depth=depth, width=width)
+  assert count(shapes_of(net)["params"]) == expected
+
+
+@pytest.mark.parametrize(("num_classes", "expected"), [(10, 12_548_426), (100, 12_594_596)])
+def test_parameter_counts_of_preact_resnet18(shapes_of, num_classes, expected):
+  net = models.create("preact_resnet18", num_classes=num_classes)
+  assert count(shapes_of(net)["params"]) == expected
+
+
+def test_released_program_agrees(oracles, shapes_of):
+  arrays = load_arrays(oracles / "models" / "wide_resnet_16_2_swish.npz", prefix="weights/")
+  recorded = np.load(oracles / "models" / "wide_resnet_16_2_swish.npz", allow_pickle=False)
+  net = models.WideResNet(num_classes=10, depth=16, width=2, mean=MEAN, std=STD)
+  variables = from_torch(arrays, shapes_of(net), names="wide_resnet")
+  x = jnp.asarray(recorded["images_uint8"], jnp.float32) / 255
+
+  @jax.jit
+  def logits_and_gradient(x):
+    def class_three(x):
+      logits = net.apply(variables, x)
+      return logits[:, 3].sum(), logits
+
+    gradient, logits = jax.grad(class_three, has_aux=True)(x)
+    return logits, gradient
+
+  logits, gradient = logits_and_gradient(x)
+  np.testing.assert_allclose(logits, recorded["logits"], rtol=0, atol=1e-4)
+  largest = np.abs(recorded["input_gradient_nhwc"]).max()
+  np.testing.assert_allclose(gradient, recorded["input_gradient_nhwc"], rtol=0, atol=1e-4 * largest)
+
+
+def test_training_mode_agrees_with_the_recorded_step(oracles, shapes_of):
+  path = oracles / "training" / "trades_step.npz"
+  recorded = np.load(path, allow_pickle=False)
+  net = models.WideResNet(num_classes=10, depth=10, width=2, mean=MEAN, std=STD)
+  shapes = shapes_of(net)
+  variables = from_torch(load_arrays(path, prefix="weights/"), shapes, names="wide_resnet")
+  x_adv = recorded["released/x_adv"]
+  logits, state = jax.jit(lambda x: net.apply(variables, x, train=True, mutable=["batch_stats"]))(
+    x_adv
+  )
+  np.testing.assert_allclose(logits, recorded["released/adv_logits"], rtol=0, atol=1e-4)
+  after = load_arrays(path, prefix="released/batch_stats/")
+  expected = from_torch(after, {"batch_stats": shapes["batch_stats"]}, names="wide_resnet")
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
+  jax.tree.map(close, state["batch_stats"], expected["batch_stats"])
+
+
+@pytest.mark.parametrize(
+  "net",
+  [
+    models.WideResNet(num_classes=4, depth=10, width=1),
+    models.PreActResNet18(num_classes=4, width=2),
+  ],
+  ids=["wide_resnet", "preact_resnet18"],
+)
+def test_remat_changes_neither_names_nor_numbers(net, draw_variables):
+  x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3))
+  variables = draw_variables(net)
+
+  def gradient(net):
+    loss_fn = lambda params: (  # noqa: E731
+      net.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])[0] ** 2
+    ).sum()
+    return jax.jit(jax.grad(loss_fn))(variables["params"])
+
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
+  jax.tree.map(close, gradient(net.clone(remat=True)), gradient(net))
+
+
+def test_preact_projection_takes_the_raw_input(draw_variables):
+  """With the residual branch switched off, a block is the strided 3x3 convolution of its input."""
+  batchnorm = functools.partial(models.BatchNorm, dtype=jnp.float32)
+  block = PreActBlock(4, stride=2, activation="swish", batchnorm=batchnorm, dtype=jnp.float32)
+  variables = draw_variables(functools.partial(block.init, train=False), (8, 8, 3))
+  variables["params"]["conv_1"]["kernel"][:] = 0
+  x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+  shortcut = conv(4, 3, stride=2, name="shortcut")
+  expected = shortcut.apply({"params": variables["params"]["shortcut"]}, x)
+  np.testing.assert_allclose(block.apply(variables, x, False), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [4, 12, 29])
+def test_depth_must_fit(depth):
+  with pytest.raises(ValueError, match=f"depth={depth}: expected 6 n"):
+    models.WideResNet(num_classes=10, depth=depth)
+
+
+def test_batchnorms_are_named_so(shapes_of):
+  """Weight decay leaves them out by that name: every scale, and no kernel, lies under it."""
+  for name in ("wide_resnet", "preact_resnet18"):
+    params = shapes_of(models.create(name, num_classes=10))["params"]
+    for path, _ in jax.tree.leaves_with_path(params):
+      path = jax.tree_util.keystr(path, simple=True, separator="/")
+      assert ("batchnorm" in path) == (path.endswith("scale") or _is_batchnorm_bias(path)), path
+
+
+def _is_batchnorm_bias(path):
+  return path.endswith("bias") and path != "logits/bias"
