@@ -109,11 +109,23 @@ def load(reference: str) -> ml_collections.ConfigDict:
   path_text, _, arg = reference.partition(":")
   path = _find(path_text)
   if path.suffix == ".json":
-    return ml_collections.ConfigDict(json.loads(path.read_text()))
+    return from_data(json.loads(path.read_text()))
   namespace = runpy.run_path(str(path))
   if "get_config" not in namespace:
     raise ConfigError(f"{path} has no function get_config(arg='')")
   return namespace["get_config"](arg)
+
+
+def from_data(data: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """A config of what `to_data` made; lists become tuples again."""
+  return ml_collections.ConfigDict(_tuples(data))
+
+
+def _tuples(data: Any) -> Any:
+  """JSON's lists as tuples."""
+  if isinstance(data, Mapping):
+    return {key: _tuples(value) for key, value in data.items()}
+  return tuple(map(_tuples, data)) if isinstance(data, list) else data
 
 
 def shipped() -> dict[str, pathlib.Path]:

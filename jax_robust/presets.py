@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from jax_robust import attacks
+
 
 def base() -> ml_collections.ConfigDict:
   """What every config starts from: the recipe released with "Doing More with Less", at its defaults."""
@@ -27,7 +29,7 @@ def base() -> ml_collections.ConfigDict:
       "augment": {"pad": 4, "flip": True, "label_smoothing": 0.1, "smoothing_scope": "generated"},
       "model": {"name": "wide_resnet", "depth": 28, "width": 10, "bn_group_size": 32},
       "objective": {"name": "trades", "beta": 6.0},
-      "attack": released_attack(),
+      "attack": trades_attack(),
       "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
       "schedule": {"name": "cosine", "learning_rate": 0.1, "warmup_epochs": 10.0},
       "ema": {"decay": 0.995, "warmup_steps": 0, "ramp": True},
@@ -47,36 +49,14 @@ def base() -> ml_collections.ConfigDict:
   )
 
 
-def released_attack(*, norm: str = "linf", eps: float = 8 / 255) -> dict:
-  """TRADES' inner attack as released: 10 steps of Adam on the input, .1 then .01, from a uniform start."""
-  return {
-    "name": "pgd",
-    "norm": norm,
-    "eps": eps,
-    "num_steps": 10,
-    "optimizer": "adam",
-    "step_sizes": {"0": 0.1, "5": 0.01},
-    "start": "uniform",
-    "loss": "kl_divergence",
-  }
+def trades_attack(**changes) -> dict:
+  """TRADES' inner attack as released: ten steps of Adam on the input towards another prediction."""
+  return {**attacks.RECIPES["trades_adam"], "loss": "kl_divergence", **changes}
 
 
-def pgd40(*, norm: str = "linf", eps: float = 8 / 255) -> dict:
-  """The monitoring attack of the papers: 40 steps of Adam on the margin loss, .1, .01, .001.
-
-  The released config's last ten steps run at 1e-4, because its schedule multiplies its factors; the
-  paper's text is followed here.
-  """
-  return {
-    "name": "pgd",
-    "norm": norm,
-    "eps": eps,
-    "num_steps": 40,
-    "optimizer": "adam",
-    "step_sizes": {"0": 0.1, "20": 0.01, "30": 0.001},
-    "start": "uniform",
-    "loss": "margin",
-  }
+def pgd40(**changes) -> dict:
+  """The papers' monitoring attack: 40 steps of Adam on the margin."""
+  return {**attacks.RECIPES["pgd_40"], **changes}
 
 
 def finish(

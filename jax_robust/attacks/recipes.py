@@ -115,7 +115,7 @@ def make_attack(
       raise ValueError("step_size and step_sizes are both given: expected one of them")
     options["step_size"] = piecewise_constant(step_sizes)
 
-  ball_keywords, attack_keywords = _keywords(make_ball), _keywords(attack) - {"ball"}
+  ball_keywords, attack_keywords = keywords(make_ball), keywords(attack) - {"ball"}
   for option in options:
     if option not in ball_keywords | attack_keywords:
       written = {"loss" if key == "loss_fn" else key for key in ball_keywords | attack_keywords}
@@ -126,7 +126,7 @@ def make_attack(
   return functools.partial(attack, ball=ball, **options)
 
 
-def _keywords(function) -> set[str]:
+def keywords(function) -> set[str]:
   """The names of a function's keyword-only parameters."""
   parameters = inspect.signature(function).parameters.values()
   return {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_robust import losses
-from jax_robust.attacks.balls import Ball, linf_ball
+from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
 from jax_robust.attacks.gradient import pgd
 from jax_robust.attacks.projections import per_example
@@ -44,6 +44,7 @@ def fgsm(
   https://arxiv.org/abs/1412.6572.
 
   >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
   [[0.25, 0.75]]
@@ -87,6 +88,7 @@ def rs_fgsm(
   https://arxiv.org/abs/2001.03994.
 
   >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> rs_fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).shape
   (1, 2)
@@ -138,6 +140,7 @@ def n_fgsm(
   Training", https://arxiv.org/abs/2202.01181.
 
   >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> n_fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.125)).shape
   (1, 2)

@@ -30,10 +30,11 @@ def crop_and_flip(images: Array, keys: Array, *, pad: int, flip: bool) -> Array:
 
   def one(image: Array, key: Array) -> Array:
     crop_key, flip_key = jax.random.split(key)
-    top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
+    top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1, jnp.int32)
     columns = jnp.arange(width)
     if flip:
-      columns = jnp.where(jax.random.bernoulli(flip_key), columns[::-1], columns)
+      heads = jax.random.randint(flip_key, (), 0, 2, jnp.int32)
+      columns = jnp.where(heads, columns[::-1], columns)
     # Two gathers by index took .23 ms for 256 CIFAR images on two cores, a slice and a flip .43 ms.
     rows = jnp.take(image, top + jnp.arange(height), axis=0, mode="clip")
     return jnp.take(rows, left + columns, axis=1, mode="clip")
@@ -47,7 +48,7 @@ def cutout(images: Array, keys: Array, *, size: int) -> Array:
   height, width = images.shape[1:3]
 
   def one(image: Array, key: Array) -> Array:
-    centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+    centre = jax.random.randint(key, (2,), 0, jnp.array([height, width], jnp.int32), jnp.int32)
     top, left = centre - size // 2
     y, x = jnp.arange(height), jnp.arange(width)
     inside = ((y >= top) & (y < top + size))[:, None] & ((x >= left) & (x < left + size))[None, :]

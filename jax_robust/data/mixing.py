@@ -53,7 +53,7 @@ def cutmix_box(
 
   def interval(key: Array, length: int) -> tuple[Array, Array]:
     half = (length * share).astype(jnp.int32) // 2
-    centre = jax.random.randint(key, (), 0, length)
+    centre = jax.random.randint(key, (), 0, length, jnp.int32)
     return jnp.clip(centre - half, 0, length), jnp.clip(centre + half, 0, length)
 
   return *interval(top_key, height), *interval(left_key, width)

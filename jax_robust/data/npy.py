@@ -17,8 +17,8 @@ import numpy as np
 from jax_robust.data.sources import DataFileError
 
 _PICKLE_REMEDY = (
-  "Nothing is ever unpickled here, since unpickling runs whatever code the file holds; ask for the data "
-  "as numpy.savez(path, image=uint8 [n, h, w, c], label=integers [n])."
+  "Nothing is ever unpickled here, since unpickling runs whatever code the file holds; ask for "
+  "the data as numpy.savez(path, image=uint8 [n, h, w, c], label=integers [n])."
 )
 _DAMAGED_REMEDY = "The file is damaged or its transfer was cut off: fetch or make it again."
 _READ_ERRORS = (EOFError, OSError, ValueError, SyntaxError, tokenize.TokenError)
@@ -189,8 +189,8 @@ def open_member(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[BinaryIO, 
     if header.file_bytes != info.file_size:
       raise DataFileError(
         where,
-        f"has {info.file_size} bytes, but its header, shape {list(header.shape)} of {header.dtype}, "
-        f"announces {header.file_bytes}",
+        f"has {info.file_size} bytes, but its header announces {header.file_bytes}: "
+        f"{header.dtype} {list(header.shape)}",
         _DAMAGED_REMEDY,
       )
     yield stream, header

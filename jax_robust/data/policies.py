@@ -209,8 +209,8 @@ def make_policy(name: str, *, num_ops: int = 2, magnitude: int = 9, fill: int = 
 
   def draw(key: Array) -> Array:
     if name == "randaugment":
-      return jax.random.randint(key, (num_ops,), 0, len(rows))
-    return 2 * jax.random.randint(key, (), 0, len(rows) // 2) + jnp.arange(2)
+      return jax.random.randint(key, (num_ops,), 0, len(rows), jnp.int32)
+    return 2 * jax.random.randint(key, (), 0, len(rows) // 2, jnp.int32) + jnp.arange(2)
 
   def policy(image: Array, key: Array) -> Array:
     if image.dtype != jnp.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
@@ -220,11 +220,11 @@ def make_policy(name: str, *, num_ops: int = 2, magnitude: int = 9, fill: int = 
     table = _table(rows, *image.shape[:2])
     row_key, sign_key, gate_key = jax.random.split(key, 3)
     drawn = draw(row_key)
-    signs = jax.random.randint(sign_key, drawn.shape, 0, 2)
+    signs = jax.random.randint(sign_key, drawn.shape, 0, 2, jnp.int32)
     gates = jax.random.uniform(gate_key, drawn.shape, jnp.float32) < table.probability[drawn]
     branches = jnp.where(gates, table.branch[drawn], _IDENTITY)
     amounts, matrices = table.amount[drawn, signs], table.matrix[drawn, signs]
-    # A scan, because XLA fuses unrolled operations and recomputes the first in the second (4x here).
+    # A scan, because XLA:CPU fuses unrolled operations and recomputes the first in the second.
     image, _ = lax.scan(
       lambda x, drawn: (apply_op(x, *drawn, fill=fill), None), image, (branches, amounts, matrices)
     )

@@ -1,18 +1,17 @@
 """Writing shards: one pass over the samples, each to a random place, then one rename."""
 
-import contextlib
 import errno
 import importlib.metadata
 import itertools
 import operator
 import os
 import pathlib
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from jax_robust.data import atomic
 from jax_robust.data import manifest as manifest_lib
 from jax_robust.data.manifest import Manifest, Shard
 from jax_robust.data.shards import ShardSet, open_shards, sha256
@@ -83,7 +82,7 @@ def write_shards(
   counts = shard_counts(num_examples, num_shards=num_shards, shard_size=shard_size)
   _refuse_other_content(folder)
   chunks = _checked(_chunks(samples), name, num_examples, num_classes)
-  with _partial_folder(folder) as partial:
+  with atomic.partial_folder(folder) as partial:
     labels, image_shape = _write_images(partial, chunks, counts, seed, progress_fn)
     shards = _write_labels(partial, labels, counts)
     manifest = Manifest(
@@ -98,9 +97,9 @@ def write_shards(
     )
     text = manifest_lib.dump(manifest)
     (partial / manifest_lib.NAME).write_text(text, encoding="utf-8")
-    _sync(partial)
+    atomic.sync(partial)
     if not _holds_manifest(folder, text):
-      _publish(partial, folder)
+      atomic.publish(partial, folder)
   return open_shards(folder)
 
 
@@ -238,36 +237,14 @@ def _write_labels(folder, labels, counts) -> list[Shard]:
   return shards
 
 
-@contextlib.contextmanager
-def _partial_folder(folder) -> Iterator[pathlib.Path]:
-  """A folder beside `folder` to write in, gone afterwards; a full disk is named as such."""
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-  partial.mkdir()
-  try:
-    yield partial
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-      raise
-    raise OSError(
-      error.errno,
-      f"disk full while writing shards ({error.strerror}); the partial folder was removed. "
-      "Free space or choose a folder on another disk",
-      str(folder),
-    ) from error
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
-
-
 def _refuse_other_content(folder) -> None:
   """Refuses a folder, or file, that is there and is not a folder of shards."""
   if folder.is_dir() and (not any(folder.iterdir()) or (folder / manifest_lib.NAME).is_file()):
     return
   if folder.exists():
-    raise DataFileError(folder, "is there already and holds other content", _OTHER_REMEDY)
-
-
-_OTHER_REMEDY = "It was left as it is. Choose another folder, or delete this one yourself."
+    raise DataFileError(
+      folder, "is there already and holds other content", atomic.OTHER_CONTENT_REMEDY
+    )
 
 
 def _holds_manifest(folder, text) -> bool:
@@ -276,34 +253,10 @@ def _holds_manifest(folder, text) -> bool:
   if not path.is_file():
     return False
   if path.read_text(encoding="utf-8", errors="replace") != text:
-    raise DataFileError(folder, "is there already and holds other shards", _OTHER_REMEDY)
+    raise DataFileError(
+      folder, "is there already and holds other shards", atomic.OTHER_CONTENT_REMEDY
+    )
   return True
-
-
-def _publish(partial, folder) -> None:
-  """Renames the complete folder; fails if another process was faster."""
-  try:
-    partial.rename(folder)  # over an empty folder at most
-  except OSError as error:
-    if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-      raise DataFileError(folder, "was made meanwhile by someone else", _OTHER_REMEDY) from error
-    raise
-  _sync_path(folder.parent)
-
-
-def _sync(folder) -> None:
-  """Brings a folder and its files to the disk, so that the rename cannot overtake them."""
-  for path in (*folder.iterdir(), folder):
-    _sync_path(path)
-
-
-def _sync_path(path) -> None:
-  """Brings a file or a folder's entries to the disk."""
-  fd = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
 
 
 def _version() -> str:

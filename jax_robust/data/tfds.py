@@ -160,8 +160,8 @@ def _builder(tfds, name, data_dir, download):
     near = difflib.get_close_matches(name, NAMES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(NAMES)}."
     raise ValueError(
-      f"name={name!r} is no dataset: {hint} Other datasets are asked for by the folder of a prepared "
-      "TFDS builder, such as '/data/imagenet2012/5.1.0'"
+      f"name={name!r} is no dataset: {hint} Other datasets are asked for by the folder of a "
+      "prepared TFDS builder, such as '/data/imagenet2012/5.1.0'"
     )
   if data_dir is not None:
     data_dir = str(pathlib.Path(data_dir).expanduser()) if "://" not in data_dir else data_dir
@@ -172,8 +172,8 @@ def _builder(tfds, name, data_dir, download):
     raise DataFileError(
       builder.data_dir,
       f"{name} is not prepared there (data_dir={data_dir!r})",
-      "Set data_dir to the folder that holds the prepared dataset, or prepare it on a machine with a "
-      f"network: python -c \"import tensorflow_datasets as tfds; tfds.load('{name}', "
+      "Set data_dir to the folder that holds the prepared dataset, or prepare it on a machine with "
+      f"a network: python -c \"import tensorflow_datasets as tfds; tfds.load('{name}', "
       f"data_dir='{data_dir or '~/tensorflow_datasets'}')\"",
     )
   return builder
@@ -192,8 +192,7 @@ def _builder_of_folder(tfds, name):
       remedy = (
         f"Did you mean {found[0].parent}?"
         if found
-        else "Expected the version folder of a prepared dataset, such as
-        '/data/imagenet2012/5.1.0'."
+        else "Expected the version folder of a prepared dataset, like '/data/imagenet2012/5.1.0'."
       )
       raise DataFileError(name, "holds no dataset_info.json", remedy)
     name = str(folder)

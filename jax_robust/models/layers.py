@@ -196,9 +196,9 @@ class BatchNorm(nn.Module):
         self._update(running_mean, running_var, count, mean, var)
     else:
       mean, var = (
-        _per_channel(v.value.astype(x.dtype), x.ndim) for v in (running_mean, running_var)
+        _per_channel(jnp.asarray(v.value, x.dtype), x.ndim) for v in (running_mean, running_var)
       )
-    scale, bias = (_per_channel(v.astype(x.dtype), x.ndim) for v in (scale, bias))
+    scale, bias = (_per_channel(jnp.asarray(v, x.dtype), x.ndim) for v in (scale, bias))
     y = (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
     return y.reshape(shape).astype(self.dtype)
 

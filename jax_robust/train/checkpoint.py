@@ -110,7 +110,7 @@ class Checkpointer:
     step = self._existing(step)
     stored = {name: tuple(leaf.shape) for name, leaf in self._metadata(step).items()}
     wanted = flatten(like)
-    problems = _differences(stored, {name: tuple(a.shape) for name, a in wanted.items()})
+    problems = differences(stored, {name: tuple(a.shape) for name, a in wanted.items()})
     if problems:
       raise CheckpointMismatchError(
         f"the checkpoint of step {step} in {self._folder} does not fit this model:\n  "
@@ -202,8 +202,8 @@ def _abstract(leaf) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
 
 
-def _differences(stored: dict, wanted: dict) -> list[str]:
-  """One line for every array that is missing, left over or of another shape."""
+def differences(stored: dict, wanted: dict) -> list[str]:
+  """One line for every array that is missing, left over or of another shape; both give shapes by name."""
   lines = []
   for name in sorted(stored.keys() | wanted.keys()):
     if name not in stored:

@@ -78,7 +78,7 @@ def test_training_mode_agrees_with_the_recorded_step(oracles, shapes_of):
   net = models.WideResNet(num_classes=10, depth=10, width=2, mean=MEAN, std=STD)
   shapes = shapes_of(net)
   variables = from_torch(load_arrays(path, prefix="weights/"), shapes, names="wide_resnet")
-  x_adv = recorded["released/x_adv"]
+  x_adv = jnp.asarray(recorded["released/x_adv"])
   logits, state = jax.jit(lambda x: net.apply(variables, x, train=True, mutable=["batch_stats"]))(
     x_adv
   )

@@ -1,0 +1,29 @@
+"""jax_robust: train, attack and certify robust image classifiers in JAX.
+
+Importing it loads JAX and the pure parts, `attacks` and `losses`; nets, data and the loop come when
+they are asked for.
+"""
+
+from jax_robust import attacks, losses
+
+__version__ = "0.1.0"
+
+__all__ = ["attacks", "load", "losses"]
+
+
+def load(folder: str, *, checkpoint: str = "best"):
+  """Loads a trained run as a `logits_fn`: float images in [0, 1] in, logits out.
+
+  Args:
+    folder: the workdir of a run.
+    checkpoint: 'best' or 'latest'.
+
+  Returns:
+    `logits_fn(x)`, with the averaged parameters, in eval mode.
+
+  Raises:
+    jax_robust.config.ConfigError: the folder is no workdir, or has no checkpoint yet.
+  """
+  from jax_robust.jobs import export
+
+  return export.load(folder, checkpoint=checkpoint)

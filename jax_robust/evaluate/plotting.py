@@ -1,0 +1,100 @@
+"""Pictures of an evaluation, drawn from its numbers alone."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Example(NamedTuple):
+  """One attacked image: pixels in [0, 1] `[h, w, c]`, its label, probabilities before and after."""
+
+  x: np.ndarray
+  x_adv: np.ndarray
+  label: int
+  probs: np.ndarray
+  probs_adv: np.ndarray
+
+
+class Curve(NamedTuple):
+  """Robust accuracy, with its interval, over attack radii."""
+
+  eps: Sequence[float]
+  robust: Sequence[float]
+  low: Sequence[float]
+  high: Sequence[float]
+
+
+def draw_evaluation(
+  path: str | os.PathLike,
+  examples: Mapping[str, Sequence[Example]],
+  curves: Mapping[str, Curve],
+  *,
+  eps: float,
+  norm: str,
+) -> None:
+  """Draws attacked images, one block of rows a net, and robust accuracy against eps.
+
+  A block has three rows: the images, the perturbations (grey is none; scaled so that ±eps, or the
+  largest entry where the ball is no cube, fills the range), and the attacked images. Class and
+  confidence stand below, red where wrong.
+
+  Args:
+    path: of the PNG.
+    examples: by the net's name, at least one each.
+    curves: by the net's name.
+    eps: radius that the examples were attacked with.
+    norm: of the ball, for the axis.
+  """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  columns = max(len(rows) for rows in examples.values())
+  height = 3 * len(examples)
+  figure = Figure(figsize=(1.25 * columns + 5.2, 1.45 * height + 0.6), layout="constrained")
+  FigureCanvasAgg(figure)
+  left, right = figure.subfigures(1, 2, width_ratios=(1.25 * columns, 5.2))
+  grid = left.subplots(height, columns, squeeze=False)
+  for axes in grid.flat:
+    axes.set_axis_off()
+  for block, (name, rows) in enumerate(examples.items()):
+    for column, example in enumerate(rows):
+      _draw_column(grid[3 * block : 3 * block + 3, column], example, eps if norm == "linf" else None)
+    for row, title in enumerate((f"{name}\nclean", "perturbation", "attacked")):
+      grid[3 * block + row, 0].text(
+        -0.12, 0.5, title, transform=grid[3 * block + row, 0].transAxes, ha="right", va="center",
+        fontsize=9,
+      )  # fmt: skip
+  _draw_curves(right.subplots(), curves, eps, norm)
+  figure.savefig(path, dpi=110)
+
+
+def _draw_column(axes, example: Example, scale: float | None) -> None:
+  """One image: clean, its perturbation, attacked."""
+  delta = example.x_adv - example.x
+  scale = scale or float(np.abs(delta).max()) or 1.0
+  shown = (example.x, np.clip(0.5 + delta / (2 * scale), 0, 1), example.x_adv)
+  for panel, image in zip(axes, shown, strict=True):
+    panel.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+  for panel, probs in ((axes[0], example.probs), (axes[2], example.probs_adv)):
+    guess = int(np.argmax(probs))
+    panel.set_title(
+      f"{guess}  {probs[guess]:.0%}",
+      fontsize=8,
+      color="black" if guess == example.label else "tab:red",
+      y=-0.24,
+    )
+
+
+def _draw_curves(axes, curves: Mapping[str, Curve], eps: float, norm: str) -> None:
+  """Robust accuracy against eps, with bands."""
+  for name, curve in curves.items():
+    (line,) = axes.plot(curve.eps, curve.robust, marker="o", markersize=3, label=name)
+    axes.fill_between(curve.eps, curve.low, curve.high, color=line.get_color(), alpha=0.15)
+  axes.axvline(eps, color="0.6", linewidth=0.8, linestyle="--")
+  symbol = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}.get(norm, norm)
+  axes.set(xlabel=f"attack radius eps ({symbol})", ylabel="accuracy under attack", ylim=(0, 1.02))
+  axes.set_xlim(left=0)
+  axes.grid(alpha=0.25)
+  axes.legend(frameon=False)

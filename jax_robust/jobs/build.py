@@ -1,0 +1,255 @@
+"""From a config's blocks to the things they describe; each block is one function's keywords."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jax_robust import attacks, models, objectives
+from jax_robust import config as config_lib
+from jax_robust.config import ConfigError, near_miss
+from jax_robust.data import augment, convert, mixture, pipeline, sources
+from jax_robust.models import normalization
+from jax_robust.train import optim, parallel, state, step
+
+
+class Data(NamedTuple):
+  """Where a run's images come from."""
+
+  train: sources.Source
+  heldout: sources.Source
+  test: sources.Source
+  generated: sources.Source | None
+
+
+def block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """One block of a config as keyword arguments."""
+  value = config.get(name, {})
+  return dict(value.to_dict() if hasattr(value, "to_dict") else value)
+
+
+def load_split(config, split: str) -> sources.Source:
+  """One split of the config's data set: TFDS's, scikit-learn's digits, or made noise."""
+  options = config.data
+  if options.name == "made":
+    return made_source(split)
+  if options.name == "digits":
+    return sources.digits(split)
+  from jax_robust.data import tfds  # TensorFlow is loaded only where TFDS data are read
+
+  return tfds.load_tfds(
+    options.name,
+    split,
+    data_dir=config.data_dir or None,
+    image_size=options.image_size or None,
+  )
+
+
+def made_source(split: str) -> sources.Source:
+  """Noise with labels, the same each time: what `smoke` trains on."""
+  rng = np.random.default_rng(0 if split == "train" else 1)
+  images = rng.integers(0, 256, (72, 12, 12, 3), np.uint8)
+  return sources.array_source(images, np.arange(72) % 10, num_classes=10, name="made")
+
+
+def data(config) -> Data:
+  """Opens everything that a training run reads."""
+  whole = load_split(config, "train")
+  train, heldout = sources.split_heldout(whole, config.data.num_heldout)
+  test = load_split(config, config.data.test_split)
+  generated = generated_source(config, whole)
+  if config.batch.original_share < 1 and generated is None:
+    raise ConfigError(
+      f"batch.original_share={config.batch.original_share} asks for generated images, but "
+      "generated.path is empty: name the folder of shards (job 'generate' makes one), or set "
+      "--config.batch.original_share=1"
+    )
+  return Data(train, heldout, test, generated)
+
+
+def generated_source(config, original: sources.Source) -> sources.Source | None:
+  """Opens the generated images, if any, and checks that they fit the originals."""
+  path = config.generated.path
+  if not path:
+    return None
+  if path == "made":
+    return made_source("generated")
+  if pathlib.Path(path, "manifest.json").exists():
+    from jax_robust.data import shards
+
+    source = shards.open_shards(path, verify=config.generated.verify)
+  else:
+    source = convert.open_source(path, num_classes=original.num_classes)
+  for field in ("image_shape", "num_classes"):
+    ours, theirs = getattr(original, field), getattr(source, field)
+    if ours != theirs:
+      raise ConfigError(
+        f"generated.path={path!r} has {field} {theirs}, {original.name} has {ours}: "
+        "make shards of images like the originals"
+      )
+  return source
+
+
+def model(config, num_classes: int):
+  """The net, with the data set's normalisation inside unless the config gives its own."""
+  options = block(config, "model")
+  mean, std = normalization.constants(config.data.name)
+  options = {"mean": mean, "std": std, **options}
+  if "dtype" in options:
+    options["dtype"] = jnp.dtype(options["dtype"])
+  return models.create(options.pop("name"), num_classes=num_classes, **options)
+
+
+def attack(options: Mapping[str, Any], **changes: Any):
+  """An attack of a config block, with some of its values replaced."""
+  return attacks.make_attack(**{**options, **changes})
+
+
+def objective(config) -> objectives.OBJECTIVES:
+  """The objective with its attack and constants bound."""
+  options = block(config, "objective")
+  name = options.pop("name")
+  if name not in objectives.OBJECTIVES:
+    raise ConfigError(f"objective.name={name!r}{near_miss(name, objectives.OBJECTIVES)}")
+  function = objectives.OBJECTIVES[name]
+  known = attacks.recipes.keywords(function)
+  for option in options:
+    if option not in known - {"attack", "loss_fn"}:
+      raise ConfigError(f"objective.{option}{near_miss(option, known - {'attack', 'loss_fn'})}")
+  if "attack" in known:
+    options["attack"] = attack(block(config, "attack"))
+  return functools.partial(function, **options)
+
+
+def epoch_size(config, source: sources.Source) -> int:
+  """Images in an epoch: those of the training set, whatever their origin in a batch."""
+  return config.get("epoch_size", 0) or source.num_examples
+
+
+def duration(config, stem: str, source: sources.Source) -> int:
+  """A duration of the config, in steps."""
+  return config_lib.steps(
+    config, stem, batch_size=config.batch.size, epoch_size=epoch_size(config, source)
+  )
+
+
+def optimizer(config, source: sources.Source) -> optax.GradientTransformation:
+  """The optimiser with its schedule."""
+  options = block(config, "schedule")
+  options["warmup_steps"] = config_lib.steps(
+    options, "warmup", batch_size=config.batch.size, epoch_size=epoch_size(config, source)
+  )
+  for unit in ("epochs", "examples"):
+    options.pop(f"warmup_{unit}", None)
+  peak = optim.scaled_learning_rate(options.pop("learning_rate"), config.batch.size)
+  schedule = optim.make_schedule(peak=peak, total_steps=duration(config, "total", source), **options)
+  return optim.make_optimizer(schedule, **block(config, "optimizer"))
+
+
+def train_batches(config, sets: Data, mesh) -> Callable[[int], Any]:
+  """`step -> iterator` over sharded batches from that step on."""
+  options = block(config, "batch")
+  backend = options.pop("backend")
+  options["batch_size"] = options.pop("size")
+  options.pop("microbatch")
+  rows = parallel.process_rows(config.batch.size)
+  if backend == "resident":
+    sharding = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+    make = pipeline.make_train_batches(
+      backend, sets.train, sets.generated, seed=config.seed, sharding=sharding, **options
+    )
+    return make
+  make = pipeline.make_train_batches(
+    backend, sets.train, sets.generated, seed=config.seed, rows=rows, **options
+  )
+
+  def batches(start_step):
+    iterator = make(start_step)
+    try:
+      for batch in iterator:
+        yield parallel.shard_batch(batch, mesh)
+    finally:
+      iterator.close()
+
+  return batches
+
+
+def num_microbatches(config, net, mesh) -> int:
+  """How many pieces a batch is cut into; checks that BatchNorm's groups stay whole.
+
+  Raises:
+    ConfigError: they would not.
+  """
+  devices = mesh.devices.size
+  size, microbatch = config.batch.size, config.batch.microbatch or config.batch.size
+  group, has_norm = net.bn_group_size, getattr(net, "norm", config.model.name != "mlp")
+  if size % microbatch or microbatch % devices:
+    raise ConfigError(
+      f"batch.microbatch={microbatch}: expected a divisor of batch.size={size} and a multiple of the "
+      f"{devices} devices"
+    )
+  if has_norm and microbatch < size and group is None:
+    raise ConfigError(
+      f"batch.microbatch={microbatch} with whole-batch BatchNorm would change its statistics: set "
+      f"model.bn_group_size to a divisor of {microbatch // devices}"
+    )
+  if has_norm and group is not None and (microbatch // devices) % group:
+    raise ConfigError(
+      f"model.bn_group_size={group}: expected a divisor of the {microbatch // devices} rows that a "
+      f"device sees at once (batch.microbatch={microbatch} on {devices} devices)"
+    )
+  return size // microbatch
+
+
+def make_step(config, net, sets: Data, mesh) -> Callable:
+  """The compiled update of a config, over the devices of a mesh."""
+  pieces = num_microbatches(config, net, mesh)
+  prepare = augment.make_prepare(num_classes=sets.train.num_classes, **block(config, "augment"))
+  transformation = optimizer(config, sets.train)
+  bound = objective(config)
+
+  def make_update(axis_name):
+    gathers = axis_name if net.bn_group_size is None else None
+    return step.make_update(
+      bound,
+      state.make_apply_fn(net, axis_name=gathers),
+      transformation,
+      prepare=prepare,
+      steps_per_epoch=epoch_size(config, sets.train) / config.batch.size,
+      ema=block(config, "ema"),
+      num_microbatches=pieces,
+      num_devices=mesh.devices.size if axis_name is None else 1,
+      axis_name=axis_name,
+    )
+
+  return parallel.map_step(make_update, mesh, mode=config.parallel, donate=True)
+
+
+def initial_state(config, net, sets: Data):
+  """A fresh train state, or one whose weights come from `config.init_from`."""
+  fresh = state.create_state(
+    net, optimizer(config, sets.train), sets.train.image_shape, seed=config.seed
+  )
+  if not config.init_from:
+    return fresh
+  from jax_robust.jobs import export
+
+  params, model_state = export.fit(
+    export.read_weights(config.init_from), net, sets.train.image_shape, name=config.init_from
+  )
+  copy = functools.partial(jax.tree.map, jnp.copy)
+  return fresh._replace(params=params, model_state=model_state, ema=copy(params))
+
+
+def eval_source(source: sources.Source, num_examples: int) -> sources.Source:
+  """The first `num_examples` of a source; all of them for 0."""
+  if not num_examples or num_examples >= source.num_examples:
+    return source
+  return sources.subset(source, 0, num_examples)
+

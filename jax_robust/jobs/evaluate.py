@@ -1,0 +1,146 @@
+"""The evaluation job: clean and attacked accuracy of trained weights on the test split."""
+
+import functools
+import hashlib
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_robust.config import ConfigError
+from jax_robust.data import pipeline
+from jax_robust.evaluate import plotting, report, scoring
+from jax_robust.jobs import build, export, workdir
+from jax_robust.jobs.train import make_scorer, process_shard
+from jax_robust.train import metrics, parallel
+
+PICTURED = 6
+"""How many images a picture shows."""
+
+
+class Evaluation(NamedTuple):
+  """The numbers for `results/`, and what a picture needs."""
+
+  result: dict[str, Any]
+  examples: list[plotting.Example]
+  curve: plotting.Curve
+
+
+def evaluate(config: Any, folder: str) -> dict[str, Any]:
+  """Scores a run's weights (or init_from's) on test images, clean and attacked, over a list of eps."""
+  with workdir.claimed(folder) as path:
+    if not (path / "config.json").exists() and not config.init_from:
+      raise ConfigError(
+        f"{folder} is no workdir of a training run: give one, or name weights in "
+        "--config.init_from"
+      )
+    workdir.write_identity(path, config)
+    measured = evaluate_weights(config, path)
+    workdir.write_result(path, "evaluate", measured.result)
+    if jax.process_index() == 0:
+      draw(path / "results" / "evaluate.png", config, {config.model.name: measured})
+      print(report.table([row_of(config.model.name, measured)]))
+    return measured.result
+
+
+def draw(path: pathlib.Path, config, measured: dict[str, Evaluation]) -> None:
+  """Draws the evaluations of one or several nets into one picture."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  plotting.draw_evaluation(
+    path,
+    {name: each.examples for name, each in measured.items()},
+    {name: each.curve for name, each in measured.items()},
+    eps=config.evaluation.attack.eps,
+    norm=config.evaluation.attack.norm,
+  )
+
+
+def row_of(name: str, measured: Evaluation) -> dict[str, Any]:
+  """A row of the table: the net, its accuracy clean and at every eps."""
+  row = {"net": name, "clean": measured.result["clean"], "robust": measured.result["robust"]}
+  row |= {
+    f"at {eps:.3g}": value
+    for eps, value in zip(measured.curve.eps, measured.curve.robust, strict=True)
+    if eps > 0 and eps != measured.result["eps"]
+  }
+  return row
+
+
+def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
+  """Attacks the weights of a workdir at every eps of the config."""
+  source = build.eval_source(
+    build.load_split(config, config.data.test_split), config.evaluation.num_examples
+  )
+  net = build.model(config, source.num_classes)
+  if config.init_from and not (path / "checkpoints").exists():
+    arrays, info = export.read_weights(config.init_from), {"step": None, "checkpoint": "init_from"}
+  else:
+    arrays, info = export.run_weights(path, which=config.evaluation.checkpoint)
+  params, model_state = export.fit(arrays, net, source.image_shape, name=str(path))
+  batch_size = min(config.evaluation.batch_size, source.num_examples)
+  batch_size -= batch_size % jax.device_count() if batch_size >= jax.device_count() else 0
+  mesh = parallel.data_mesh(batch_size)
+  scorer = make_scorer(config, net, mesh)
+  rng = jax.random.key_data(jax.random.key(config.seed))
+
+  def flags_at(eps, names):
+    weights = scoring.Weights(params, model_state, jnp.asarray(eps, jnp.float32), rng)
+    batches = pipeline.eval_batches(source, batch_size=batch_size, shard=process_shard())
+    return scoring.score(
+      scorer,
+      parallel.replicate(weights, mesh),
+      batches,
+      place=functools.partial(parallel.shard_batch, mesh=mesh),
+      names=names,
+    )
+
+  eps = float(config.evaluation.attack.eps)
+  chosen = flags_at(eps, ("clean", "robust", "x_adv", "probs", "probs_adv"))
+  points = {0.0: report.binomial_interval(int(chosen["clean"].sum()), len(chosen["clean"]))}
+  for other in sorted({*map(float, config.evaluation.eps_list), eps}):
+    flags = chosen if other == eps else flags_at(other, ("clean", "robust"))
+    points[other] = report.binomial_interval(int(flags["robust"].sum()), len(flags["robust"]))
+    metrics.report(f"eps {other:.4g}: {points[other].value:.4f} of {len(flags['robust'])} robust")
+  curve = plotting.Curve(
+    list(points), *(list(column) for column in zip(*points.values(), strict=True))
+  )
+  result = report.summarise(chosen) | {
+    "eps": eps,
+    "norm": config.evaluation.attack.norm,
+    "attack": dict(build.block(config.evaluation, "attack")),
+    "curve": [
+      {"eps": e, "robust": p.value, "interval": [p.low, p.high]} for e, p in points.items()
+    ],
+    "split": config.data.test_split,
+    "weights": {**info, "sha256": _digest(arrays)},
+    "images_sha256": _digest({"image": source.read(np.arange(source.num_examples))[0]}),
+  }
+  return Evaluation(result, _examples(source, chosen), curve)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+  """A checksum of named arrays."""
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    digest.update(name.encode())
+    digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+  return digest.hexdigest()
+
+
+def _examples(source, flags) -> list[plotting.Example]:
+  """The first images of the split."""
+  images, labels = source.read(flags["id"][:PICTURED])
+  return [
+    plotting.Example(
+      images[i] / np.float32(255),
+      flags["x_adv"][i],
+      int(labels[i]),
+      flags["probs"][i],
+      flags["probs_adv"][i],
+    )
+    for i in range(len(images))
+  ]
+
+

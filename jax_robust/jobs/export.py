@@ -1,0 +1,144 @@
+"""Weights out of a run, and back in: safetensors with a checksum, and `jax_robust.load`."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_robust import config as config_lib
+from jax_robust.config import ConfigError
+from jax_robust.jobs import build, workdir
+from jax_robust.models import convert
+from jax_robust.train import checkpoint, state
+from jax_robust.types import LogitsFn
+
+
+def export(config: Any, folder: str) -> dict[str, Any]:
+  """Writes a run's averaged weights as `export/weights.safetensors`, with config and sha256."""
+  with workdir.claimed(folder) as path:
+    stored = run_config(path)
+    arrays, info = run_weights(path, which=config.evaluation.checkpoint)
+    return _write(path / "export", arrays, stored, info)
+
+
+def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
+  """Writes weights, config and manifest; the manifest last, so that it vouches for the rest."""
+  from safetensors.numpy import save_file
+
+  target.mkdir(exist_ok=True)
+  file = target / "weights.safetensors"
+  save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, file)
+  digest = hashlib.sha256(file.read_bytes()).hexdigest()
+  (target / "weights.safetensors.sha256").write_text(f"{digest}  weights.safetensors\n")
+  result = {"file": file.name, "sha256": digest, "step": info.get("step"), "config": stored}
+  result["num_parameters"] = int(sum(a.size for n, a in arrays.items() if n.startswith("params/")))
+  workdir.write_json(target / "manifest.json", result)
+  return result
+
+
+def run_config(path: pathlib.Path) -> dict[str, Any]:
+  """The config that a workdir was trained with.
+
+  Raises:
+    ConfigError: it is no workdir.
+  """
+  if not (path / "config.json").exists():
+    raise ConfigError(f"{path} is no workdir of a training run: it has no config.json")
+  return json.loads((path / "config.json").read_text())
+
+
+def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray], dict]:
+  """Averaged parameters and running statistics by name, as `params/…` and `batch_stats/…`.
+
+  Args:
+    path: a workdir.
+    which: 'best' or 'latest'; a run without a best checkpoint gives its latest.
+
+  Returns:
+    The arrays, and `{"step": …}`.
+
+  Raises:
+    ConfigError: there is no checkpoint, or `which` is neither.
+  """
+  if which not in (checkpoint.BEST, checkpoint.LATEST):
+    raise ConfigError(f"evaluation.checkpoint={which!r}: expected 'best' or 'latest'")
+  for kind in dict.fromkeys((which, checkpoint.LATEST)):
+    place = path / "checkpoints" / kind
+    if not place.is_dir():
+      continue
+    reader = checkpoint.Checkpointer(place, max_to_keep=2)
+    step = reader.latest_step()
+    if step is not None:
+      arrays, _ = reader.read(("ema", "model_state"))
+      renamed = {
+        name.replace("ema/", "params/", 1)
+        if name.startswith("ema/")
+        else name.removeprefix("model_state/"): array
+        for name, array in arrays.items()
+      }
+      return renamed, {"step": step, "checkpoint": kind}
+  raise ConfigError(f"{path} has no checkpoint yet: train first")
+
+
+def read_weights(reference: str) -> dict[str, np.ndarray]:
+  """Reads named weights from a workdir, an export's folder, or a safetensors or npz file."""
+  path = pathlib.Path(reference)
+  if path.is_dir() and (path / "weights.safetensors").exists():
+    path = path / "weights.safetensors"
+  if not path.exists():
+    raise ConfigError(f"init_from={reference!r}: there is no such file or folder")
+  return run_weights(path, which="best")[0] if path.is_dir() else convert.load_arrays(path)
+
+
+def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[Any, Any]:
+  """Arranges named weights as `(params, model_state)` of a net.
+
+  Raises:
+    CheckpointMismatchError: names or shapes differ; the message lists them.
+  """
+  wanted = jax.eval_shape(
+    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
+  )
+  problems = checkpoint.differences(
+    {key: tuple(a.shape) for key, a in arrays.items()},
+    {key: tuple(a.shape) for key, a in checkpoint.flatten(wanted).items()},
+  )
+  if problems:
+    raise checkpoint.CheckpointMismatchError(
+      f"the weights in {name} do not fit this model:\n  " + "\n  ".join(problems)
+    )
+  tree = dict(checkpoint.unflatten({k: jnp.asarray(a) for k, a in arrays.items()}, wanted))
+  return tree.pop("params"), tree
+
+
+def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
+  """Loads a trained run as a `logits_fn`: float images in [0, 1] in, logits out.
+
+  Args:
+    folder: a workdir.
+    checkpoint: 'best' or 'latest'.
+
+  Returns:
+    `logits_fn(x)` with the averaged parameters and running statistics, in eval mode.
+
+  Raises:
+    ConfigError: the folder is no workdir, or has no checkpoint.
+  """
+  path = pathlib.Path(folder)
+  config = config_lib.from_data(run_config(path))
+  arrays, _ = run_weights(path, which=checkpoint)
+  num_classes = arrays["params/logits/bias"].shape[0]
+  net = build.model(config, num_classes)
+  tree = convert.unflatten_variables({name: jnp.asarray(a) for name, a in arrays.items()})
+  params = tree.pop("params")
+  apply_fn = state.make_apply_fn(net)
+
+  def logits_fn(x):
+    return apply_fn(params, tree, x, train=False)[0]
+
+  return logits_fn
+

@@ -1,0 +1,137 @@
+"""The training job: a config's data, net and objective, put through the loop."""
+
+import contextlib
+import functools
+import pathlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from jax_robust.data import pipeline
+from jax_robust.evaluate import report, scoring
+from jax_robust.jobs import build, workdir
+from jax_robust.train import checkpoint, loop, metrics, parallel, state
+
+
+def train(config: Any, folder: str) -> dict[str, Any]:
+  """Trains a net, or goes on where the workdir stands; evaluates it on held-out images."""
+  with workdir.claimed(folder) as path:
+    workdir.write_identity(path, config)
+    outcome = _train(config, path)
+    result = {
+      "step": outcome.step,
+      "preempted": outcome.preempted,
+      "best": dict(outcome.best),
+    }
+    if not outcome.preempted:
+      workdir.write_result(path, "train", result)
+    return result
+
+
+def open_checkpoints(config, path: pathlib.Path) -> loop.Checkpoints:
+  """The two checkpoint folders of a workdir."""
+  metric, mode = config.select
+  return loop.Checkpoints(
+    latest=checkpoint.Checkpointer(path / "checkpoints" / checkpoint.LATEST, max_to_keep=2),
+    best=checkpoint.Checkpointer(path / "checkpoints" / checkpoint.BEST, max_to_keep=1),
+    metric=metric,
+    mode=mode,
+  )
+
+
+def _train(config, path: pathlib.Path) -> loop.Outcome:
+  """Builds everything, restores what there is, and runs the loop."""
+  sets = build.data(config)
+  net = build.model(config, sets.train.num_classes)
+  mesh = parallel.data_mesh(config.batch.size)
+  checkpoints = open_checkpoints(config, path)
+  initial = parallel.replicate(build.initial_state(config, net, sets), mesh)
+  if checkpoints.latest.latest_step() is not None:
+    initial, _ = checkpoints.latest.restore(initial)
+    metrics.report(f"resuming from step {int(initial.step)}")
+  first_process = jax.process_index() == 0
+  writer = metrics.NullWriter()
+  if first_process:
+    writer = metrics.MetricsWriter(
+      path, resume_step=int(initial.step), tensorboard=config.tensorboard
+    )
+  with contextlib.closing(writer), preemption(checkpoints.latest) as leave:
+    outcome = loop.run(
+      initial,
+      step_fn=build.make_step(config, net, sets, mesh),
+      make_batches=build.train_batches(config, sets, mesh),
+      evaluate=make_evaluate(config, net, sets.heldout),
+      schedule=loop.Schedule(
+        **{
+          stem: build.duration(config, stem, sets.train)
+          for stem in ("total", "evaluate", "save", "log")
+        }
+      ),
+      checkpoints=checkpoints,
+      writer=writer,
+      batch_size=config.batch.size,
+      leave=leave,
+      report=metrics.report if first_process else lambda line: None,
+    )
+  checkpoints.latest.close()
+  checkpoints.best.close()
+  return outcome
+
+
+def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str, float]]:
+  """`state -> {'clean', 'robust'}` of the averaged parameters, under the config's evaluation attack."""
+  batch_size = min(config.evaluation.batch_size, source.num_examples)
+  batch_size -= batch_size % jax.device_count() if batch_size >= jax.device_count() else 0
+  mesh = parallel.data_mesh(batch_size)
+  scorer = make_scorer(config, net, mesh)
+  eps = config.evaluation.attack.eps
+  rng = jax.random.key_data(jax.random.key(config.seed))
+
+  def evaluate(current: state.TrainState) -> dict[str, float]:
+    weights = parallel.replicate(
+      scoring.Weights(current.ema, current.model_state, jax.numpy.asarray(eps), rng), mesh
+    )
+    flags = scoring.score(
+      scorer,
+      weights,
+      pipeline.eval_batches(source, batch_size=batch_size, shard=process_shard()),
+      place=functools.partial(parallel.shard_batch, mesh=mesh),
+    )
+    summary = report.summarise(flags)
+    return {name: summary[name] for name in ("clean", "robust")}
+
+  return evaluate
+
+
+def make_scorer(config, net, mesh) -> Callable:
+  """The compiled scorer of a config's evaluation attack, with the radius left open."""
+  options = build.block(config.evaluation, "attack")
+  apply_fn = state.make_apply_fn(net)
+  body = scoring.make_scorer(apply_fn, lambda eps: build.attack(options, eps=eps))
+  return parallel.map_step(lambda axis_name: body, mesh, mode=config.parallel, per_row=True)
+
+
+def process_shard() -> tuple[int, int]:
+  """This process and how many there are."""
+  return jax.process_index(), jax.process_count()
+
+
+@contextlib.contextmanager
+def preemption(checkpointer: checkpoint.Checkpointer) -> Iterator[Callable[[int], bool]]:
+  """Watches for SIGTERM: yields `step -> whether to leave`, the same on every process."""
+  asked = []
+  if jax.process_count() > 1:
+    # After jax.distributed.initialize the signal is JAX's, and all processes leave at one step.
+    yield checkpointer.reached_preemption
+    return
+  try:
+    previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+  except ValueError:  # not the main thread: the caller's own signals stay
+    yield lambda step: False
+    return
+  try:
+    yield lambda step: bool(asked)
+  finally:
+    signal.signal(signal.SIGTERM, previous)
