@@ -45,9 +45,15 @@ class Arguments(NamedTuple):
 
 def jobs() -> dict[str, Callable[[Any, str], Mapping[str, Any]]]:
   """The jobs by name, each `(config, workdir) -> result`; imported only when one is to run."""
-  from jax_robust.jobs import JOBS
+  from jax_robust.jobs import compare, evaluate, export, generate, train
 
-  return JOBS
+  return {
+    "train": train.train,
+    "evaluate": evaluate.evaluate,
+    "generate": generate.generate,
+    "export": export.export,
+    "compare": compare.compare,
+  }
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -152,10 +158,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
-  """Errors whose message is for the user; anything else is a bug and keeps its traceback."""
-  from jax_robust.jobs import MISTAKES
+  """Errors that tell the user what to change; anything else is a bug and keeps its traceback."""
+  from jax_robust.data.sources import DataFileError
+  from jax_robust.jobs.workdir import WorkdirError
+  from jax_robust.train.checkpoint import CheckpointMismatchError
 
-  return (config_lib.ConfigError, *MISTAKES)
+  return (config_lib.ConfigError, DataFileError, WorkdirError, CheckpointMismatchError)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from typing import Any
 
 from jax_robust.config import ConfigError, near_miss
 from jax_robust.data import convert, shards
-from jax_robust.generate import gaussian
 from jax_robust.jobs import build, workdir
 from jax_robust.train import metrics
 
@@ -35,6 +34,8 @@ def write_shards(config: Any, folder: str) -> dict[str, Any]:
 
 def _gaussian(config, folder, *, num_examples: int, num_shards: int, **options):
   """A class-conditional Gaussian fit of the training split without its held-out part."""
+  from jax_robust.generate import gaussian
+
   source, _ = build.sources.split_heldout(
     build.load_split(config, "train"), config.data.num_heldout
   )

@@ -92,7 +92,11 @@ def test_non_finite_gradient_counts_as_zero(name, value):
 
 def test_l1_ascent_moves_the_largest_share():
   gradient = jnp.array([[5.0, -1.0, 3.0, -4.0, 2.0]])
-  for sparsity, moved in [(0.0, [1, 0, 0, 0, 0]), (0.4, [1, 0, 0, -1, 0]), (1.0, [1, -1, 1, -1, 1])]:
+  for sparsity, moved in [
+    (0.0, [1, 0, 0, 0, 0]),
+    (0.4, [1, 0, 0, -1, 0]),
+    (1.0, [1, -1, 1, -1, 1]),
+  ]:
     direction = attacks.l1_ball(1.0, sparsity=sparsity).ascent(gradient)
     np.testing.assert_allclose(direction[0], np.array(moved) / np.abs(moved).sum(), rtol=1e-6)
   per_example = attacks.l1_ball(1.0, sparsity=jnp.array([0.0, 1.0]))

@@ -14,10 +14,14 @@ from jax_robust import attacks
 ROWS, PIXELS = 3, 6
 
 unit = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1, width=32, allow_subnormal=False))
-wide = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-3, 3, width=32, allow_subnormal=False))
+wide = st.one_of(
+  st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-3, 3, width=32, allow_subnormal=False)
+)
 images = hnp.arrays(np.float32, (ROWS, PIXELS), elements=unit)
 points = hnp.arrays(np.float32, (ROWS, PIXELS), elements=wide)
-radii = st.one_of(st.sampled_from([0.0, 1e-4, 8 / 255]), st.floats(0, 4, width=32, allow_subnormal=False))
+radii = st.one_of(
+  st.sampled_from([0.0, 1e-4, 8 / 255]), st.floats(0, 4, width=32, allow_subnormal=False)
+)
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 
 onto_linf = jax.jit(attacks.onto_linf)
@@ -151,7 +155,9 @@ def test_references_agree_with_a_general_solver(norm, reference, seed):
 @given(points, images, radii)
 def test_l1_projection_is_euclidean(v, x, eps):
   eps = float(np.float32(eps))
-  expected = [reference_l1(*rows, eps) for rows in zip(v.astype(float), x.astype(float), strict=True)]
+  expected = [
+    reference_l1(*rows, eps) for rows in zip(v.astype(float), x.astype(float), strict=True)
+  ]
   np.testing.assert_allclose(onto_l1(v, x, eps), expected, atol=1e-6)
 
 
@@ -159,7 +165,9 @@ def test_l1_projection_is_euclidean(v, x, eps):
 @given(points, images, radii)
 def test_l2_projection_is_euclidean(v, x, eps):
   eps = float(np.float32(eps))
-  expected = [reference_l2(*rows, eps) for rows in zip(v.astype(float), x.astype(float), strict=True)]
+  expected = [
+    reference_l2(*rows, eps) for rows in zip(v.astype(float), x.astype(float), strict=True)
+  ]
   np.testing.assert_allclose(onto_l2_and_box(v, x, eps), expected, atol=1e-6)
 
 

@@ -1,0 +1,201 @@
+"""What holds for every attack in every ball. A new attack adds one row to `ATTACKS_UNDER_TEST`."""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_robust import attacks
+from jax_robust.types import as_keys
+
+BALLS = {
+  "linf": attacks.linf_ball,
+  "l2": attacks.l2_ball,
+  "l2_exact": functools.partial(attacks.l2_ball, exact=True),
+  "l1": functools.partial(attacks.l1_ball, sparsity=0.2),
+}
+# About as hard to resist in each norm; 12 pixels.
+RADII = {"linf": 0.1, "l2": 0.3, "l2_exact": 0.3, "l1": 0.8}
+
+
+class Row(NamedTuple):
+  """An attack with its settings, the balls it works in, and whether its result may leave them."""
+
+  attack: Any
+  balls: tuple[str, ...] = tuple(BALLS)
+  stays_in_ball: bool = True
+  draws: bool = True
+
+
+ATTACKS_UNDER_TEST = {
+  "fgsm": Row(attacks.fgsm, draws=False),
+  "rs_fgsm": Row(attacks.rs_fgsm),
+  "n_fgsm": Row(attacks.n_fgsm, balls=("linf",), stays_in_ball=False),
+  "pgd": Row(functools.partial(attacks.pgd, num_steps=4)),
+  "pgd_normal": Row(functools.partial(attacks.pgd, num_steps=4, start="normal")),
+  "pgd_adam": Row(functools.partial(attacks.pgd, num_steps=4, optimizer=attacks.adam({0: 0.05}))),
+  "pgd_best": Row(functools.partial(attacks.pgd, num_steps=3, num_restarts=2, keep_best=True)),
+}
+
+CASES = [(name, ball) for name, row in ATTACKS_UNDER_TEST.items() for ball in row.balls]
+every_case = pytest.mark.parametrize(("name", "ball_name"), CASES)
+
+NUM_ROWS = 8
+
+
+def logits_fn(x):
+  """A dense net of two layers on 2 x 2 x 3 pixels, five classes."""
+  draw = np.random.default_rng(3)
+  w1 = jnp.asarray(draw.normal(size=(12, 16)), x.dtype) * 0.7
+  w2 = jnp.asarray(draw.normal(size=(16, 5)), x.dtype)
+  return jnp.tanh((x.reshape(x.shape[0], -1) - 0.5) @ w1) @ w2
+
+
+def problem(dtype=jnp.float32):
+  """Images with the labels the net gives them, two of their pixels on the faces of the box."""
+  x = jax.random.uniform(jax.random.key(0), (NUM_ROWS, 2, 2, 3), dtype)
+  x = x.at[:, 0, 0, 0].set(0.0).at[:, 0, 0, 1].set(1.0)
+  return x, jnp.argmax(logits_fn(x), axis=-1)
+
+
+@functools.cache
+def jitted(name, ball_name):
+  """The attack, compiled once for all the tests of its row; eps and keys are traced."""
+  chex.clear_trace_counter()
+  attack = ATTACKS_UNDER_TEST[name].attack
+
+  @jax.jit
+  @chex.assert_max_traces(n=1)
+  def run(x, labels, keys, eps):
+    return attack(logits_fn, x, labels, keys, ball=BALLS[ball_name](eps))
+
+  return run
+
+
+def run(name, ball_name, eps=None, seed=0):
+  """x and x_adv of the standard problem."""
+  x, labels = problem()
+  keys = as_keys(jax.random.key(seed), NUM_ROWS)
+  eps = RADII[ball_name] if eps is None else eps
+  return x, jitted(name, ball_name)(x, labels, keys, jnp.float32(eps))
+
+
+def test_every_attack_is_in_the_table():
+  under_test = {
+    getattr(row.attack, "func", row.attack).__name__ for row in ATTACKS_UNDER_TEST.values()
+  }
+  assert {attack.__name__ for attack in attacks.ATTACKS.values()} <= under_test
+
+
+@every_case
+def test_result_is_in_ball_and_box(name, ball_name):
+  eps = RADII[ball_name]
+  x, x_adv = run(name, ball_name)
+  assert x_adv.min() >= 0 and x_adv.max() <= 1
+  assert x_adv.shape == x.shape and x_adv.dtype == x.dtype
+  distance = np.asarray(BALLS[ball_name](eps).distance(x_adv, x))
+  if ATTACKS_UNDER_TEST[name].stays_in_ball:
+    assert np.all(distance <= eps * (1 + 1e-6))
+  else:
+    assert np.any(distance > eps)
+  assert np.all(distance > 0.1 * eps)  # it moves
+
+
+@every_case
+def test_zero_radius_is_the_identity(name, ball_name):
+  x, x_adv = run(name, ball_name, eps=0.0)
+  np.testing.assert_array_equal(x_adv, x)
+
+
+@every_case
+def test_same_key_gives_the_same_result(name, ball_name):
+  _, first = run(name, ball_name, seed=1)
+  _, second = run(name, ball_name, seed=1)
+  _, other = run(name, ball_name, seed=2)
+  np.testing.assert_array_equal(first, second)
+  assert np.array_equal(first, other) != ATTACKS_UNDER_TEST[name].draws
+
+
+@every_case
+def test_one_compilation_serves_every_radius(name, ball_name):
+  for eps in (0.3, 0.5, 1.0):  # `jitted` raises at the second trace
+    run(name, ball_name, eps=eps * RADII[ball_name])
+  assert jitted(name, ball_name)._cache_size() == 1
+
+
+@every_case
+def test_success_never_falls_with_eps(name, ball_name):
+  labels = problem()[1]
+  rates = []
+  for scale in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0):
+    _, x_adv = run(name, ball_name, eps=scale * RADII[ball_name])
+    rates.append(np.mean(np.argmax(logits_fn(x_adv), axis=-1) != labels))
+  assert rates[0] == 0 and rates[-1] >= 0.5
+  assert rates == sorted(rates)
+
+
+@every_case
+def test_result_is_independent_of_the_batch(name, ball_name):
+  x, labels = problem()
+  attack, ball = ATTACKS_UNDER_TEST[name].attack, BALLS[ball_name](RADII[ball_name])
+  keys = as_keys(jax.random.key(0), NUM_ROWS)
+  _, together = run(name, ball_name)
+  # Not jitted, so that it is the comparison of eager and compiled as well.
+  alone = attack(logits_fn, x[5:6], labels[5:6], keys[5:6], ball=ball)
+  np.testing.assert_allclose(alone, together[5:6], atol=2e-6)
+
+
+def test_one_key_is_folded_with_the_row_number():
+  x, labels = problem()
+  attack = functools.partial(attacks.rs_fgsm, ball=attacks.linf_ball(0.1))
+  key = jax.random.key(4)
+  together = attack(logits_fn, x, labels, key)
+  row = attack(logits_fn, x[3:4], labels[3:4], jax.random.fold_in(key, 3)[None])
+  np.testing.assert_allclose(row, together[3:4], atol=1e-6)
+
+
+@every_case
+def test_no_gradient_flows_out(name, ball_name):
+  x, labels = problem()
+  attack, ball = ATTACKS_UNDER_TEST[name].attack, BALLS[ball_name](RADII[ball_name])
+
+  @jax.jit
+  def gradients(scale, x, targets):
+    def outer(scale, x, targets):
+      scaled = lambda x: scale * logits_fn(x)  # noqa: E731
+      return jnp.sum(attack(scaled, x, targets, jax.random.key(0), ball=ball) ** 2)
+
+    return jax.grad(outer, argnums=(0, 1, 2))(scale, x, targets)
+
+  for gradient in gradients(1.0, x, jax.nn.one_hot(labels, 5)):
+    np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
+def test_device_count_changes_nothing(name):
+  # linf alone: the ball's own arithmetic is row by row in every norm.
+  x, labels = problem()
+  keys = as_keys(jax.random.key(0), NUM_ROWS)
+  attack, ball = ATTACKS_UNDER_TEST[name].attack, attacks.linf_ball(RADII["linf"])
+  mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  sharded = jax.device_put((x, labels, keys), sharding)
+  x_adv = jax.jit(lambda x, labels, keys: attack(logits_fn, x, labels, keys, ball=ball))(*sharded)
+  assert len(x_adv.sharding.device_set) == 4
+  np.testing.assert_allclose(x_adv, run(name, "linf")[1], atol=2e-6)
+
+
+@every_case
+def test_float64_stays_float64(name, ball_name):
+  with jax.enable_x64(True):
+    x, labels = problem(jnp.float64)
+    attack, eps = ATTACKS_UNDER_TEST[name].attack, RADII[ball_name]
+    ball = BALLS[ball_name](eps)
+    x_adv = attack(logits_fn, x, labels, jax.random.key(0), ball=ball)
+    assert x_adv.dtype == jnp.float64
+    if ATTACKS_UNDER_TEST[name].stays_in_ball:
+      assert np.all(ball.distance(x_adv, x) <= eps * (1 + 1e-13))

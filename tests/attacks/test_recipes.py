@@ -1,0 +1,90 @@
+"""Attacks from plain data."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_robust import attacks, losses
+
+KEY = jax.random.key(0)
+
+
+def logits_fn(x):
+  return jnp.tanh(x @ jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), x.dtype))
+
+
+X = jax.random.uniform(KEY, (4, 6))
+LABELS = jnp.argmax(logits_fn(X), axis=-1)
+
+
+def test_a_config_builds_what_python_would():
+  config = {
+    "name": "pgd", "norm": "linf", "eps": 0.1, "num_steps": 4, "loss": "margin",
+    "optimizer": "adam", "step_sizes": {0: 0.1, 2: 0.01},
+  }  # fmt: skip
+  expected = attacks.pgd(
+    logits_fn, X, LABELS, KEY, ball=attacks.linf_ball(0.1), num_steps=4, loss_fn=losses.margin,
+    optimizer=attacks.adam({0: 0.1, 2: 0.01}),
+  )  # fmt: skip
+  for written in (config, json.loads(json.dumps(config))):
+    x_adv = attacks.make_attack(**written)(logits_fn, X, LABELS, KEY)
+    np.testing.assert_array_equal(x_adv, expected)
+
+
+def test_ball_options_reach_the_ball():
+  attack = attacks.make_attack("pgd", norm="l1", eps=1.0, sparsity=0.5, num_steps=2)
+  assert attack.keywords["ball"] == attacks.l1_ball(1.0, sparsity=0.5)
+  assert attacks.make_attack("fgsm", norm="l2", eps=1.0, exact=True).keywords["ball"].exact
+
+
+def test_step_sizes_without_optimizer_are_those_of_steepest_ascent():
+  attack = attacks.make_attack("pgd", eps=1.0, step_sizes={"0": 0.25, "5": 0.125})
+  assert [float(attack.keywords["step_size"](step)) for step in (4, 5)] == [0.25, 0.125]
+
+
+def test_eps_may_be_traced():
+  @jax.jit
+  def run(eps):
+    return attacks.make_attack("pgd", eps=eps, num_steps=2)(logits_fn, X, LABELS, KEY)
+
+  for eps in (0.0, 0.1):
+    assert np.abs(run(eps) - X).max() <= np.float32(eps)
+
+
+@pytest.mark.parametrize("name", attacks.RECIPES)
+def test_every_recipe_runs(name):
+  recipe = json.loads(json.dumps(attacks.RECIPES[name]))
+  x_adv = attacks.make_attack(**recipe)(logits_fn, X, LABELS, KEY)
+  ball = attacks.BALLS[recipe["norm"]](recipe["eps"])
+  distance = ball.distance(x_adv, X)
+  assert np.all(distance <= recipe["eps"] * (1 + 1e-6)) and np.all(distance > 0.5 * recipe["eps"])
+  before, after = (losses.cross_entropy(logits_fn(z), LABELS) for z in (X, x_adv))
+  assert np.all(after > before)
+
+
+@pytest.mark.parametrize(
+  ("config", "error", "message"),
+  [
+    ({"name": "pdg"}, ValueError, "name='pdg': expected 'pgd'"),
+    ({"name": "pgd", "norm": "lnf"}, ValueError, "norm='lnf': expected 'linf'"),
+    ({"name": "pgd", "loss": "margins"}, ValueError, "loss='margins': expected 'margin'"),
+    (
+      {"name": "pgd", "optimizer": "adma", "step_sizes": {0: 1}},
+      ValueError,
+      "optimizer='adma': expected 'adam'",
+    ),
+    ({"name": "pgd", "optimizer": "adam"}, ValueError, "without step_sizes"),
+    ({"name": "pgd", "step_size": 0.1, "step_sizes": {0: 1}}, ValueError, "both given"),
+    ({"name": "pgd", "num_step": 3}, TypeError, "pgd in linf .* 'num_step': expected 'num_steps'"),
+    ({"name": "pgd", "sparsity": 0.1}, TypeError, "'sparsity'"),
+    ({"name": "fgsm", "num_steps": 3}, TypeError, "fgsm in linf has no option 'num_steps'"),
+    ({"name": "fgsm", "step_sizes": {1: 1}}, ValueError, "smallest step is 0"),
+    ({"name": "pgd", "eps": -1.0}, ValueError, "eps=-1.0"),
+  ],
+)
+def test_misspelt_configs_raise(config, error, message):
+  with pytest.raises(error, match=message):
+    attacks.make_attack(**{"eps": 0.1, **config})

@@ -1,0 +1,125 @@
+"""The per-example losses: values by hand and by SciPy, gradients, edge cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import special
+
+from jax_robust import losses
+
+DRAW = np.random.default_rng(0)
+LOGITS = DRAW.normal(size=(6, 5)).astype(np.float32) * 3
+LABELS = np.array([0, 4, 2, 1, 1, 3], np.int32)
+SOFT = DRAW.dirichlet(np.ones(5), size=6).astype(np.float32)
+ONE_HOT = np.eye(5, dtype=np.float32)[LABELS]
+
+every_loss = pytest.mark.parametrize("name", losses.LOSSES)
+
+
+def test_cross_entropy_is_minus_log_likelihood():
+  log_probs = special.log_softmax(LOGITS.astype(np.float64), axis=1)
+  expected = -log_probs[np.arange(6), LABELS]
+  np.testing.assert_allclose(losses.cross_entropy(LOGITS, LABELS), expected, rtol=1e-5)
+  np.testing.assert_allclose(losses.cross_entropy(LOGITS, ONE_HOT), expected, rtol=1e-5)
+  soft = -(SOFT * log_probs).sum(1)
+  np.testing.assert_allclose(losses.cross_entropy(LOGITS, SOFT), soft, rtol=1e-5)
+
+
+def test_kl_divergence_is_scipys():
+  expected = special.rel_entr(
+    SOFT.astype(np.float64), special.softmax(LOGITS.astype(np.float64), axis=1)
+  ).sum(1)
+  np.testing.assert_allclose(losses.kl_divergence(LOGITS, SOFT), expected, rtol=1e-5)
+
+
+def test_kl_is_zero_at_its_reference():
+  reference = jax.nn.softmax(LOGITS)
+  np.testing.assert_allclose(losses.kl_divergence(LOGITS, reference), 0.0, atol=1e-6)
+  gradient = jax.grad(lambda z: losses.kl_divergence(z, reference).sum())(jnp.asarray(LOGITS))
+  np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+
+
+def test_kl_takes_zero_probabilities():
+  value, gradients = jax.value_and_grad(
+    lambda z, t: losses.kl_divergence(z, t).sum(), argnums=(0, 1)
+  )(jnp.asarray(LOGITS), jnp.asarray(ONE_HOT))
+  np.testing.assert_allclose(value, losses.cross_entropy(LOGITS, LABELS).sum(), rtol=1e-5)
+  for gradient in gradients:
+    assert np.all(np.isfinite(gradient))
+
+
+def test_kl_sends_its_gradient_through_both_arguments():
+  check_grads(
+    lambda z, s: losses.kl_divergence(z, jax.nn.softmax(s)), (LOGITS / 3, LOGITS[::-1] / 3),
+    order=1, modes=["rev"], atol=2e-2, rtol=2e-2,
+  )  # fmt: skip
+
+
+def test_kl_and_cross_entropy_differ_by_the_entropy_of_the_target():
+  # Hence one gradient: TRADES' attack may ascend either.
+  both = [
+    jax.grad(lambda z, loss=loss: loss(z, SOFT).sum())(jnp.asarray(LOGITS))
+    for loss in (losses.kl_divergence, losses.cross_entropy)
+  ]
+  np.testing.assert_allclose(*both, atol=1e-6)
+
+
+def test_margin_is_best_other_minus_true():
+  expected = [
+    max(z for k, z in enumerate(row) if k != label) - row[label]
+    for row, label in zip(LOGITS, LABELS, strict=True)
+  ]
+  np.testing.assert_allclose(losses.margin(LOGITS, LABELS), expected, rtol=1e-6)
+  np.testing.assert_allclose(losses.margin(LOGITS, ONE_HOT), expected, rtol=1e-6)
+  wrong = np.argmax(LOGITS, axis=1) != LABELS
+  assert 0 < wrong.sum() < 6
+  np.testing.assert_array_equal(np.asarray(losses.margin(LOGITS, LABELS)) > 0, wrong)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_margin_survives_half_precision(dtype):
+  logits = jnp.array([[1.5, -60000.0, 0.5], [2.0, 2.0, -1.0]], dtype)
+  np.testing.assert_array_equal(losses.margin(logits, jnp.array([0, 1])), np.array([-1, 0], dtype))
+
+
+def test_margin_gradient_is_of_two_logits():
+  gradient = jax.grad(lambda z: losses.margin(z, LABELS).sum())(jnp.asarray(LOGITS))
+  np.testing.assert_array_equal(np.sort(gradient, axis=1), np.tile([-1, 0, 0, 0, 1], (6, 1)))
+  np.testing.assert_array_equal(np.argmin(gradient, axis=1), LABELS)
+
+
+@every_loss
+def test_losses_are_per_example(name):
+  loss = losses.LOSSES[name](LOGITS, ONE_HOT)
+  assert loss.shape == (6,)
+  for i in range(6):
+    alone = losses.LOSSES[name](LOGITS[i : i + 1], ONE_HOT[i : i + 1])
+    np.testing.assert_allclose(alone, loss[i : i + 1], rtol=1e-6)
+
+
+@every_loss
+def test_losses_are_invariant_to_a_shift_of_the_logits(name):
+  np.testing.assert_allclose(
+    losses.LOSSES[name](LOGITS + 7, SOFT), losses.LOSSES[name](LOGITS, SOFT), atol=1e-5
+  )
+
+
+@every_loss
+def test_large_logits_stay_finite(name):
+  logits = jnp.array([[1e4, -1e4, 0.0]])
+  value, gradient = jax.value_and_grad(
+    lambda z: losses.LOSSES[name](z, jnp.array([[0.0, 1.0, 0.0]])).sum()
+  )(logits)
+  np.testing.assert_allclose(value, 2e4, rtol=1e-6)
+  assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
+
+
+@every_loss
+def test_over_exits_is_the_mean_over_exits(name):
+  loss = losses.LOSSES[name]
+  exits = (LOGITS, LOGITS[::-1].copy(), 2 * LOGITS)
+  expected = np.mean([loss(each, SOFT) for each in exits], axis=0)
+  np.testing.assert_allclose(losses.over_exits(loss)(exits, SOFT), expected, rtol=1e-5)
+  np.testing.assert_array_equal(losses.over_exits(loss)(LOGITS, SOFT), loss(LOGITS, SOFT))
