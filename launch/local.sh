@@ -88,8 +88,8 @@ for ((rank = 0; rank < processes; rank++)); do
   pids+=("$!")
 done
 
-# One process that fails leaves the others waiting for it in a collective: end them too. 75 is no
-# failure: stopped by SIGTERM after a save, and the others may still be at theirs.
+# One process that fails leaves the others waiting for it in a collective: end them too. 143 is
+# no failure: stopped by SIGTERM, after a save, and the others may still be at theirs.
 status=0
 failed=0
 deadline=0
@@ -103,7 +103,7 @@ while ((${#pids[@]} > 0)); do
       wait "$pid" || code=$?
       if ((code != 0 && !failed)); then
         status=$code
-        failed=$((code != 75))
+        failed=$((code != 143))
       fi
     fi
   done

@@ -3,7 +3,7 @@
 #
 #   ZONE=us-west4-a launch/tpu_vm.sh create
 #   ZONE=us-west4-a launch/tpu_vm.sh setup     # the last commit, not the working tree
-#   ZONE=us-west4-a launch/tpu_vm.sh run --config=FILE --workdir=gs://BUCKET/RUN [...]
+#   ZONE=us-west4-a launch/tpu_vm.sh run --config=FILE --workdir=/mnt/shared/RUN [...]
 #   ZONE=us-west4-a launch/tpu_vm.sh logs | status | stop | delete
 #
 # run starts the same command on every host and returns; it may be repeated after a pre-emption.
@@ -19,6 +19,7 @@ ACCELERATOR_TYPE="${ACCELERATOR_TYPE:-v5litepod-16}"
 RUNTIME_VERSION="${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}"
 PROJECT="${PROJECT:-}"  # empty: gcloud's current project
 SPOT="${SPOT:-0}"       # 1: cheaper, may be taken away
+NFS="${NFS:-}"          # ADDRESS:/SHARE that setup mounts at /mnt/shared on every host
 DRY_RUN="${DRY_RUN:-0}"
 
 fail() {
@@ -65,6 +66,12 @@ setup() {
     command -v "$HOME/.local/bin/uv" > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
     "$HOME/.local/bin/uv" venv --python 3.12 .venv
     "$HOME/.local/bin/uv" pip install --python .venv/bin/python ".[tpu]"'
+  if [[ -n "$NFS" ]]; then
+    on_hosts all "NFS=$(printf '%q' "$NFS")"'
+      mountpoint -q /mnt/shared && exit 0
+      sudo apt-get install -y nfs-common && sudo mkdir -p /mnt/shared &&
+        sudo mount -t nfs "$NFS" /mnt/shared && sudo chown "$(id -u)" /mnt/shared'
+  fi
 }
 
 run() {
@@ -73,7 +80,10 @@ run() {
     case "$argument" in --workdir=*) workdir="${argument#*=}" ;; esac
   done
   if [[ -z "$workdir" ]]; then
-    fail "run: --workdir=FOLDER is missing: a bucket (gs://...) or a mount that every host sees"
+    fail "run: --workdir=FOLDER is missing: a folder that every host sees, such as /mnt/shared/RUN"
+  fi
+  if [[ "$workdir" == *://* ]]; then
+    fail "run: --workdir=$workdir: expected a folder that every host sees, not an address: set NFS"
   fi
   quoted="$(printf ' %q' "$@")"
   # A second job on the same chips would only fail later and less clearly.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from jax_robust.data.sources import DataFileError
 
-OTHER_CONTENT_REMEDY = "It was left as it is. Choose another folder, or delete this one yourself."
+REMEDY = "It was left as it is. Choose another folder, or delete this one yourself."
 
 
 @contextlib.contextmanager
@@ -34,15 +34,23 @@ def partial_folder(folder) -> Iterator[pathlib.Path]:
     shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def unless_unsupported() -> Iterator[None]:
+  """Passes over an operation that this file system does not have."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+      raise
+
+
 def publish(partial, folder) -> None:
   """Renames the complete folder; fails if another process was faster."""
   try:
     partial.rename(folder)  # over an empty folder at most
   except OSError as error:
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-      raise DataFileError(
-        folder, "was made meanwhile by someone else", OTHER_CONTENT_REMEDY
-      ) from error
+      raise DataFileError(folder, "was made meanwhile by someone else", REMEDY) from error
     raise
   _sync_path(folder.parent)
 

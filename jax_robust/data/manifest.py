@@ -51,9 +51,14 @@ class Manifest:
   created_by: str
 
   @property
+  def counts(self) -> tuple[int, ...]:
+    """Samples in each shard."""
+    return tuple(shard.count for shard in self.shards)
+
+  @property
   def num_examples(self) -> int:
     """Samples in all shards."""
-    return sum(shard.count for shard in self.shards)
+    return sum(self.counts)
 
 
 def file_names(shard: int, num_shards: int) -> tuple[str, str]:
@@ -117,7 +122,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
 
 def _check(manifest: Manifest, num_examples: int) -> None:
   """Raises a ValueError for numbers that cannot be and for file names that leave the folder."""
-  counts = [shard.count for shard in manifest.shards]
+  counts = manifest.counts
   numbers = [*manifest.image_shape, *manifest.label_histogram, *counts]
   numbers += [manifest.num_classes, manifest.seed]
   if not all(type(number) is int and number >= 0 for number in numbers):

@@ -230,7 +230,7 @@ def _dataset(order, read, num_generated, start_step, stop, prefetch, num_threads
   tf = _import_tensorflow()
   steps = tf.data.Dataset.range(start_step, stop)
   if order is None:
-    inputs = steps.map(lambda step: (step, tf.zeros([0, 2], tf.int64)))
+    inputs = steps.map(lambda step: (step, tf.zeros([0, 2], tf.int32)))
   else:
     samples = _interleaved(tf, order, start_step * num_generated)
     inputs = tf.data.Dataset.zip((steps, samples.batch(num_generated).prefetch(prefetch)))
@@ -261,7 +261,7 @@ def _interleaved(tf, order, start):
     )
 
   def open_shard(shard):
-    samples = tf.numpy_function(order.samples, [shard], tf.int64)
+    samples = tf.numpy_function(order.samples, [shard], tf.int32)
     return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(samples, [None, 2]))
 
   return tf.data.Dataset.range(first, _FOREVER).flat_map(open_window).skip(skip)

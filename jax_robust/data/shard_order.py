@@ -15,6 +15,8 @@ class ShardOrder:
   numbered on from pass to pass. Only the windows have to be walked to find a position, never the
   samples.
 
+  Memory: 8 bytes for each sample of the shards of one window, whatever the size of the set.
+
   **Guarantees**
     once_per_pass: the samples of a pass's windows are every (shard, offset) once.
 
@@ -63,11 +65,11 @@ class ShardOrder:
     return np.stack([shards, np.full_like(shards, epoch), np.full_like(shards, rounds)], axis=1)
 
   def samples(self, row: np.ndarray) -> np.ndarray:
-    """Returns the (shard, offset) pairs of a row of `window`, in the order of their showing."""
+    """Returns the int32 (shard, offset) pairs of a row of `window`, as they are shown."""
     shard, epoch, rounds = (int(value) for value in row)
     count = int(self.counts[shard])
     offsets = permute(np.arange(rounds, count), count, seed=(*self.seed, 1, shard), epoch=epoch)
-    return np.stack([np.full_like(offsets, shard), offsets], axis=1)
+    return np.stack([np.full_like(offsets, shard), offsets], axis=1).astype(np.int32)
 
   def _shards(self, epoch: int) -> list[np.ndarray]:
     """Returns the shards of each window of a pass."""

@@ -1,5 +1,6 @@
 """Writing shards: one pass over the samples, each to a random place, then one rename."""
 
+import dataclasses
 import errno
 import importlib.metadata
 import itertools
@@ -80,7 +81,10 @@ def write_shards(
   num_examples = _whole("num_examples", num_examples, samples)
   num_classes = _whole("num_classes", num_classes, samples)
   counts = shard_counts(num_examples, num_shards=num_shards, shard_size=shard_size)
-  _refuse_other_content(folder)
+  if operator.index(seed) < 0:
+    raise ValueError(f"seed={seed}: expected a whole number, not negative")
+  recipe = {"generator": generator, "licence": licence, "seed": operator.index(seed)}
+  _refuse_other_content(folder, counts=counts, num_classes=num_classes, **recipe)
   chunks = _checked(_chunks(samples), name, num_examples, num_classes)
   with atomic.partial_folder(folder) as partial:
     labels, image_shape = _write_images(partial, chunks, counts, seed, progress_fn)
@@ -90,15 +94,12 @@ def write_shards(
       num_classes=num_classes,
       label_histogram=tuple(np.bincount(labels, minlength=num_classes).tolist()),
       shards=tuple(shards),
-      generator=generator,
-      licence=licence,
-      seed=operator.index(seed),
+      **recipe,
       created_by=f"jax_robust {_version()}",
     )
-    text = manifest_lib.dump(manifest)
-    (partial / manifest_lib.NAME).write_text(text, encoding="utf-8")
+    (partial / manifest_lib.NAME).write_text(manifest_lib.dump(manifest), encoding="utf-8")
     atomic.sync(partial)
-    if not _holds_manifest(folder, text):
+    if not _holds(folder, manifest):
       atomic.publish(partial, folder)
   return open_shards(folder)
 
@@ -205,8 +206,7 @@ def _write_rows(path, offset, images, rows, places) -> None:
 
 
 def _allocate(folder, counts, image_shape) -> list[int]:
-  """Makes the images' files at full size, so that a full disk shows now; returns their heads'
-  lengths."""
+  """Makes the images' files at full size: a full disk shows now. Returns their heads' lengths."""
   num_bytes = sum(counts) * (int(np.prod(image_shape)) + 4)
   free = shutil.disk_usage(folder).free
   if num_bytes > free:
@@ -220,7 +220,8 @@ def _allocate(folder, counts, image_shape) -> list[int]:
       offsets.append(stream.tell())
       size = offsets[-1] + count * int(np.prod(image_shape))
       if hasattr(os, "posix_fallocate"):  # not on macOS, where the pwrite will tell
-        os.posix_fallocate(stream.fileno(), 0, size)
+        with atomic.unless_unsupported():
+          os.posix_fallocate(stream.fileno(), 0, size)
       stream.truncate(size)
   return offsets
 
@@ -237,25 +238,26 @@ def _write_labels(folder, labels, counts) -> list[Shard]:
   return shards
 
 
-def _refuse_other_content(folder) -> None:
-  """Refuses a folder, or file, that is there and is not a folder of shards."""
-  if folder.is_dir() and (not any(folder.iterdir()) or (folder / manifest_lib.NAME).is_file()):
+def _refuse_other_content(folder, **recipe) -> None:
+  """Refuses, before any work is done, a folder with anything but shards of the same recipe."""
+  if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
     return
-  if folder.exists():
-    raise DataFileError(
-      folder, "is there already and holds other content", atomic.OTHER_CONTENT_REMEDY
-    )
+  if not (folder / manifest_lib.NAME).is_file():
+    raise DataFileError(folder, "is there already and holds other content", atomic.REMEDY)
+  old = manifest_lib.load(folder)
+  for key, value in recipe.items():
+    if getattr(old, key) != value:
+      reason = f"is there already and holds shards of {key}={getattr(old, key)!r}, not {value!r}"
+      raise DataFileError(folder, reason, atomic.REMEDY)
 
 
-def _holds_manifest(folder, text) -> bool:
-  """Says whether `folder` holds these very shards; other ones are refused."""
-  path = folder / manifest_lib.NAME
-  if not path.is_file():
+def _holds(folder, manifest) -> bool:
+  """Says whether `folder` holds these very samples; other shards are refused."""
+  if not (folder / manifest_lib.NAME).is_file():
     return False
-  if path.read_text(encoding="utf-8", errors="replace") != text:
-    raise DataFileError(
-      folder, "is there already and holds other shards", atomic.OTHER_CONTENT_REMEDY
-    )
+  old = manifest_lib.load(folder)
+  if dataclasses.replace(old, created_by=manifest.created_by) != manifest:
+    raise DataFileError(folder, "is there already and holds other samples", atomic.REMEDY)
   return True
 
 

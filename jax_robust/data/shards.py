@@ -74,7 +74,7 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "size") -> ShardSet:
   if verify == "sha256":
     _check_sha256(folder, manifest)
 
-  counts = tuple(shard.count for shard in manifest.shards)
+  counts = manifest.counts
   starts = np.concatenate([[0], np.cumsum(counts)])
 
   def read_shard(shard, offsets):

@@ -1,0 +1,1 @@
+"""Makers of labelled images to train on beside the originals."""

@@ -1,0 +1,269 @@
+"""One Gaussian per class, fitted to the training images in pixel space, and samples of it.
+
+The simplest generator that is known to help: its images look like nothing, and a share of them in
+every batch still raises robust accuracy (Gowal et al., Improving Robustness using Generated Data,
+2021).
+"""
+
+import dataclasses
+import difflib
+import operator
+from collections.abc import Iterator
+
+import numpy as np
+
+COVARIANCES = ("full", "pca", "diagonal", "shrinkage")
+BALANCES = ("equal", "as_fitted")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassGaussian:
+  """x = mean + factorᵀ z + scale · z′, with z, z′ standard normal: r + d numbers for one image.
+
+  Args:
+    mean: float32 [d], d pixels times channels, 1 being white.
+    factor: float32 [r, d], or None.
+    scale: float32 [d], or None.
+  """
+
+  mean: np.ndarray
+  factor: np.ndarray | None = None
+  scale: np.ndarray | None = None
+
+  def draw(self, rng: np.random.Generator, num: int) -> np.ndarray:
+    """Draws float32 [num, d], neither clipped nor rounded."""
+    x = np.tile(self.mean, (num, 1))
+    if self.factor is not None:
+      x += rng.standard_normal((num, len(self.factor)), np.float32) @ self.factor
+    if self.scale is not None:
+      x += rng.standard_normal((num, len(self.mean)), np.float32) * self.scale[None]
+    return x
+
+
+def fit(
+  images: np.ndarray,
+  *,
+  covariance: str = "full",
+  rank: int | None = None,
+  shrinkage: float | None = None,
+) -> ClassGaussian:
+  """Fits the Gaussian of one class, without ever forming the d × d covariance S.
+
+  With Xc the n centred images as rows, S = Xcᵀ Xc / (n − 1), and Xcᵀ z / √(n − 1) with
+  z ~ N(0, Iₙ) has covariance S exactly, whatever its rank: n may be smaller than d, and nothing is
+  inverted.
+
+  **Guarantees**
+
+  - moments: before clipping, samples have the mean of the images and, for "full", covariance S.
+
+  Args:
+    images: uint8 [n, h, w, c] of one class, n at least 2.
+    covariance: "full": S. "pca": S cut to its `rank` largest eigenvalues. "diagonal": its diagonal
+      only. "shrinkage": (1 − s) S + s (tr S / d) I with s = `shrinkage`.
+    rank: Number of principal components for "pca".
+    shrinkage: Weight in [0, 1] for "shrinkage"; None takes Ledoit and Wolf's.
+
+  Returns:
+    The Gaussian.
+
+  Raises:
+    ValueError: for arguments that do not fit.
+
+  >>> images = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 1)).astype(np.uint8)
+  >>> fit(images).factor.shape
+  (5, 4)
+
+  Reference: Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance
+  matrices, 2004.
+  """
+  _check_options(covariance, rank, shrinkage)
+  if images.dtype != np.uint8 or images.ndim != 4 or len(images) < 2:
+    raise ValueError(
+      f"images: {images.dtype} {list(images.shape)}, expected uint8 [n, h, w, c] with n >= 2"
+    )
+  x = images.reshape(len(images), -1).astype(np.float32) / 255
+  mean = x.mean(0, dtype=np.float64).astype(np.float32)
+  x -= mean[None]
+  x /= np.float32(np.sqrt(len(x) - 1))
+  if covariance == "diagonal":
+    return ClassGaussian(mean, scale=np.sqrt(np.square(x).sum(0)))
+  if covariance == "pca":
+    return ClassGaussian(mean, factor=_principal(x, rank))
+  if covariance == "full":
+    return ClassGaussian(mean, factor=x)
+  shrinkage = _ledoit_wolf(x) if shrinkage is None else shrinkage
+  scale = np.sqrt(shrinkage * np.square(x, dtype=np.float64).sum() / x.shape[1])
+  return ClassGaussian(
+    mean,
+    factor=x * np.float32(np.sqrt(1 - shrinkage)),
+    scale=np.full(x.shape[1], scale, np.float32),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianSamples:
+  """Labelled samples of the classes' Gaussians, one class after another, in constant memory.
+
+  **Guarantees**
+
+  - reproducible: chunk k of class c is a function of (seed, c, k) and of that class's images alone.
+  - counts: `counts[c]` samples bear label c.
+
+  Args:
+    images: uint8 [n, h, w, c], the originals.
+    labels: integers [n].
+    counts: Samples of each class.
+    seed: Of all that is drawn.
+    chunk_size: Samples in a chunk at most.
+    options: Keyword arguments of `fit`.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  counts: tuple[int, ...]
+  seed: int
+  chunk_size: int
+  options: dict
+
+  name = "Gaussian samples"
+
+  @property
+  def num_examples(self) -> int:
+    """Samples in all."""
+    return sum(self.counts)
+
+  @property
+  def num_classes(self) -> int:
+    """Labels lie in `[0, num_classes)`."""
+    return len(self.counts)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels), the originals'."""
+    return self.images.shape[1:]
+
+  def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (images uint8 [m, h, w, c], labels int32 [m]), sorted by class."""
+    for label, count in enumerate(self.counts):
+      if not count:
+        continue
+      gaussian = fit(self.images[self.labels == label], **self.options)  # one in memory at a time
+      for chunk, start in enumerate(range(0, count, self.chunk_size)):
+        rng = np.random.default_rng((self.seed, label, chunk))
+        # A chunk is drawn whole and then cut: its samples do not depend on how many are wanted.
+        x = gaussian.draw(rng, self.chunk_size)[: count - start]
+        yield _to_uint8(x).reshape(-1, *self.image_shape), np.full(len(x), label, np.int32)
+
+
+def sample_chunks(
+  images: np.ndarray,
+  labels: np.ndarray,
+  *,
+  num_examples: int,
+  num_classes: int,
+  seed: int = 0,
+  balance: str = "equal",
+  chunk_size: int = 1024,
+  covariance: str = "full",
+  rank: int | None = None,
+  shrinkage: float | None = None,
+) -> GaussianSamples:
+  """Fits a Gaussian per class and returns its samples, for `data.shard_writer.write_shards`.
+
+  Samples are clipped to [0, 1] and rounded to uint8, as the originals are kept; their label is the
+  class of their Gaussian.
+
+  Args:
+    images: uint8 [n, h, w, c], the originals; training images only.
+    labels: integers [n] in `[0, num_classes)`.
+    num_examples: Samples in all.
+    num_classes: Number of classes.
+    seed: Of all that is drawn, not negative.
+    balance: "equal": as many samples of each class, to within one. "as_fitted": in the originals'
+      shares, to within one.
+    chunk_size: Samples in a chunk at most; it is part of the seed.
+    covariance: As `fit` takes it.
+    rank: As `fit` takes it.
+    shrinkage: As `fit` takes it.
+
+  Returns:
+    The samples; `chunks()` draws them.
+
+  Raises:
+    ValueError: for arguments that do not fit, and for a class with samples to draw but fewer than
+      two images.
+
+  >>> images = np.random.default_rng(0).integers(0, 256, (6, 2, 2, 1)).astype(np.uint8)
+  >>> samples = sample_chunks(images, np.arange(6) % 2, num_examples=5, num_classes=2)
+  >>> [labels.tolist() for _, labels in samples.chunks()]
+  [[0, 0], [1, 1, 1]]
+  """
+  _check_options(covariance, rank, shrinkage)
+  if balance not in BALANCES:
+    raise ValueError(f"balance={balance!r}: expected one of {', '.join(BALANCES)}")
+  for name, value in (("num_examples", num_examples), ("chunk_size", chunk_size)):
+    if operator.index(value) < 1:
+      raise ValueError(f"{name}={value}: expected at least 1")
+  if operator.index(seed) < 0:
+    raise ValueError(f"seed={seed}: expected a whole number, not negative")
+  labels = np.asarray(labels)
+  if labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= num_classes:
+    raise ValueError(
+      f"labels: expected [{len(images)}], one for each image, in [0, num_classes={num_classes})"
+    )
+  present = np.bincount(labels, minlength=num_classes)
+  weights = np.ones(num_classes, np.int64) if balance == "equal" else present
+  edges = np.concatenate([[0], np.cumsum(weights)]) * num_examples // weights.sum()
+  counts = np.diff(edges)
+  short = np.flatnonzero((counts > 0) & (present < 2))
+  if short.size:
+    raise ValueError(
+      f"labels: class {short[0]} has {present[short[0]]} images; a Gaussian takes two at least"
+    )
+  options = {"covariance": covariance, "rank": rank, "shrinkage": shrinkage}
+  return GaussianSamples(images, labels, tuple(counts.tolist()), seed, chunk_size, options)
+
+
+def _check_options(covariance, rank, shrinkage) -> None:
+  """Refuses options of `fit` that do not fit one another."""
+  if covariance not in COVARIANCES:
+    near = difflib.get_close_matches(str(covariance), COVARIANCES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"covariance={covariance!r}: expected one of {', '.join(COVARIANCES)}{hint}")
+  for name, value, owner in (("rank", rank, "pca"), ("shrinkage", shrinkage, "shrinkage")):
+    if value is not None and covariance != owner:
+      raise ValueError(f"{name}={value}: belongs to covariance={owner!r}, not {covariance!r}")
+  if covariance == "pca" and (rank is None or rank < 1):
+    raise ValueError(f"rank={rank}: expected at least 1, the number of principal components")
+  if shrinkage is not None and not 0 <= shrinkage <= 1:
+    raise ValueError(f"shrinkage={shrinkage}: expected a weight in [0, 1]")
+
+
+def _to_uint8(x: np.ndarray) -> np.ndarray:
+  """Clips to [0, 1] and rounds to 255ths."""
+  return np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)
+
+
+def _principal(x: np.ndarray, rank: int) -> np.ndarray:
+  """The `rank` largest principal components of centred, scaled rows, as rows of their lengths."""
+  limit = min(len(x) - 1, x.shape[1])
+  if rank > limit:
+    raise ValueError(
+      f"rank={rank}: expected 1 to {limit} for {len(x)} images of {x.shape[1]} numbers"
+    )
+  # The eigenvectors of the smaller Gram matrix: n × n or d × d, in double precision.
+  x = x.astype(np.float64)
+  if len(x) < x.shape[1]:
+    _, vectors = np.linalg.eigh(x @ x.T)
+    return (vectors[:, -rank:].T @ x).astype(np.float32)
+  values, vectors = np.linalg.eigh(x.T @ x)
+  lengths = np.sqrt(np.maximum(values[-rank:], 0))
+  return (vectors[:, -rank:] * lengths[None]).T.astype(np.float32)
+
+
+def _ledoit_wolf(x: np.ndarray) -> float:
+  """The shrinkage that minimises the expected squared error, for centred rows over √(n − 1)."""
+  from sklearn.covariance import ledoit_wolf_shrinkage
+
+  return float(ledoit_wolf_shrinkage(x * np.sqrt(len(x) - 1), assume_centered=True))
