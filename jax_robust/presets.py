@@ -3,6 +3,7 @@
 import ml_collections
 
 from jax_robust import attacks
+from jax_robust import config as config_lib
 
 
 def base() -> ml_collections.ConfigDict:
@@ -59,6 +60,28 @@ def pgd40(**changes) -> dict:
   return {**attacks.RECIPES["pgd_40"], **changes}
 
 
+def trades_generated(arg, dataset: str) -> ml_collections.ConfigDict:
+  """The papers' recipe on a data set: net, norm and attack flavour as the config's argument says."""
+  config = base()
+  config.data.name = dataset
+  config.generate = {
+    "method": "convert", "path": "", "num_shards": 64, "generator": "DDPM", "licence": "not stated",
+  }  # fmt: skip
+  config.model = {"name": arg.model, "activation": "swish", "bn_group_size": 32}
+  if arg.model == "wide_resnet":
+    config.model.update({"depth": arg.depth, "width": arg.width})
+  if arg.norm == "l2":
+    config.attack = {**attacks.RECIPES["trades_l2"], "loss": "kl_divergence"}
+  elif arg.norm != "linf":
+    raise config_lib.ConfigError(f"norm={arg.norm!r}: expected 'linf' or 'l2'")
+  elif arg.flavour == "sign":
+    config.attack = {**attacks.RECIPES["trades_sign"], "loss": "kl_divergence"}
+  elif arg.flavour != "adam":
+    raise config_lib.ConfigError(f"flavour={arg.flavour!r}: expected 'adam' or 'sign'")
+  config.evaluation.attack.update({"norm": arg.norm, "eps": config.attack.eps})
+  return config
+
+
 def finish(
   config: ml_collections.ConfigDict, arg: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
@@ -68,23 +91,30 @@ def finish(
   """
   if not arg.smoke:
     return config
-  for unit in ("steps", "epochs", "examples"):
-    for stem in ("total", "save", "evaluate", "log"):
-      config.pop(f"{stem}_{unit}", None)
-  with config.ignore_type(), config.unlocked():
-    config.update({"total_steps": 2, "save_steps": 1, "evaluate_steps": 2, "log_steps": 1})
-    config.data.name, config.data.num_heldout = "made", 8
-    if config.generated.path:
-      config.generated.path = "made"
-    config.batch.size = 24
-    config.batch.microbatch = min(config.batch.microbatch, 12)
-    config.evaluation.batch_size, config.evaluation.num_examples = 8, 8
-    config.model = {"name": "small_cnn", "channels": (4, 4), "strides": (2, 2)}
-    config.schedule.pop("warmup_epochs", None)
-    config.schedule.warmup_steps = 1
-    config.augment.pad = 1
-    for attack in (config.attack, config.evaluation.attack):
-      attack.num_steps = min(attack.get("num_steps", 1), 2)
-      if attack.get("num_steps") and attack.name != "pgd":
-        del attack.num_steps
+  for stem in ("total", "save", "evaluate", "log"):
+    for unit in config_lib.UNITS:
+      _drop(config, f"{stem}_{unit}")
+  config.update({"total_steps": 2, "save_steps": 1, "evaluate_steps": 2, "log_steps": 1})
+  config.data.name, config.data.num_heldout = "made", 8
+  if config.batch.original_share < 1:
+    config.generated.path = "made"
+  _drop(config, "generate")
+  config.batch.update({"size": 24, "microbatch": 12 if config.batch.microbatch else 0})
+  config.evaluation.update({"batch_size": 8, "num_examples": 8})
+  group = config.model.get("bn_group_size") and 12
+  config.model = {"name": "small_cnn", "channels": (4, 4), "strides": (2, 2), "bn_group_size": group}
+  config.schedule = {**config.schedule.to_dict(), "warmup_steps": 1}
+  _drop(config.schedule, "warmup_epochs")
+  config.augment.update({"pad": min(config.augment.pad, 1)})
+  if config.augment.get("group_size"):
+    config.augment.group_size = 12
+  for attack in (config.attack, config.evaluation.attack):
+    if "num_steps" in attack:
+      attack.num_steps = min(attack.num_steps, 2)
   return config
+
+
+def _drop(config: ml_collections.ConfigDict, key: str) -> None:
+  """Deletes a key that may be there."""
+  if key in config:
+    del config[key]

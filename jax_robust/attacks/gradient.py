@@ -127,7 +127,8 @@ def pgd(
     return jnp.sum(loss), loss.astype(x.dtype)
 
   def step(state, count):
-    gradient, loss = jax.grad(loss_at, has_aux=True)(state.x_adv)
+    # Stopped here, so that no tangent of the weights travels from step to step.
+    gradient, loss = jax.lax.stop_gradient(jax.grad(loss_at, has_aux=True)(state.x_adv))
     if keep_best:
       state = _keep_better(state, state.x_adv, loss)
     x_adv, opt_state = move_fn(gradient, state.opt_state, state.x_adv, count)

@@ -40,7 +40,8 @@ def l2_norm(values: Array) -> Array:
 
 def _add_towards(x: Array, delta: Array) -> Array:
   """x + delta, with each entry rounded so that it lies no further from x than delta says."""
-  z = x + delta
+  # The barrier, or where x is a constant of the program XLA makes (x + delta) - x delta.
+  z = jax.lax.optimization_barrier(x + delta)
   return jnp.where(jnp.abs(z - x) > jnp.abs(delta), jnp.nextafter(z, x), z)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array
 Schedule = Callable[[Array | int], Array]
 
 
-def piecewise_constant(step_sizes: Mapping[int | str, float]) -> Schedule:
+def piecewise_constant(step_sizes: Mapping[int | str, float | int]) -> Schedule:
   """A schedule given as the step size in force from each step on.
 
   Sizes, not factors: `optax.piecewise_constant_schedule` multiplies its factors up, and the
@@ -43,7 +43,7 @@ def piecewise_constant(step_sizes: Mapping[int | str, float]) -> Schedule:
   return schedule
 
 
-def adam(step_sizes: Mapping[int | str, float]) -> optax.GradientTransformation:
+def adam(step_sizes: Mapping[int | str, float | int]) -> optax.GradientTransformation:
   """Adam on the input as the released TRADES code runs it: b1 .9, b2 .999, eps 1e-9.
 
   A first step of .1 takes nearly every pixel to the face of an 8/255 ball; the later ones refine.

@@ -12,6 +12,14 @@ def check_positive(**values: float) -> None:
       raise ValueError(f"{name}={value}: a Beta law expects a value above 0")
 
 
+def _beta(rng: Array, alpha: float, beta: float) -> Array:
+  """A float32 Beta(alpha, beta) draw; Beta(1, 1) is uniform, without the sampler's second of
+  compilation."""
+  if alpha == beta == 1:
+    return jax.random.uniform(rng, dtype=jnp.float32)
+  return jax.random.beta(rng, alpha, beta, dtype=jnp.float32)
+
+
 def _group(num_rows: int, group_size: int | None) -> int:
   """The rows of one group; None is the whole batch."""
   size = num_rows if group_size is None else group_size
@@ -49,7 +57,7 @@ def cutmix_box(
   """
   check_positive(alpha=alpha, beta=beta)
   share_key, top_key, left_key = jax.random.split(rng, 3)
-  share = jnp.sqrt(1.0 - jax.random.beta(share_key, alpha, beta, dtype=jnp.float32))
+  share = jnp.sqrt(1.0 - _beta(share_key, alpha, beta))
 
   def interval(key: Array, length: int) -> tuple[Array, Array]:
     half = (length * share).astype(jnp.int32) // 2
@@ -150,7 +158,7 @@ def mixup(
   check_positive(alpha=alpha)
   share_key, permutation_key = jax.random.split(rng)
   permutation = jax.random.permutation(permutation_key, _group(images.shape[0], group_size))
-  share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
+  share = _beta(share_key, alpha, alpha)
 
   def mix(values: Array) -> Array:
     weight = share.astype(values.dtype)

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,30 +17,34 @@ from jax_robust.data.shard_order import ShardOrder
 _FOREVER = 2**62
 
 
-def make_train_batches(backend: str = "tfdata", *sources, **kwargs) -> Callable[..., Iterator]:
-  """Returns `batches(start_step, num_steps=None) -> iterator` of a backend.
+def make_train_batches(
+  original, generated, *, backend: str = "tfdata", **kwargs
+) -> Callable[..., Iterator[dict[str, Any]]]:
+  """Returns `batches(start_step=0, num_steps=None) -> iterator` of a backend.
 
   Both backends follow one law: the same composition and layout, and the same original images at the
-  same seed and step. `tfdata` streams from disk and yields the rows of this process as NumPy
-  arrays; `resident` keeps the images on the device and yields device arrays of the global batch.
+  same seed and step. "tfdata" streams from disk and yields the rows of this process as NumPy arrays;
+  "resident" keeps the images on the device and yields device arrays of the global batch.
 
   Args:
+    original: as in `train_batches`.
+    generated: as in `train_batches`.
     backend: "tfdata" or "resident".
-    *sources: original and generated, as `train_batches` takes them.
-    **kwargs: the keyword arguments of `train_batches` or `resident.make_resident`.
+    **kwargs: the other arguments of `train_batches` or of `resident.make_resident`.
 
   Returns:
     A function of the step to begin at, which may be called again.
 
   Raises:
-    ValueError: there is no such backend, or an argument does not fit.
+    ValueError: there is no such backend.
+    TypeError: the backend has no such argument.
   """
   backends = {"tfdata": _make_tfdata, "resident": resident.make_resident}
   if backend not in backends:
     near = difflib.get_close_matches(str(backend), backends, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"backend={backend!r}: expected one of {sorted(backends)}{hint}")
-  return backends[backend](*sources, **kwargs)
+  return backends[backend](original, generated, **kwargs)
 
 
 def train_batches(
@@ -103,22 +108,27 @@ def train_batches(
     num_slices=num_slices,
   )
   mixture.check_sources(mix, original, generated)
-  rows = np.arange(batch_size)[rows if rows is not None else slice(None)]
-  if not rows.size:
-    raise ValueError(f"rows select nothing of batch_size={batch_size}: expected at least one row")
-  least = {"start_step": 0, "cycle_length": 1, "prefetch": 0, "num_threads": 1}
   num_threads = min(8, os.cpu_count() or 1) if num_threads is None else num_threads
-  for name, value in zip(least, (start_step, cycle_length, prefetch, num_threads), strict=True):
-    if value < least[name]:
-      raise ValueError(f"{name}={value}: expected at least {least[name]}")
+  stop = _FOREVER if num_steps is None else start_step + num_steps
+  for name, value, least in [
+    ("start_step", start_step, 0),
+    ("num_steps", stop - start_step, 0),
+    ("cycle_length", cycle_length, 1),
+    ("prefetch", prefetch, 0),
+    ("num_threads", num_threads, 1),
+  ]:
+    if value < least:
+      raise ValueError(f"{name}={value}: expected at least {least}")
+  wanted = np.arange(batch_size)[rows if rows is not None else slice(None)]
+  if not wanted.size:
+    raise ValueError(f"rows={rows}: expected at least one row of batch_size={batch_size}")
   order = None
   if mix.num_generated and hasattr(generated, "read_shard"):
     order = ShardOrder(generated.counts, seed=(seed, 1), cycle_length=cycle_length)
   failures: list[Exception] = []
-  read = functools.partial(_read_rows, original, generated, mix, rows, seed, failures)
-  stop = _FOREVER if num_steps is None else start_step + num_steps
+  read = functools.partial(_read_rows, original, generated, mix, wanted, seed, failures)
   dataset = _dataset(order, read, mix.num_generated, start_step, stop, prefetch, num_threads)
-  fixed = {"generated": ~mixture.original_rows(mix)[rows], "row": rows.astype(np.int32)}
+  fixed = {"generated": ~mixture.original_rows(mix)[wanted], "row": wanted.astype(np.int32)}
   return _deliver(dataset, fixed, failures)
 
 
@@ -166,11 +176,13 @@ def eval_batches(
   return batches()
 
 
-def _make_tfdata(*sources, **kwargs):
-  """Binds everything but the place in the stream."""
+def _make_tfdata(original, generated, **kwargs):
+  """Binds everything but the place in the stream; a misspelt argument fails here, not later."""
+  inspect.signature(train_batches).bind(original, generated, **kwargs)
 
-  def batches(start_step: int = 0, num_steps: int | None = None) -> Iterator[dict[str, Any]]:
-    return train_batches(*sources, start_step=start_step, num_steps=num_steps, **kwargs)
+  def batches(start_step=0, num_steps=None):
+    place = {"start_step": start_step, "num_steps": num_steps}
+    return train_batches(original, generated, **kwargs, **place)
 
   return batches
 
@@ -257,7 +269,7 @@ def _interleaved(tf, order, start):
   def open_window(number):
     shards = tf.numpy_function(rows_of, [number], tf.int64)
     return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(shards, [None, 3])).interleave(
-      open_shard, cycle_length=order.cycle_length, block_length=1, deterministic=True
+      open_shard, cycle_length=order.cycle_length, block_length=1
     )
 
   def open_shard(shard):

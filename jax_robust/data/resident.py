@@ -81,13 +81,17 @@ def make_resident(
   def batches(start_step: int = 0, num_steps: int | None = None):
     if start_step < 0:
       raise ValueError(f"start_step={start_step}: expected at least 0")
-    steps = itertools.count(start_step)
-    for step in itertools.islice(steps, num_steps):
-      places = [locate(step, count, num) if count else (0, 0) for count, num in sizes]
-      yield pick(images, labels, np.array(places).astype(np.uint32))
+    steps = itertools.islice(itertools.count(start_step), num_steps)
+    return (pick(images, labels, _places(step, sizes)) for step in steps)
 
   batches.pick = pick
   return batches
+
+
+def _places(step, sizes):
+  """Returns uint32 [2, 2]: the (pass, position) at which a step enters either stream."""
+  places = [locate(step, count, num) if count else (0, 0) for count, num in sizes]
+  return np.array(places).astype(np.uint32)
 
 
 def _pick(images, labels, places, *, mix, sizes, seed):

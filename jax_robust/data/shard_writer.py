@@ -51,9 +51,9 @@ def write_shards(
   - deterministic: the same samples and arguments give the same bytes.
   - atomic: `folder` appears complete or not at all; whatever fails, the partial folder is removed
     (a kill −9 leaves it behind, as `.<folder>.partial-…`).
-  - keeps other content: a folder that is there is replaced by nothing; the very same shards are
+  - keeps_other_content: a folder that is there is replaced by nothing; the very same shards are
     left as they are and opened.
-  - constant memory: a chunk at a time, and 8 bytes for every sample (its place and its label).
+  - constant_memory: a chunk at a time, and 8 bytes for every sample (its place and its label).
 
   Args:
     folder: Where to; its parent is made if need be.
@@ -92,7 +92,7 @@ def write_shards(
     manifest = Manifest(
       image_shape=image_shape,
       num_classes=num_classes,
-      label_histogram=tuple(np.bincount(labels, minlength=num_classes).tolist()),
+      label_histogram=_histogram(labels, num_classes),
       shards=tuple(shards),
       **recipe,
       created_by=f"jax_robust {_version()}",
@@ -170,12 +170,12 @@ def _checked(chunks, name, num_examples, num_classes) -> Iterator[Samples]:
 def _write_images(folder, chunks, counts, seed, progress_fn):
   """Writes every image to its random place; returns the labels in their new order and the shape."""
   num_examples, starts = sum(counts), np.concatenate([[0], np.cumsum(counts)])
-  places, labels = None, np.empty(num_examples, np.int32)
-  done, image_shape, offset = 0, None, 0
+  done, places, labels, image_shape, offsets = 0, None, None, None, None
   for images, chunk_labels in chunks:
     if places is None:  # only now: the first chunk tells the images' shape
       image_shape = images.shape[1:]
-      offset = _allocate(folder, counts, image_shape)
+      offsets = _allocate(folder, counts, image_shape)
+      labels = np.empty(num_examples, np.int32)
       places = np.arange(num_examples, dtype=np.min_scalar_type(num_examples))
       np.random.default_rng(seed).shuffle(places)
     chosen = places[done : done + len(images)].astype(np.int64)
@@ -184,7 +184,7 @@ def _write_images(folder, chunks, counts, seed, progress_fn):
     for shard in np.unique(shards):
       rows = np.flatnonzero(shards == shard)
       path = folder / manifest_lib.file_names(shard, len(counts))[0]
-      _write_rows(path, offset[shard], images, rows, chosen[rows] - starts[shard])
+      _write_rows(path, offsets[shard], images, rows, chosen[rows] - starts[shard])
     done += len(images)
     if progress_fn is not None:
       progress_fn(done, num_examples)
@@ -236,6 +236,12 @@ def _write_labels(folder, labels, counts) -> list[Shard]:
     sums = sha256(folder / images_name), sha256(folder / labels_name)
     shards.append(Shard(count, images_name, sums[0], labels_name, sums[1]))
   return shards
+
+
+def _histogram(labels, num_classes) -> tuple[int, ...]:
+  """Counts the labels, a chunk at a time, since bincount copies them to int64."""
+  chunks = (labels[start : start + (1 << 16)] for start in range(0, len(labels), 1 << 16))
+  return tuple(sum(np.bincount(chunk, minlength=num_classes) for chunk in chunks).tolist())
 
 
 def _refuse_other_content(folder, **recipe) -> None:

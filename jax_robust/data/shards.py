@@ -33,8 +33,8 @@ class ShardSet(Source):
 
   **Guarantees**
 
-  - constant memory: nothing is kept between reads, only the manifest.
-  - labels: one outside `[0, num_classes)` is an error when it is read, whatever `verify` was.
+  - constant_memory: nothing is kept between reads, only the manifest.
+  - labels_in_range: one outside `[0, num_classes)` is an error when it is read, whatever `verify` was.
 
   Args:
     counts: Samples of each shard.

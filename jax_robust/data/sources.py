@@ -35,9 +35,9 @@ class Source:
 
   **Guarantees**
 
-  - order: index i is the same sample in every run and on every machine.
-  - threads: `read` may be called from many threads at once.
-  - indices: one outside `[0, num_examples)` is an IndexError; none is wrapped around.
+  - stable_order: index i is the same sample in every run and on every machine.
+  - thread_safe: `read` may be called from many threads at once.
+  - indices_in_range: one outside `[0, num_examples)` is an IndexError; none is wrapped around.
 
   Args:
     name: What error messages and results call it.

@@ -36,9 +36,9 @@ def load_tfds(
 
   **Guarantees**
 
-  - order: the samples come record by record, file by file, as they lie on the disk, in every run
+  - stable_order: the samples come record by record, file by file, as they lie on the disk, in every run
     and on every machine that holds the same prepared files.
-  - no GPU: TensorFlow sees no accelerator, and takes no memory of one.
+  - no_gpu: TensorFlow sees no accelerator, and takes no memory of one.
 
   Args:
     name: One of `NAMES`, or the folder of a prepared builder (`…/imagenet2012/5.1.0`), the way to

@@ -155,19 +155,16 @@ def optimizer(config, source: sources.Source) -> optax.GradientTransformation:
 def train_batches(config, sets: Data, mesh) -> Callable[[int], Any]:
   """`step -> iterator` over sharded batches from that step on."""
   options = block(config, "batch")
-  backend = options.pop("backend")
   options["batch_size"] = options.pop("size")
-  options.pop("microbatch")
-  rows = parallel.process_rows(config.batch.size)
-  if backend == "resident":
-    sharding = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
-    make = pipeline.make_train_batches(
-      backend, sets.train, sets.generated, seed=config.seed, sharding=sharding, **options
-    )
+  del options["microbatch"]
+  resident = options["backend"] == "resident"
+  if resident:
+    options["sharding"] = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+  else:
+    options["rows"] = parallel.process_rows(config.batch.size)
+  make = pipeline.make_train_batches(sets.train, sets.generated, seed=config.seed, **options)
+  if resident:
     return make
-  make = pipeline.make_train_batches(
-    backend, sets.train, sets.generated, seed=config.seed, rows=rows, **options
-  )
 
   def batches(start_step):
     iterator = make(start_step)
@@ -199,10 +196,12 @@ def num_microbatches(config, net, mesh) -> int:
       f"batch.microbatch={microbatch} with whole-batch BatchNorm would change its statistics: set "
       f"model.bn_group_size to a divisor of {microbatch // devices}"
     )
-  if has_norm and group is not None and (microbatch // devices) % group:
+  # Under jit a sharded batch is one batch, whose groups may span devices, unless it is cut.
+  at_once = size if config.parallel == "jit" and microbatch == size else microbatch // devices
+  if has_norm and group is not None and at_once % group:
     raise ConfigError(
-      f"model.bn_group_size={group}: expected a divisor of the {microbatch // devices} rows that a "
-      f"device sees at once (batch.microbatch={microbatch} on {devices} devices)"
+      f"model.bn_group_size={group}: expected a divisor of the {at_once} rows that are normalised at "
+      f"once (batch.microbatch={microbatch} on {devices} devices, parallel={config.parallel!r})"
     )
   return size // microbatch
 

@@ -51,7 +51,8 @@ def run_config(config: Any, name: str, shards: str) -> Any:
         raise ConfigError(f"runs.{name}.{key}: the config has no block of that name to replace")
       run[key] = value
     del run["runs"]
-    run.pop("generate", None)
+    if "generate" in run:
+      del run["generate"]
     if run.batch.original_share == 1:
       run.generated.path = ""
   return run

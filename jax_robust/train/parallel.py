@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
@@ -130,26 +131,31 @@ def map_step(
 def _pmap(step, mesh: Mesh, *, per_row: bool, donated) -> Callable:
   """`jax.pmap` behind the interface of the other two: whole state in, whole state out."""
   count = mesh.devices.size
+  replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
   mapped = jax.pmap(
     step,
     axis_name=AXIS,
     in_axes=(None, 0),
     out_axes=0 if per_row else None,
-    devices=None if jax.process_count() > 1 else list(mesh.devices.flat),
+    devices=list(mesh.devices.flat),
     donate_argnums=donated,
   )
-  local = count // jax.process_count()
 
+  @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, sharded))
+  def split(batch):
+    return jax.tree.map(lambda rows: rows.reshape(count, -1, *rows.shape[1:]), batch)
+
+  @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, sharded))
+  def merge(result):
+    return jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), result)
+
+  # pmap's arrays are those of one process; the others' rows are out of its sight.
   @functools.wraps(step)
   def call(state, batch):
-    def stack(rows):
-      if jax.process_count() > 1:
-        rows = np.concatenate([np.asarray(s.data) for s in rows.addressable_shards])
-      return rows.reshape(local, -1, *rows.shape[1:])
-
-    result = mapped(state, jax.tree.map(stack, dict(batch)))
-    if per_row:
-      return jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), result)
-    return result
+    rows = multihost_utils.global_array_to_host_local_array(split(dict(batch)), mesh, sharded)
+    result = multihost_utils.host_local_array_to_global_array(
+      mapped(state, rows), mesh, sharded if per_row else replicated
+    )
+    return merge(result) if per_row else result
 
   return call

@@ -51,6 +51,7 @@ def test_eps_may_be_traced():
     return attacks.make_attack("pgd", eps=eps, num_steps=2)(logits_fn, X, LABELS, KEY)
 
   for eps in (0.0, 0.1):
+    # X is a constant of the compiled program: XLA's folding must not undo the rounding.
     assert np.abs(run(eps) - X).max() <= np.float32(eps)
 
 

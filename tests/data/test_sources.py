@@ -1,0 +1,133 @@
+"""Sources in RAM: what is read, what is refused, views, and the digits."""
+
+import concurrent.futures
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from jax_robust.data import sources
+from jax_robust.data.sources import DataFileError, array_source
+
+
+@pytest.fixture
+def source():
+  images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 5, 3), np.uint8)
+  return array_source(images, np.arange(20) % 3, num_classes=4, name="made")
+
+
+def test_array_source_reads_what_is_asked_for(source):
+  images, labels = source.read(np.array([7, 0, 7, 19]))
+  assert (source.num_examples, source.image_shape, source.num_classes) == (20, (4, 5, 3), 4)
+  assert images.shape == (4, 4, 5, 3) and images.dtype == np.uint8 and labels.dtype == np.int32
+  assert images[:, 0, 0, 0].tolist() == [7, 0, 7, 19]
+  assert labels.tolist() == [1, 0, 1, 1]
+  assert len(source.read(np.array([], np.int64))[1]) == 0
+
+
+def test_reads_are_copies(source):
+  source.read(np.array([3]))[0][...] = 99
+  assert source.read(np.array([3]))[0].max() == 3
+
+
+def test_chunks_are_all_samples_in_order(source):
+  chunks = list(source.chunks(8))
+  assert [len(labels) for _, labels in chunks] == [8, 8, 4]
+  assert np.concatenate([images[:, 0, 0, 0] for images, _ in chunks]).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("indices", [[20], [-1], [0.0], [[0]]])
+def test_indices_in_range(source, indices):
+  view = sources.subset(source, 2, 20)
+  for each in (source, view):
+    with pytest.raises(IndexError, match="made"):
+      each.read(np.array(indices))
+  with pytest.raises(IndexError, match=r"index 18 is outside \[0, 18\)"):
+    view.read(np.array([18]))
+
+
+def test_thread_safe(source):
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    batches = [np.random.default_rng(i).integers(0, 20, 32) for i in range(64)]
+    for indices, (images, _) in zip(batches, pool.map(source.read, batches), strict=True):
+      np.testing.assert_array_equal(images[:, 0, 0, 0], indices)
+
+
+_OK = np.zeros((3, 2, 2, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+  ("images", "labels", "num_classes", "message"),
+  [
+    (_OK.astype(np.float32), [0, 1, 2], 3, "dtype is float32, expected uint8"),
+    (_OK[..., 0], [0, 1, 2], 3, r"shape is \[3, 2, 2\], expected \[n, height"),
+    (_OK.repeat(2, 3), [0, 1, 2], 3, "1 or 3"),
+    (_OK[:0], [], 3, "empty"),
+    (_OK, [0, 1], 3, "3 images but 2 labels"),
+    (_OK, [0.0, 1.0, 2.0], 3, "labels' dtype is float64"),
+    (_OK, [[0], [1], [2]], 3, r"labels' shape is \[3, 1\]"),
+    (_OK, [0, 1, 3], 3, "label of sample 2 is 3"),
+    (_OK, [0, -1, 2], 3, "label of sample 1 is -1"),
+  ],
+)
+def test_bad_arrays_are_refused(images, labels, num_classes, message):
+  with pytest.raises(ValueError, match=message):
+    array_source(images, np.array(labels), num_classes=num_classes)
+
+
+def test_num_classes_defaults_to_the_labels():
+  assert array_source(_OK, np.array([0, 5, 1])).num_classes == 6
+
+
+def test_split_heldout_is_disjoint_and_complete(source):
+  train, heldout = sources.split_heldout(source, 6)
+  read = {view: view.read(np.arange(view.num_examples))[0][:, 0, 0, 0] for view in (train, heldout)}
+  assert read[heldout].tolist() == list(range(6))
+  assert read[train].tolist() == list(range(6, 20))
+  assert train.num_classes == 4 and heldout.image_shape == (4, 5, 3)
+  for num in (0, 20):
+    with pytest.raises(ValueError, match=f"num_heldout={num}"):
+      sources.split_heldout(source, num)
+
+
+def test_views_of_views(source):
+  train, _ = sources.split_heldout(source, 5)
+  assert sources.subset(train, 2, 4).read(np.array([0, 1]))[0][:, 0, 0, 0].tolist() == [7, 8]
+  with pytest.raises(ValueError, match="start=2, stop=16"):
+    sources.subset(train, 2, 16)
+
+
+def test_digits_split():
+  train, test = sources.digits("train"), sources.digits("test")
+  assert (train.num_examples, test.num_examples, train.num_classes) == (1437, 360, 10)
+  images, labels = train.read(np.arange(1437))
+  test_images, test_labels = test.read(np.arange(360))
+  assert images.max() == 255 and images.min() == 0 and images.shape == (1437, 8, 8, 1)
+  # Together they are scikit-learn's set, each digit once.
+  everything = np.round(datasets.load_digits().images * (255 / 16)).astype(np.uint8)
+  assert sorted(i.tobytes() for i in (*images, *test_images)) == sorted(
+    map(np.ndarray.tobytes, everything)
+  )
+  assert np.bincount(test_labels).min() > 20
+  # The split is the same on every machine.
+  assert labels[:8].tolist() == [6, 7, 4, 4, 2, 4, 4, 9]
+  with pytest.raises(ValueError, match="split='valid'"):
+    sources.digits("valid")
+
+
+def test_error_names_file_reason_remedy_and_survives_pickling():
+  error = pickle.loads(pickle.dumps(DataFileError("a/b.npz", "is empty", "Fetch it again.")))
+  assert str(error) == "a/b.npz: is empty. Fetch it again."
+  assert isinstance(error, ValueError) and error.remedy == "Fetch it again."
+
+
+def test_modules_load_no_tensorflow():
+  code = (
+    "import sys; from jax_robust.data import sources, shards, shard_writer, convert, tfds; "
+    "from jax_robust.generate import gaussian; "
+    "assert not {'tensorflow', 'tensorflow_datasets', 'flax', 'orbax'} & set(sys.modules)"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)

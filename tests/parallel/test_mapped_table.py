@@ -1,0 +1,169 @@
+"""Every loss, attack and objective: eager = jit = shard_map = pmap. A new one adds a row here."""
+
+import jax
+import jax.numpy as jnp
+import mapped_problems as problems
+import numpy as np
+import pytest
+from mapped_problems import NUM_CLASSES, NUM_ROWS
+
+from jax_robust import attacks, losses, objectives
+from jax_robust.train import parallel, state
+
+# Targets that a loss takes.
+LOSSES_UNDER_TEST = {
+  "cross_entropy": ("labels", "probabilities"),
+  "kl_divergence": ("probabilities",),
+  "margin": ("labels", "probabilities"),
+}
+
+# Settings of an attack; those that can start at random do.
+ATTACKS_UNDER_TEST = {
+  "fgsm": ({},),
+  "rs_fgsm": ({},),
+  "n_fgsm": ({},),
+  "pgd": (
+    {"num_steps": 2, "num_restarts": 2, "keep_best": True},
+    {"num_steps": 2, "norm": "l2", "start": "normal"},
+    {"num_steps": 2, "norm": "l1"},
+    {"num_steps": 2, "optimizer": "adam", "step_sizes": {"0": 0.05}},
+  ),
+}
+
+# Settings of an objective, and rows of a BatchNorm group (None: the whole batch).
+OBJECTIVES_UNDER_TEST = {
+  "standard": (({}, None),),
+  "adversarial": (({}, 2),),
+  "trades": (({}, None), ({"attack_statistics": "running", "clean_pass_updates": True}, 2)),
+}
+
+TABLES = {
+  "loss": (losses.LOSSES, LOSSES_UNDER_TEST),
+  "attack": (attacks.ATTACKS, ATTACKS_UNDER_TEST),
+  "objective": (objectives.OBJECTIVES, OBJECTIVES_UNDER_TEST),
+}
+
+
+def cases(table):
+  """`(name, setting)` of every row, with readable ids."""
+  return [
+    pytest.param(name, setting, id=f"{name}-{i}" if len(settings) > 1 else name)
+    for name, settings in table.items()
+    for i, setting in enumerate(settings)
+  ]
+
+
+@pytest.fixture(autouse=True)
+def x64():
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_entry_is_in_the_table(kind):
+  known, under_test = TABLES[kind]
+  assert set(known) == set(under_test), f"add the new {kind} to the table of this file"
+  assert all(under_test.values()), "a row without settings tests nothing"
+
+
+def assert_modes_agree(make_step, tree, batch, *, per_row=False):
+  """Runs a step eagerly and in the three modes on eight devices; returns the eager result."""
+  mesh = parallel.data_mesh(NUM_ROWS)
+  assert mesh.devices.size == 8
+  expected = make_step(None)(tree, jax.tree.map(jnp.asarray, batch))
+  for mode in parallel.MODES:
+    mapped = parallel.map_step(make_step, mesh, mode=mode, per_row=per_row)
+    result = mapped(*problems.place(tree, batch, mesh))
+    try:
+      problems.assert_same(result, expected)
+    except AssertionError as error:
+      raise AssertionError(f"{mode} differs from the eager call") from error
+  return expected
+
+
+def targets_of(kind):
+  """Labels `[b]`, or probabilities `[b, k]`."""
+  draw = np.random.default_rng(1)
+  if kind == "labels":
+    return draw.integers(0, NUM_CLASSES, NUM_ROWS)
+  return draw.dirichlet(np.ones(NUM_CLASSES), NUM_ROWS)
+
+
+@pytest.mark.parametrize(("name", "kind"), cases(LOSSES_UNDER_TEST))
+def test_losses(name, kind):
+  batch = {
+    "outputs": np.random.default_rng(0).normal(size=(NUM_ROWS, NUM_CLASSES)),
+    "targets": targets_of(kind),
+  }
+
+  def make_step(axis_name):
+    return lambda scale, rows: losses.LOSSES[name](scale * rows["outputs"], rows["targets"])
+
+  result = assert_modes_agree(make_step, jnp.asarray(2.0), batch, per_row=True)
+  assert result.shape == (NUM_ROWS,) and len(np.unique(result)) == NUM_ROWS
+
+
+@pytest.mark.parametrize(("name", "options"), cases(ATTACKS_UNDER_TEST))
+def test_attacks(name, options):
+  net = problems.make_net()
+  weights = problems.initial_state(net)
+  attack = attacks.make_attack(name, eps=0.1, **options)
+  batch = {
+    "image": np.random.default_rng(0).uniform(size=(NUM_ROWS, *problems.IMAGE)),
+    "target": targets_of("labels"),
+    "row": np.arange(NUM_ROWS, dtype=np.int32),
+  }
+
+  def make_step(axis_name):
+    apply_fn = state.make_apply_fn(net)
+
+    def run(weights, batch):
+      def logits_fn(x):
+        return apply_fn(weights.params, weights.model_state, x, train=False)[0]
+
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["row"])
+      return attack(logits_fn, batch["image"], batch["target"], keys)
+
+    return run
+
+  x_adv = assert_modes_agree(make_step, weights, batch, per_row=True)
+  moved = np.abs(x_adv - batch["image"]).reshape(NUM_ROWS, -1).max(1)
+  assert np.all(moved > 0.005)  # an attack that does nothing agrees with itself
+
+
+@pytest.mark.parametrize(("name", "setting"), cases(OBJECTIVES_UNDER_TEST))
+def test_objectives(name, setting):
+  options, group_size = setting
+  net = problems.make_net(group_size)
+  make_update = problems.make_update(net, problems.make_objective(name, **options))
+  before = problems.initial_state(net)
+  after, metrics = assert_modes_agree(make_update, before, problems.raw_batch())
+  assert metrics["finite"] and int(after.step) == 1
+  for old, new in zip(
+    jax.tree.leaves((before.params, before.model_state, before.ema)),
+    jax.tree.leaves((after.params, after.model_state, after.ema)),
+    strict=True,
+  ):
+    assert np.any(old != new)
+
+
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_gradient_is_the_mean_over_devices(mode):
+  """A trap: under `shard_map` with its check on, pmean of gradients is their sum."""
+  mesh = parallel.data_mesh(8)
+
+  def make_step(axis_name):
+    def step(weight, batch):
+      grad = jax.grad(lambda w: jnp.mean(w * batch["x"]))(weight)
+      return grad if axis_name is None else jax.lax.pmean(grad, axis_name)
+
+    return step
+
+  mapped = parallel.map_step(make_step, mesh, mode=mode)
+  gradient = mapped(*problems.place(jnp.asarray(3.0), {"x": np.arange(8.0)}, mesh))
+  assert float(gradient) == 3.5
+
+
+def test_unknown_mode_is_refused():
+  with pytest.raises(ValueError, match="parallel='pmpa'.*'jit'.*'pmap'"):
+    parallel.map_step(lambda axis_name: None, parallel.data_mesh(8), mode="pmpa")

@@ -1,0 +1,92 @@
+"""Every config that ships is built, and one of each objective takes its two smoke steps."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jax_robust import config as config_lib
+from jax_robust import main, objectives
+from jax_robust.data import augment, mixture
+from jax_robust.jobs import build
+
+ARGUMENTS = {
+  "cifar10_trades_ddpm": ["norm=l2", "flavour=sign,model=preact_resnet18", "cutmix"],
+  "cifar10_adversarial": [f"attack={name}" for name in ("fgsm", "rs_fgsm", "n_fgsm", "none")],
+  "mnist_trades": ["norm=l2"],
+  "cifar10_laptop": ["share=1.0"],
+}
+CASES = [
+  f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))
+]
+SMOKE = {
+  "trades": "cifar10_trades_ddpm:cutmix,smoke",
+  "adversarial": "cifar10_adversarial:smoke",
+  "standard": "cifar10_adversarial:attack=none,smoke",
+}
+
+
+class FakeSource:
+  """What the builders ask of a training set."""
+
+  num_examples, num_classes = 50_000, 10
+
+
+@pytest.mark.parametrize("reference", CASES)
+def test_config_is_data_and_builds(reference):
+  config = config_lib.load(reference)
+  data = config_lib.to_data(config)
+  again = config_lib.from_data(json.loads(json.dumps(data)))
+  assert config_lib.to_data(again) == data
+  for built in (config, again):
+    net = build.model(built, FakeSource.num_classes)
+    shape = (1, 28, 28, 1) if built.data.name == "mnist" else (1, 32, 32, 3)
+    variables = jax.eval_shape(
+      lambda key, net=net, shape=shape: net.init(key, np.zeros(shape, np.float32), train=False),
+      jax.random.key(0),
+    )
+    assert variables["params"]
+    transformation = build.optimizer(built, FakeSource)
+    assert jax.eval_shape(transformation.init, variables["params"])
+    assert callable(build.objective(built))
+    assert callable(build.attack(build.block(built.evaluation, "attack")))
+    assert callable(augment.make_prepare(num_classes=10, **build.block(built, "augment")))
+    batch = built.batch
+    law = mixture.composition(
+      batch.size,
+      original_share=batch.original_share,
+      emulated_workers=batch.emulated_workers,
+      num_slices=batch.num_slices,
+    )
+    assert law.num_original + law.num_generated == batch.size
+    assert build.duration(built, "total", FakeSource) > 0
+
+
+def test_released_batch_is_308_originals_and_716_generated():
+  batch = config_lib.load("cifar10_trades_ddpm").batch
+  law = mixture.composition(
+    batch.size, original_share=batch.original_share, emulated_workers=batch.emulated_workers
+  )
+  assert (law.num_original, law.num_generated, law.num_distinct) == (308, 716, 77)
+
+
+def test_every_objective_has_a_smoke_run():
+  assert SMOKE.keys() == objectives.OBJECTIVES.keys()
+
+
+@pytest.mark.parametrize("objective", SMOKE)
+def test_smoke_run(objective, tmp_path):
+  backend = "tfdata" if objective == "trades" else "resident"
+  command = [
+    f"--config={SMOKE[objective]}", f"--workdir={tmp_path}", f"--config.batch.backend={backend}",
+    "--config.tensorboard=false",
+  ]  # fmt: skip
+  assert main.main(command) == 0
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [(row["step"], row["kind"]) for row in rows] == [
+    (1, "train"), (2, "train"), (2, "evaluate"),
+  ]  # fmt: skip
+  assert all(np.isfinite(list(row.values())[2:]).all() for row in rows)
+  assert json.loads((tmp_path / "config.json").read_text())["objective"]["name"] == objective
+  assert json.loads((tmp_path / "results" / "train.json").read_text())["step"] == 2

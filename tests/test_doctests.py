@@ -1,0 +1,29 @@
+"""The examples in docstrings and in the README run as they stand."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import jax_robust
+
+MODULES = sorted(
+  info.name for info in pkgutil.walk_packages(jax_robust.__path__, "jax_robust.")
+  if not info.name.startswith("jax_robust.configs")
+)  # fmt: skip
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+  result = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
+  assert result.failed == 0
+
+
+def test_readme_examples(repository):
+  result = doctest.testfile(
+    str(repository / "README.md"), module_relative=False, optionflags=FLAGS
+  )
+  assert result.attempted >= 10
+  assert result.failed == 0
