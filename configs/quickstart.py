@@ -17,7 +17,7 @@ def get_config(arg=""):
   config.job = "compare"
   config.tensorboard = False
   config.data = {"name": "digits", "num_heldout": 256, "image_size": 0, "test_split": "test"}
-  config.generate = {"method": "gaussian", "num_examples": 8000, "num_shards": 8, "kind": "full"}
+  config.generate = {"method": "gaussian", "num_examples": 8000, "num_shards": 8, "covariance": "full"}
   config.batch.update({"size": 128, "original_share": 0.5, "emulated_workers": 2})
   config.augment.update({"pad": 0, "flip": False})
   config.model = {

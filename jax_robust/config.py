@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import runpy
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -50,6 +51,14 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
   return values
 
 
+def near_path(path: pathlib.Path) -> str:
+  """`: did you mean …?`, with what lies beside a path that does not exist; nothing if none is near."""
+  parent = path.parent
+  beside = [each.name for each in parent.iterdir()] if parent.is_dir() else []
+  close = difflib.get_close_matches(path.name, beside, n=1)
+  return f": did you mean {str(parent / close[0])!r}?" if close else ""
+
+
 def near_miss(name: str, known: Iterable[str]) -> str:
   """`: did you mean …?`, or the names there are.
 
@@ -57,7 +66,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
   ": did you mean 'beta'?"
   """
   known = sorted(known)
-  close = difflib.get_close_matches(name, known, n=1)
+  close = difflib.get_close_matches(str(name), known, n=1)
   return f": did you mean {close[0]!r}?" if close else f": expected one of {', '.join(known)}"
 
 
@@ -75,16 +84,21 @@ def parse_value(text: str, current: Any, name: str) -> Any:
     if isinstance(current, float):
       return _number(text)
     if isinstance(current, (tuple, list)):
-      return tuple(_guess(item) for item in text.strip("()[]").split(",") if item.strip())
+      return tuple(_guess(item) for item in text.strip("()[] ").split(",") if item.strip())
   except (ValueError, KeyError, ZeroDivisionError) as error:
     kind = type(current).__name__
-    raise ConfigError(f"{name}={text!r}: expected a value of type {kind}, as {current!r}") from error
+    raise ConfigError(
+      f"{name}={text!r}: expected a value of type {kind}, as {current!r}"
+    ) from error
   return text if isinstance(current, str) else _guess(text)
 
 
 def _number(text: str) -> float:
-  """A float, written as one or as a fraction."""
-  return float(fractions.Fraction(text.strip())) if "/" in text else float(text)
+  """A float, written as one or as a fraction; no NaN."""
+  value = float(fractions.Fraction(text.strip())) if "/" in text else float(text)
+  if math.isnan(value):
+    raise ValueError("not a number")
+  return value
 
 
 def _guess(text: str) -> Any:
@@ -97,23 +111,54 @@ def _guess(text: str) -> Any:
       return read(text)
     except (ValueError, ZeroDivisionError):
       continue
-  return text
+  return text.strip("'\"")
 
 
 def load(reference: str) -> ml_collections.ConfigDict:
   """Loads `file[:arg]`: a Python file, a `config.json`, or the name of a config that ships with us.
 
   Raises:
-    ConfigError: there is no such file, with the near miss, or it has no `get_config`.
+    ConfigError: there is no such file, with the near miss, or it gives no config.
   """
   path_text, _, arg = reference.partition(":")
   path = _find(path_text)
   if path.suffix == ".json":
-    return from_data(json.loads(path.read_text()))
-  namespace = runpy.run_path(str(path))
-  if "get_config" not in namespace:
-    raise ConfigError(f"{path} has no function get_config(arg='')")
-  return namespace["get_config"](arg)
+    return _load_json(path, arg)
+  try:
+    config = runpy.run_path(str(path))["get_config"](arg)
+  except ConfigError:
+    raise
+  except Exception as error:
+    raise ConfigError(_where(error, path)) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ConfigError(f"{path}: get_config returned {type(config).__name__}, expected a ConfigDict")
+  return config
+
+
+def _load_json(path: pathlib.Path, arg: str) -> ml_collections.ConfigDict:
+  """Reads the `config.json` of an earlier run."""
+  if arg:
+    raise ConfigError(f"{path} takes no argument, but {arg!r} is given: change values by key")
+  try:
+    data = json.loads(path.read_text())
+  except ValueError as error:
+    raise ConfigError(f"{path} is no JSON file: {error}") from error
+  if not isinstance(data, dict):
+    raise ConfigError(f"{path} holds a {type(data).__name__}, expected a config")
+  return from_data(data)
+
+
+def _where(error: Exception, path: pathlib.Path) -> str:
+  """What went wrong in a config file, and in which line of it."""
+  if isinstance(error, KeyError) and error.args == ("get_config",):
+    return f"{path} has no function get_config(arg='')"
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename == str(path)
+  ]
+  line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+  return f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}"
 
 
 def from_data(data: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -143,11 +188,11 @@ def _find(text: str) -> pathlib.Path:
   if path.is_file():
     return path
   known = shipped()
-  name = path.stem
   # `configs/x.py` means the shipped x where there is no checkout around.
-  if name in known and str(path.parent) in (".", "configs"):
-    return known[name]
-  raise ConfigError(f"no config file {text!r}{near_miss(name, known)}")
+  if path.stem in known and str(path.parent) in (".", "configs"):
+    return known[path.stem]
+  hint = near_path(path) or near_miss(path.stem, known)
+  raise ConfigError(f"no config file {text!r}{hint}")
 
 
 def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
@@ -163,8 +208,13 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   for i, parent in enumerate(parents):
     if not isinstance(block.get(parent), ml_collections.ConfigDict):
       where = ".".join(parents[: i + 1])
+      if parent in block:
+        raise ConfigError(f"config key {where!r} is a value, not a block: it has no {name!r}")
       raise ConfigError(f"unknown config key {where!r}{near_miss(parent, block.keys())}")
     block = block[parent]
+  if isinstance(block.get(name), ml_collections.ConfigDict):
+    keys = ", ".join(f"{key}.{each}" for each in block[name])
+    raise ConfigError(f"config key {key!r} is a block: change one of {keys}")
   if name in block:
     value = parse_value(text, block[name], key)
     with block.ignore_type():

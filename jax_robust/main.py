@@ -1,5 +1,9 @@
 """The command line: `python -m jax_robust.main --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE …]`."""
 
+import ast
+import errno
+import importlib
+import json
 import logging
 import os
 import sys
@@ -29,9 +33,13 @@ Jobs, as config.job names them:
 Configs that ship with jax_robust:
 {configs}
 
-Exit codes: 0 done; 2 a mistake in the command or config; 1 the run failed; 143 asked to stop
-(SIGTERM), state saved: the same command goes on from there.
+Exit codes: 0 done; 1 the run failed; 2 a mistake in the command, the config or the data; 130
+interrupted from the keyboard; 143 asked to stop (SIGTERM), state saved. After 1, 130 and 143 the
+same command goes on from the last checkpoint.
 """
+
+JOBS = ("train", "evaluate", "generate", "export", "compare")
+"""What `config.job` may name: each is a function `(config, workdir) -> result` in its module of `jobs`."""
 
 
 class Arguments(NamedTuple):
@@ -43,17 +51,15 @@ class Arguments(NamedTuple):
   print_config: bool
 
 
-def jobs() -> dict[str, Callable[[Any, str], Mapping[str, Any]]]:
-  """The jobs by name, each `(config, workdir) -> result`; imported only when one is to run."""
-  from jax_robust.jobs import compare, evaluate, export, generate, train
+def load_job(name: str) -> Callable[[Any, str], Mapping[str, Any]]:
+  """Imports a job, with all that it needs.
 
-  return {
-    "train": train.train,
-    "evaluate": evaluate.evaluate,
-    "generate": generate.generate,
-    "export": export.export,
-    "compare": compare.compare,
-  }
+  Raises:
+    ConfigError: there is none of that name; with the near miss.
+  """
+  if name not in JOBS:
+    raise config_lib.ConfigError(f"config.job={name!r}{config_lib.near_miss(name, JOBS)}")
+  return getattr(importlib.import_module(f"jax_robust.jobs.{name}"), name)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -83,9 +89,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     raise config_lib.ConfigError("--config=FILE is missing; --help shows what there is")
   if "workdir" not in values and "print-config" not in values:
     raise config_lib.ConfigError("--workdir=DIR is missing: where should the run live?")
-  return Arguments(
-    values["config"], values.get("workdir", ""), overrides, "print-config" in values
-  )
+  return Arguments(values["config"], values.get("workdir", ""), overrides, "print-config" in values)
 
 
 def start_distributed(config) -> None:
@@ -99,7 +103,7 @@ def start_distributed(config) -> None:
       num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
       process_id=int(os.environ["JAX_PROCESS_ID"]),
     )
-  elif config.distributed:
+  elif config.get("distributed"):
     jax.distributed.initialize()
 
 
@@ -113,14 +117,18 @@ def use_compilation_cache() -> None:
 
 
 def help_text() -> str:
-  """What `--help` prints."""
+  """What `--help` prints: the flags, and the first line of every job and config."""
 
-  def first_line(text):
-    return (text or "").strip().split("\n")[0]
+  def lines(docs):
+    first = {name: (doc or "").strip().split("\n")[0] for name, doc in docs.items()}
+    width = max(map(len, first), default=0) + 2
+    return "\n".join(f"  {name:<{width}}{line}".rstrip() for name, line in first.items())
 
-  job_lines = "\n".join(f"  {name:<10} {first_line(job.__doc__)}" for name, job in jobs().items())
-  config_lines = "\n".join(f"  {name}" for name in config_lib.shipped())
-  return HELP.format(jobs=job_lines, configs=config_lines)
+  configs = config_lib.shipped().items()
+  return HELP.format(
+    jobs=lines({name: load_job(name).__doc__ for name in JOBS}),
+    configs=lines({name: ast.get_docstring(ast.parse(path.read_text())) for name, path in configs}),
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,41 +137,62 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not argv or "--help" in argv or "-h" in argv:
     print(help_text())
     return 0 if argv else 2
-  logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-  logging.getLogger("jax_robust").setLevel(logging.INFO)
   try:
     arguments = parse(argv)
     config = config_lib.load(arguments.config)
     for key, text in arguments.overrides:
       config_lib.override(config, key, text)
-    if config.job not in jobs():
-      raise config_lib.ConfigError(
-        f"config.job={config.job!r}{config_lib.near_miss(config.job, jobs())}"
-      )
     if arguments.print_config:
-      import json
-
       print(json.dumps(config_lib.to_data(config), indent=2))
       return 0
-    start_distributed(config)
-    use_compilation_cache()
-    result = jobs()[config.job](config, arguments.workdir)
-  except _mistakes() as error:
-    print(f"jax_robust: {error}", file=sys.stderr)
-    return 2
-  except OSError as error:
-    print(f"jax_robust: {error}", file=sys.stderr)
-    return 1
-  return 143 if result.get("preempted") else 0
+    job = load_job(config.get("job", ""))
+  except config_lib.ConfigError as error:
+    return _complain(error, 2)
+  except KeyboardInterrupt:
+    return _complain("interrupted", 130)
+  return run(job, config, arguments.workdir)
 
 
-def _mistakes() -> tuple[type[Exception], ...]:
-  """Errors that tell the user what to change; anything else is a bug and keeps its traceback."""
+def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str) -> int:
+  """Runs a job and turns what the user can change into a message; a bug keeps its traceback."""
   from jax_robust.data.sources import DataFileError
   from jax_robust.jobs.workdir import WorkdirError
   from jax_robust.train.checkpoint import CheckpointMismatchError
+  from jax_robust.train.loop import NonFiniteError
+  from jax_robust.train.metrics import MetricsFileError
 
-  return (config_lib.ConfigError, DataFileError, WorkdirError, CheckpointMismatchError)
+  mistakes = (DataFileError, WorkdirError, CheckpointMismatchError, MetricsFileError)
+  _set_up_logging()
+  try:
+    start_distributed(config)
+    use_compilation_cache()
+    result = job(config, workdir)
+  except (config_lib.ConfigError, *mistakes) as error:
+    return _complain(error, 2)
+  except NonFiniteError as error:
+    return _complain(error, 1)
+  except OSError as error:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = (
+      f"\nfree space under {workdir} and start the same command again to resume" if full else ""
+    )
+    return _complain(f"{error}{hint}", 1)
+  except KeyboardInterrupt:
+    return _complain("interrupted: the same command goes on from the last checkpoint", 130)
+  return 143 if result.get("preempted") else 0
+
+
+def _complain(error: object, code: int) -> int:
+  """Prints an error without a traceback and returns the exit code."""
+  print(f"jax_robust: {error}", file=sys.stderr)
+  return code
+
+
+def _set_up_logging() -> None:
+  """Our own messages are shown, and warnings of others; Orbax logs tracebacks of what it raises."""
+  logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+  logging.getLogger("jax_robust").setLevel(logging.INFO)
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

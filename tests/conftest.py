@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 _hook = install_import_hook(
-  ["jax_robust.losses", "jax_robust.attacks", "jax_robust.types"], "beartype.beartype"
+  ["jax_robust.losses", "jax_robust.attacks", "jax_robust.models", "jax_robust.types"], "beartype.beartype"
 )
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

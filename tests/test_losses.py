@@ -49,10 +49,9 @@ def test_kl_takes_zero_probabilities():
 
 
 def test_kl_sends_its_gradient_through_both_arguments():
-  check_grads(
-    jax.jit(lambda z, s: losses.kl_divergence(z, jax.nn.softmax(s))), (LOGITS / 3, LOGITS[::-1] / 3),
-    order=1, modes=["rev"], atol=2e-2, rtol=2e-2,
-  )  # fmt: skip
+  divergence = jax.jit(lambda z, s: losses.kl_divergence(z, jax.nn.softmax(s)))
+  arguments = (LOGITS / 3, LOGITS[::-1] / 3)
+  check_grads(divergence, arguments, order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
 
 
 def test_kl_and_cross_entropy_differ_by_the_entropy_of_the_target():

@@ -41,8 +41,10 @@ def l2_norm(values: Array) -> Array:
 def _add_towards(x: Array, delta: Array) -> Array:
   """x + delta, with each entry rounded so that it lies no further from x than delta says."""
   # The barrier, or where x is a constant of the program XLA makes (x + delta) - x delta.
-  z = jax.lax.optimization_barrier(x + delta)
-  return jnp.where(jnp.abs(z - x) > jnp.abs(delta), jnp.nextafter(z, x), z)
+  total = jax.lax.optimization_barrier(x + delta)
+  z, centre = jax.lax.stop_gradient((total, x))  # nextafter has no derivative
+  one_ulp = jnp.where(jnp.abs(z - centre) > jnp.abs(delta), jnp.nextafter(z, centre) - z, 0.0)
+  return total + jax.lax.stop_gradient(one_ulp)
 
 
 def _room(x: Array, delta: Array) -> Array:
@@ -193,7 +195,7 @@ def _largest_shift_inside(
   """`shift_fn(a)` of norm <= eps, with a as near to `outside` as bisection gets from `inside`.
 
   Bisection rather than a sort of the break points: 40 passes over the pixels are cheaper on
-  accelerators, and end at neighbouring floats.
+  accelerators, and end at neighbouring floats. Differentiation holds a constant.
   """
   num_halvings = jnp.finfo(inside.dtype).nmant + 17
 

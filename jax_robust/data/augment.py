@@ -29,12 +29,12 @@ def crop_and_flip(images: Array, keys: Array, *, pad: int, flip: bool) -> Array:
   padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
   def one(image: Array, key: Array) -> Array:
-    crop_key, flip_key = jax.random.split(key)
-    top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1, jnp.int32)
+    # One draw of uniforms, scaled to integers: less to compile than randint and a coin.
+    draws = jax.random.uniform(key, (3,), jnp.float32)
+    top, left = (draws[:2] * (2 * pad + 1)).astype(jnp.int32)
     columns = jnp.arange(width)
     if flip:
-      heads = jax.random.randint(flip_key, (), 0, 2, jnp.int32)
-      columns = jnp.where(heads, columns[::-1], columns)
+      columns = jnp.where(draws[2] < 0.5, columns[::-1], columns)
     # Two gathers by index took .23 ms for 256 CIFAR images on two cores, a slice and a flip .43 ms.
     rows = jnp.take(image, top + jnp.arange(height), axis=0, mode="clip")
     return jnp.take(rows, left + columns, axis=1, mode="clip")
@@ -48,8 +48,8 @@ def cutout(images: Array, keys: Array, *, size: int) -> Array:
   height, width = images.shape[1:3]
 
   def one(image: Array, key: Array) -> Array:
-    centre = jax.random.randint(key, (2,), 0, jnp.array([height, width], jnp.int32), jnp.int32)
-    top, left = centre - size // 2
+    draws = jax.random.uniform(key, (2,), jnp.float32)
+    top, left = (draws * jnp.array([height, width], jnp.float32)).astype(jnp.int32) - size // 2
     y, x = jnp.arange(height), jnp.arange(width)
     inside = ((y >= top) & (y < top + size))[:, None] & ((x >= left) & (x < left + size))[None, :]
     return jnp.where(inside[:, :, None], jnp.zeros_like(image), image)

@@ -56,15 +56,16 @@ def cutmix_box(
     ValueError: alpha or beta is not above 0.
   """
   check_positive(alpha=alpha, beta=beta)
-  share_key, top_key, left_key = jax.random.split(rng, 3)
+  share_key, centre_key = jax.random.split(rng)
   share = jnp.sqrt(1.0 - _beta(share_key, alpha, beta))
+  draws = jax.random.uniform(centre_key, (2,), jnp.float32)
 
-  def interval(key: Array, length: int) -> tuple[Array, Array]:
+  def interval(draw: Array, length: int) -> tuple[Array, Array]:
     half = (length * share).astype(jnp.int32) // 2
-    centre = jax.random.randint(key, (), 0, length, jnp.int32)
+    centre = (length * draw).astype(jnp.int32)
     return jnp.clip(centre - half, 0, length), jnp.clip(centre + half, 0, length)
 
-  return *interval(top_key, height), *interval(left_key, width)
+  return *interval(draws[0], height), *interval(draws[1], width)
 
 
 def cutmix(

@@ -50,7 +50,7 @@ def permute(positions, num: int, *, seed: int | Sequence[int], epoch=0):
   # One-dimensional at least: NumPy warns when scalars wrap around, not when arrays do.
   keys = _round_keys(seed, epoch.reshape(-1).astype(np.uint32), num_rounds)
   walk = _walk_jax if xp is jnp else _walk_numpy
-  out = walk(_network(flat, keys, bits), keys, bits, np.uint32(num))
+  out = walk(flat, keys, bits, np.uint32(num))
   return out.reshape(positions.shape).astype(np.int32 if xp is jnp else np.int64)
 
 
@@ -122,15 +122,21 @@ def _network(x, keys, bits):
 
 
 def _walk_numpy(x, keys, bits, num):
-  """Sends the values that fell outside through the network until none is left."""
-  while (outside := np.flatnonzero(x >= num)).size:
-    some = [np.broadcast_to(key, x.shape)[outside] for key in keys]
-    x[outside] = _network(x[outside], some, bits)
+  """Sends all values through the network, and those that fall outside again until none is left."""
+  todo = np.arange(x.size)
+  while todo.size:
+    some = [np.broadcast_to(key, x.shape)[todo] for key in keys]
+    x[todo] = _network(x[todo], some, bits)
+    todo = todo[x[todo] >= num]
   return x
 
 
 def _walk_jax(x, keys, bits, num):
   """As `_walk_numpy`, on the whole array at a time."""
-  return jax.lax.while_loop(
-    lambda x: jnp.any(x >= num), lambda x: jnp.where(x >= num, _network(x, keys, bits), x), x
-  )
+
+  def body(carry):
+    x, todo = carry
+    x = jnp.where(todo, _network(x, keys, bits), x)
+    return x, x >= num
+
+  return jax.lax.while_loop(lambda carry: carry[1].any(), body, (x, jnp.full(x.shape, True)))[0]

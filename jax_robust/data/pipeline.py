@@ -23,8 +23,8 @@ def make_train_batches(
   """Returns `batches(start_step=0, num_steps=None) -> iterator` of a backend.
 
   Both backends follow one law: the same composition and layout, and the same original images at the
-  same seed and step. "tfdata" streams from disk and yields the rows of this process as NumPy arrays;
-  "resident" keeps the images on the device and yields device arrays of the global batch.
+  same seed and step. "tfdata" streams from disk and yields the rows of this process as NumPy
+  arrays; "resident" keeps the images on the device and yields device arrays of the global batch.
 
   Args:
     original: as in `train_batches`.

@@ -206,11 +206,12 @@ def make_policy(name: str, *, num_ops: int = 2, magnitude: int = 9, fill: int = 
     rows = [(op, 1.0, magnitude / MAX_MAGNITUDE) for op in RANDAUGMENT_OPS]
   else:
     rows = _parse(SUBPOLICIES[name])
+  num_draws = num_ops if name == "randaugment" else 2
 
-  def draw(key: Array) -> Array:
+  def pick(draws: Array) -> Array:
     if name == "randaugment":
-      return jax.random.randint(key, (num_ops,), 0, len(rows), jnp.int32)
-    return 2 * jax.random.randint(key, (), 0, len(rows) // 2, jnp.int32) + jnp.arange(2)
+      return (draws * len(rows)).astype(jnp.int32)
+    return 2 * (draws[0] * (len(rows) // 2)).astype(jnp.int32) + jnp.arange(2)
 
   def policy(image: Array, key: Array) -> Array:
     if image.dtype != jnp.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
@@ -218,10 +219,9 @@ def make_policy(name: str, *, num_ops: int = 2, magnitude: int = 9, fill: int = 
         f"image is {image.dtype}{list(image.shape)}: a policy expects uint8 [h, w, c], c = 1 or 3"
       )
     table = _table(rows, *image.shape[:2])
-    row_key, sign_key, gate_key = jax.random.split(key, 3)
-    drawn = draw(row_key)
-    signs = jax.random.randint(sign_key, drawn.shape, 0, 2, jnp.int32)
-    gates = jax.random.uniform(gate_key, drawn.shape, jnp.float32) < table.probability[drawn]
+    draws = jax.random.uniform(key, (3, num_draws), jnp.float32)
+    drawn, signs = pick(draws[0]), (draws[1] < 0.5).astype(jnp.int32)
+    gates = draws[2] < table.probability[drawn]
     branches = jnp.where(gates, table.branch[drawn], _IDENTITY)
     amounts, matrices = table.amount[drawn, signs], table.matrix[drawn, signs]
     # A scan, because XLA:CPU fuses unrolled operations and recomputes the first in the second.

@@ -87,17 +87,19 @@ def fit(
   x -= mean[None]
   x /= np.float32(np.sqrt(len(x) - 1))
   if covariance == "diagonal":
-    return ClassGaussian(mean, scale=np.sqrt(np.square(x).sum(0)))
+    return ClassGaussian(
+      mean, scale=np.sqrt(np.square(x, dtype=np.float64).sum(0)).astype(np.float32)
+    )
   if covariance == "pca":
     return ClassGaussian(mean, factor=_principal(x, rank))
   if covariance == "full":
     return ClassGaussian(mean, factor=x)
   shrinkage = _ledoit_wolf(x) if shrinkage is None else shrinkage
-  scale = np.sqrt(shrinkage * np.square(x, dtype=np.float64).sum() / x.shape[1])
+  variance = shrinkage * np.square(x, dtype=np.float64).sum() / x.shape[1]
   return ClassGaussian(
     mean,
     factor=x * np.float32(np.sqrt(1 - shrinkage)),
-    scale=np.full(x.shape[1], scale, np.float32),
+    scale=np.full(x.shape[1], np.sqrt(variance), np.float32),
   )
 
 

@@ -13,10 +13,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_robust import attacks, models, objectives
 from jax_robust import config as config_lib
-from jax_robust.config import ConfigError, near_miss
-from jax_robust.data import augment, convert, mixture, pipeline, sources
+from jax_robust.config import ConfigError
+from jax_robust.data import augment, convert, pipeline, shards, sources, tfds
+from jax_robust.jobs.blocks import block, call, check_name, check_options, from_config
 from jax_robust.models import normalization
 from jax_robust.train import optim, parallel, state, step
+
+
+DATASETS = ("digits", "made", *tfds.NAMES)
+"""Data sets that have a name; others are given by the folder of a TFDS builder, with a slash."""
 
 
 class Data(NamedTuple):
@@ -28,27 +33,25 @@ class Data(NamedTuple):
   generated: sources.Source | None
 
 
-def block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-  """One block of a config as keyword arguments."""
-  value = config.get(name, {})
-  return dict(value.to_dict() if hasattr(value, "to_dict") else value)
-
-
 def load_split(config, split: str) -> sources.Source:
   """One split of the config's data set: TFDS's, scikit-learn's digits, or made noise."""
   options = config.data
   if options.name == "made":
     return made_source(split)
-  if options.name == "digits":
-    return sources.digits(split)
-  from jax_robust.data import tfds  # TensorFlow is loaded only where TFDS data are read
-
-  return tfds.load_tfds(
-    options.name,
-    split,
-    data_dir=config.data_dir or None,
-    image_size=options.image_size or None,
-  )
+  with from_config("data"):
+    if options.name == "digits":
+      return sources.digits(split)
+    if "/" not in options.name:
+      check_name("data.name", options.name, DATASETS)
+    try:
+      return tfds.load_tfds(
+        options.name,
+        split,
+        data_dir=config.data_dir or None,
+        image_size=options.image_size or None,
+      )
+    except ImportError as error:
+      raise ConfigError(str(error)) from error
 
 
 def made_source(split: str) -> sources.Source:
@@ -60,16 +63,17 @@ def made_source(split: str) -> sources.Source:
 
 def data(config) -> Data:
   """Opens everything that a training run reads."""
-  whole = load_split(config, "train")
-  train, heldout = sources.split_heldout(whole, config.data.num_heldout)
-  test = load_split(config, config.data.test_split)
-  generated = generated_source(config, whole)
-  if config.batch.original_share < 1 and generated is None:
+  if config.batch.original_share < 1 and not config.generated.path:
     raise ConfigError(
       f"batch.original_share={config.batch.original_share} asks for generated images, but "
       "generated.path is empty: name the folder of shards (job 'generate' makes one), or set "
       "--config.batch.original_share=1"
     )
+  whole = load_split(config, "train")
+  with from_config("data.num_heldout"):
+    train, heldout = sources.split_heldout(whole, config.data.num_heldout)
+  test = load_split(config, config.data.test_split)
+  generated = generated_source(config, whole)
   return Data(train, heldout, test, generated)
 
 
@@ -81,9 +85,9 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
   if path == "made":
     return made_source("generated")
   if pathlib.Path(path, "manifest.json").exists():
-    from jax_robust.data import shards
-
-    source = shards.open_shards(path, verify=config.generated.verify)
+    source = call(
+      "generated", shards.open_shards, path, options={"verify": config.generated.verify}
+    )
   else:
     source = convert.open_source(path, num_classes=original.num_classes)
   for field in ("image_shape", "num_classes"):
@@ -101,9 +105,10 @@ def model(config, num_classes: int):
   options = block(config, "model")
   mean, std = normalization.constants(config.data.name)
   options = {"mean": mean, "std": std, **options}
-  if "dtype" in options:
-    options["dtype"] = jnp.dtype(options["dtype"])
-  return models.create(options.pop("name"), num_classes=num_classes, **options)
+  with from_config("model"):
+    if "dtype" in options:
+      options["dtype"] = jnp.dtype(options["dtype"])
+    return models.create(options.pop("name"), num_classes=num_classes, **options)
 
 
 def attack(options: Mapping[str, Any], **changes: Any):
@@ -115,15 +120,13 @@ def objective(config) -> objectives.OBJECTIVES:
   """The objective with its attack and constants bound."""
   options = block(config, "objective")
   name = options.pop("name")
-  if name not in objectives.OBJECTIVES:
-    raise ConfigError(f"objective.name={name!r}{near_miss(name, objectives.OBJECTIVES)}")
+  check_name("objective.name", name, objectives.OBJECTIVES)
   function = objectives.OBJECTIVES[name]
   known = attacks.recipes.keywords(function)
-  for option in options:
-    if option not in known - {"attack", "loss_fn"}:
-      raise ConfigError(f"objective.{option}{near_miss(option, known - {'attack', 'loss_fn'})}")
+  check_options("objective", options, known - {"attack", "loss_fn"})
   if "attack" in known:
-    options["attack"] = attack(block(config, "attack"))
+    with from_config("attack"):
+      options["attack"] = attack(block(config, "attack"))
   return functools.partial(function, **options)
 
 
@@ -148,8 +151,12 @@ def optimizer(config, source: sources.Source) -> optax.GradientTransformation:
   for unit in ("epochs", "examples"):
     options.pop(f"warmup_{unit}", None)
   peak = optim.scaled_learning_rate(options.pop("learning_rate"), config.batch.size)
-  schedule = optim.make_schedule(peak=peak, total_steps=duration(config, "total", source), **options)
-  return optim.make_optimizer(schedule, **block(config, "optimizer"))
+  total = duration(config, "total", source)
+  check_name("schedule.name", options.get("name", "cosine"), optim.SCHEDULES)
+  schedule = call("schedule", optim.make_schedule, options=options, peak=peak, total_steps=total)
+  options = block(config, "optimizer")
+  check_name("optimizer.name", options.get("name", "sgd"), optim.OPTIMIZERS)
+  return call("optimizer", optim.make_optimizer, schedule, options=options)
 
 
 def train_batches(config, sets: Data, mesh) -> Callable[[int], Any]:
@@ -162,7 +169,8 @@ def train_batches(config, sets: Data, mesh) -> Callable[[int], Any]:
     options["sharding"] = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
   else:
     options["rows"] = parallel.process_rows(config.batch.size)
-  make = pipeline.make_train_batches(sets.train, sets.generated, seed=config.seed, **options)
+  with from_config("batch"):
+    make = pipeline.make_train_batches(sets.train, sets.generated, seed=config.seed, **options)
   if resident:
     return make
 
@@ -206,10 +214,16 @@ def num_microbatches(config, net, mesh) -> int:
   return size // microbatch
 
 
+def make_prepare(config, num_classes: int) -> Callable:
+  """Augmentation and targets."""
+  options = block(config, "augment")
+  return call("augment", augment.make_prepare, options=options, num_classes=num_classes)
+
+
 def make_step(config, net, sets: Data, mesh) -> Callable:
   """The compiled update of a config, over the devices of a mesh."""
   pieces = num_microbatches(config, net, mesh)
-  prepare = augment.make_prepare(num_classes=sets.train.num_classes, **block(config, "augment"))
+  prepare = make_prepare(config, sets.train.num_classes)
   transformation = optimizer(config, sets.train)
   bound = objective(config)
 
@@ -230,17 +244,17 @@ def make_step(config, net, sets: Data, mesh) -> Callable:
   return parallel.map_step(make_update, mesh, mode=config.parallel, donate=True)
 
 
-def initial_state(config, net, sets: Data):
-  """A fresh train state, or one whose weights come from `config.init_from`."""
-  fresh = state.create_state(
-    net, optimizer(config, sets.train), sets.train.image_shape, seed=config.seed
-  )
-  if not config.init_from:
+def initial_state(config, net, sets: Data, *, init_from: str = ""):
+  """A fresh train state, or one whose weights come from `init_from`."""
+  transformation = optimizer(config, sets.train)
+  with from_config("model"):
+    fresh = state.create_state(net, transformation, sets.train.image_shape, seed=config.seed)
+  if not init_from:
     return fresh
   from jax_robust.jobs import export
 
   params, model_state = export.fit(
-    export.read_weights(config.init_from), net, sets.train.image_shape, name=config.init_from
+    export.read_weights(init_from), net, sets.train.image_shape, name=init_from
   )
   copy = functools.partial(jax.tree.map, jnp.copy)
   return fresh._replace(params=params, model_state=model_state, ema=copy(params))
@@ -251,4 +265,3 @@ def eval_source(source: sources.Source, num_examples: int) -> sources.Source:
   if not num_examples or num_examples >= source.num_examples:
     return source
   return sources.subset(source, 0, num_examples)
-

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 
-from jax_robust.config import ConfigError
+from jax_robust.config import ConfigError, near_miss
 from jax_robust.evaluate import report
-from jax_robust.jobs import evaluate, generate, workdir
+from jax_robust.jobs import check, evaluate, generate, workdir
 from jax_robust.jobs.train import train
 
 
@@ -14,6 +14,8 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
   """Trains each of config.runs (blocks that replace the config's), evaluates all, draws one picture."""
   if not config.get("runs"):
     raise ConfigError("config.runs is empty: the job 'compare' needs runs, as {name: {block: …}}")
+  for name in config.runs:
+    check.check(run_config(config, name, config.generated.path or folder))
   with workdir.claimed(folder) as path:
     workdir.write_identity(path, config)
     shards = config.generated.path
@@ -21,7 +23,8 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
       shards = str(path / "generated")
       generate.write_shards(config, shards)
     measured = {}
-    for name in config.runs:
+    # The run that changes nothing is what the others are compared with, and the headline.
+    for name in sorted(config.runs, key=lambda name: len(config.runs[name])):
       run = run_config(config, name, shards)
       place = path / "runs" / name
       if train(run, str(place))["preempted"]:
@@ -41,18 +44,31 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
 
 
 def run_config(config: Any, name: str, shards: str) -> Any:
-  """The config of one run: the whole one, with the blocks that the run replaces."""
+  """The config of one run: the whole one, with what the run changes.
+
+  A block with a name is another function's and replaces the config's; the keys of a block without
+  one are changed one by one.
+  """
   run = config.copy_and_resolve_references()
   with run.unlocked(), run.ignore_type():
     run.job = "train"
     run.generated.path = shards
     for key, value in config.runs[name].items():
-      if key not in config:
-        raise ConfigError(f"runs.{name}.{key}: the config has no block of that name to replace")
-      run[key] = value
+      _change(run, key, value, where=f"runs.{name}")
     del run["runs"]
     if "generate" in run:
       del run["generate"]
     if run.batch.original_share == 1:
       run.generated.path = ""
   return run
+
+
+def _change(block: Any, key: str, value: Any, *, where: str) -> None:
+  """Sets a key of a block that is there, going into a block that keeps its function."""
+  if key not in block:
+    raise ConfigError(f"unknown config key '{where}.{key}'{near_miss(key, block.keys())}")
+  if hasattr(value, "items") and "name" not in value:
+    for inner, each in value.items():
+      _change(block[key], inner, each, where=f"{where}.{key}")
+  else:
+    block[key] = value

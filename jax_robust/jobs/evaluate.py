@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust.config import ConfigError
 from jax_robust.data import pipeline
 from jax_robust.evaluate import plotting, report, scoring
-from jax_robust.jobs import build, export, workdir
+from jax_robust.jobs import build, check, export, workdir
 from jax_robust.jobs.train import make_scorer, process_shard
 from jax_robust.train import metrics, parallel
 
@@ -30,12 +29,8 @@ class Evaluation(NamedTuple):
 
 def evaluate(config: Any, folder: str) -> dict[str, Any]:
   """Scores a run's weights (or init_from's) on test images, clean and attacked, over a list of eps."""
-  with workdir.claimed(folder) as path:
-    if not (path / "config.json").exists() and not config.init_from:
-      raise ConfigError(
-        f"{folder} is no workdir of a training run: give one, or name weights in "
-        "--config.init_from"
-      )
+  check.check(config)
+  with workdir.claimed(folder, create=bool(config.init_from)) as path:
     workdir.write_identity(path, config)
     measured = evaluate_weights(config, path)
     workdir.write_result(path, "evaluate", measured.result)
@@ -142,5 +137,3 @@ def _examples(source, flags) -> list[plotting.Example]:
     )
     for i in range(len(images))
   ]
-
-

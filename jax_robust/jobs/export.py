@@ -1,7 +1,7 @@
 """Weights out of a run, and back in: safetensors with a checksum, and `jax_robust.load`."""
 
+import contextlib
 import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -10,45 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import config as config_lib
-from jax_robust.config import ConfigError
+from jax_robust.config import ConfigError, near_path
 from jax_robust.jobs import build, workdir
+from jax_robust.jobs.blocks import from_config
 from jax_robust.models import convert
 from jax_robust.train import checkpoint, state
 from jax_robust.types import LogitsFn
 
+WEIGHTS = "weights.safetensors"
+
 
 def export(config: Any, folder: str) -> dict[str, Any]:
   """Writes a run's averaged weights as `export/weights.safetensors`, with config and sha256."""
-  with workdir.claimed(folder) as path:
-    stored = run_config(path)
+  with workdir.claimed(folder, create=False) as path:
+    stored = workdir.read_config(path)
     arrays, info = run_weights(path, which=config.evaluation.checkpoint)
     return _write(path / "export", arrays, stored, info)
 
 
 def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
   """Writes weights, config and manifest; the manifest last, so that it vouches for the rest."""
-  from safetensors.numpy import save_file
+  from safetensors.numpy import save
 
   target.mkdir(exist_ok=True)
-  file = target / "weights.safetensors"
-  save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, file)
-  digest = hashlib.sha256(file.read_bytes()).hexdigest()
-  (target / "weights.safetensors.sha256").write_text(f"{digest}  weights.safetensors\n")
-  result = {"file": file.name, "sha256": digest, "step": info.get("step"), "config": stored}
+  content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+  digest = hashlib.sha256(content).hexdigest()
+  # The old checksum goes first: a kill leaves no weights beside another file's checksum.
+  (target / f"{WEIGHTS}.sha256").unlink(missing_ok=True)
+  workdir.write_file(target / WEIGHTS, content)
+  workdir.write_file(target / f"{WEIGHTS}.sha256", f"{digest}  {WEIGHTS}\n".encode())
+  result = {"file": WEIGHTS, "sha256": digest, "step": info.get("step"), "config": stored}
   result["num_parameters"] = int(sum(a.size for n, a in arrays.items() if n.startswith("params/")))
   workdir.write_json(target / "manifest.json", result)
   return result
-
-
-def run_config(path: pathlib.Path) -> dict[str, Any]:
-  """The config that a workdir was trained with.
-
-  Raises:
-    ConfigError: it is no workdir.
-  """
-  if not (path / "config.json").exists():
-    raise ConfigError(f"{path} is no workdir of a training run: it has no config.json")
-  return json.loads((path / "config.json").read_text())
 
 
 def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray], dict]:
@@ -63,17 +57,20 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
 
   Raises:
     ConfigError: there is no checkpoint, or `which` is neither.
+    WorkdirError: the folder is no workdir.
   """
+  workdir.check_is_run(path)
   if which not in (checkpoint.BEST, checkpoint.LATEST):
-    raise ConfigError(f"evaluation.checkpoint={which!r}: expected 'best' or 'latest'")
+    raise ConfigError(f"checkpoint={which!r}: expected 'best' or 'latest'")
   for kind in dict.fromkeys((which, checkpoint.LATEST)):
     place = path / "checkpoints" / kind
     if not place.is_dir():
       continue
-    reader = checkpoint.Checkpointer(place, max_to_keep=2)
-    step = reader.latest_step()
-    if step is not None:
-      arrays, _ = reader.read(("ema", "model_state"))
+    with contextlib.closing(checkpoint.Checkpointer(place, read_only=True)) as reader:
+      step = reader.latest_step()
+      if step is None:
+        continue
+      arrays, _ = reader.read(("ema", "model_state"), step=step)
       renamed = {
         name.replace("ema/", "params/", 1)
         if name.startswith("ema/")
@@ -85,13 +82,29 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
 
 
 def read_weights(reference: str) -> dict[str, np.ndarray]:
-  """Reads named weights from a workdir, an export's folder, or a safetensors or npz file."""
+  """Reads named weights from a workdir, an export's folder, or a safetensors or npz file.
+
+  Raises:
+    ConfigError: there is nothing there, or no weights, or other bytes than its checksum says.
+    WorkdirError: a folder that is neither.
+  """
   path = pathlib.Path(reference)
-  if path.is_dir() and (path / "weights.safetensors").exists():
-    path = path / "weights.safetensors"
+  if (path / WEIGHTS).exists():
+    path = path / WEIGHTS
   if not path.exists():
-    raise ConfigError(f"init_from={reference!r}: there is no such file or folder")
-  return run_weights(path, which="best")[0] if path.is_dir() else convert.load_arrays(path)
+    raise ConfigError(f"init_from={reference!r}: there is no such file or folder{near_path(path)}")
+  if path.is_dir():
+    return run_weights(path, which=checkpoint.BEST)[0]
+  checksum = path.with_name(path.name + ".sha256")
+  if checksum.exists():
+    expected = checksum.read_text().split()[0]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+      raise ConfigError(
+        f"init_from={reference!r}: the file's sha256 is not that of {checksum.name}: it is damaged, "
+        "or was changed; export it again"
+      )
+  with from_config("init_from"):
+    return convert.load_arrays(path)
 
 
 def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[Any, Any]:
@@ -126,10 +139,11 @@ def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
     `logits_fn(x)` with the averaged parameters and running statistics, in eval mode.
 
   Raises:
-    ConfigError: the folder is no workdir, or has no checkpoint.
+    WorkdirError: the folder is no workdir.
+    ConfigError: it has no checkpoint.
   """
   path = pathlib.Path(folder)
-  config = config_lib.from_data(run_config(path))
+  config = config_lib.from_data(workdir.read_config(path))
   arrays, _ = run_weights(path, which=checkpoint)
   num_classes = arrays["params/logits/bias"].shape[0]
   net = build.model(config, num_classes)
@@ -141,4 +155,3 @@ def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
     return apply_fn(params, tree, x, train=False)[0]
 
   return logits_fn
-

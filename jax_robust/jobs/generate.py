@@ -3,10 +3,14 @@
 import pathlib
 from typing import Any
 
+import jax
+import numpy as np
+
 from jax_robust.config import ConfigError, near_miss
-from jax_robust.data import convert, shards
+from jax_robust.data import convert, shard_writer, shards, sources
+from jax_robust.generate import gaussian
 from jax_robust.jobs import build, workdir
-from jax_robust.train import metrics
+from jax_robust.train import metrics, parallel
 
 
 def generate(config: Any, folder: str) -> dict[str, Any]:
@@ -18,35 +22,41 @@ def generate(config: Any, folder: str) -> dict[str, Any]:
 
 def write_shards(config: Any, folder: str) -> dict[str, Any]:
   """Writes the shards that `config.generate` describes; shards that are there already are kept."""
-  if pathlib.Path(folder, "manifest.json").exists():
-    written = shards.open_shards(folder)
-  else:
+  # One process writes; the others wait for it and then read what it wrote.
+  if jax.process_index() == 0 and not pathlib.Path(folder, "manifest.json").exists():
     options = build.block(config, "generate")
-    if "method" not in options:
-      raise ConfigError("config.generate.method is missing: expected " + ", ".join(METHODS))
-    method = options.pop("method")
+    method = options.pop("method", "")
     if method not in METHODS:
       raise ConfigError(f"generate.method={method!r}{near_miss(method, METHODS)}")
-    written = METHODS[method](config, folder, **options)
+    METHODS[method](config, folder, **options)
+  parallel.wait_for_all("shards")
+  written = shards.open_shards(folder)
   metrics.report(f"{written.num_examples} samples in {len(written.counts)} shards: {folder}")
   return {"num_examples": written.num_examples, "num_shards": len(written.counts)}
 
 
-def _gaussian(config, folder, *, num_examples: int, num_shards: int, **options):
-  """A class-conditional Gaussian fit of the training split without its held-out part."""
-  from jax_robust.generate import gaussian
-
-  source, _ = build.sources.split_heldout(
-    build.load_split(config, "train"), config.data.num_heldout
+def _gaussian(config, folder: str, *, num_shards: int | None = None, **options) -> None:
+  """Samples a Gaussian per class, fitted to the training split without its held-out part."""
+  source, _ = sources.split_heldout(build.load_split(config, "train"), config.data.num_heldout)
+  images, labels = source.read(np.arange(source.num_examples))
+  samples = gaussian.sample_chunks(
+    images, labels, num_classes=source.num_classes, seed=config.seed, **options
   )
-  return gaussian.write(
-    source, folder, num_examples=num_examples, num_shards=num_shards, seed=config.seed, **options
+  shard_writer.write_shards(
+    folder,
+    samples,
+    generator=f"class-conditional Gaussian fit of {source.name}",
+    licence="as the data set it was fitted to",
+    seed=config.seed,
+    num_shards=num_shards,
   )
 
 
-def _convert(config, folder, *, path: str, **options):
+def _convert(config, folder: str, *, path: str, **options) -> None:
   """Converts an npz, a folder of class folders, or a pack of JPEGs."""
-  return convert.make_shards(path, folder, seed=config.seed, **options)
+  if not path:
+    raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
+  convert.make_shards(path, folder, seed=config.seed, **options)
 
 
 METHODS = {"gaussian": _gaussian, "convert": _convert}

@@ -9,14 +9,16 @@ from typing import Any
 
 import jax
 
+from jax_robust.config import ConfigError
 from jax_robust.data import pipeline
 from jax_robust.evaluate import report, scoring
-from jax_robust.jobs import build, workdir
+from jax_robust.jobs import build, check, workdir
 from jax_robust.train import checkpoint, loop, metrics, parallel, state
 
 
 def train(config: Any, folder: str) -> dict[str, Any]:
   """Trains a net, or goes on where the workdir stands; evaluates it on held-out images."""
+  check.check(config)
   with workdir.claimed(folder) as path:
     workdir.write_identity(path, config)
     outcome = _train(config, path)
@@ -30,54 +32,68 @@ def train(config: Any, folder: str) -> dict[str, Any]:
     return result
 
 
-def open_checkpoints(config, path: pathlib.Path) -> loop.Checkpoints:
-  """The two checkpoint folders of a workdir."""
+@contextlib.contextmanager
+def open_checkpoints(config, path: pathlib.Path) -> Iterator[loop.Checkpoints]:
+  """The two checkpoint folders of a workdir; pending saves are awaited in the end."""
   metric, mode = config.select
-  return loop.Checkpoints(
-    latest=checkpoint.Checkpointer(path / "checkpoints" / checkpoint.LATEST, max_to_keep=2),
-    best=checkpoint.Checkpointer(path / "checkpoints" / checkpoint.BEST, max_to_keep=1),
-    metric=metric,
-    mode=mode,
-  )
+  with contextlib.ExitStack() as stack:
+    latest, best = (
+      stack.enter_context(
+        contextlib.closing(
+          checkpoint.Checkpointer(path / "checkpoints" / kind, max_to_keep=max_to_keep)
+        )
+      )
+      for kind, max_to_keep in ((checkpoint.LATEST, 2), (checkpoint.BEST, 1))
+    )
+    yield loop.Checkpoints(latest, best, metric, mode)
 
 
 def _train(config, path: pathlib.Path) -> loop.Outcome:
   """Builds everything, restores what there is, and runs the loop."""
   sets = build.data(config)
+  schedule = loop.Schedule(
+    **{
+      stem: build.duration(config, stem, sets.train)
+      for stem in ("total", "evaluate", "save", "log")
+    }
+  )
+  if not schedule.total:
+    raise ConfigError("the run has no step: set --config.total_steps (or _epochs, or _examples)")
   net = build.model(config, sets.train.num_classes)
   mesh = parallel.data_mesh(config.batch.size)
-  checkpoints = open_checkpoints(config, path)
-  initial = parallel.replicate(build.initial_state(config, net, sets), mesh)
-  if checkpoints.latest.latest_step() is not None:
-    initial, _ = checkpoints.latest.restore(initial)
-    metrics.report(f"resuming from step {int(initial.step)}")
-  first_process = jax.process_index() == 0
-  writer = metrics.NullWriter()
-  if first_process:
-    writer = metrics.MetricsWriter(
-      path, resume_step=int(initial.step), tensorboard=config.tensorboard
-    )
-  with contextlib.closing(writer), preemption(checkpoints.latest) as leave:
-    outcome = loop.run(
+  step_fn = build.make_step(config, net, sets, mesh)
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(open_checkpoints(config, path))
+    initial = _initial_state(config, net, sets, mesh, checkpoints.latest)
+    first_process = jax.process_index() == 0
+    writer = metrics.NullWriter()
+    if first_process:
+      writer = metrics.MetricsWriter(
+        path, resume_step=int(initial.step), tensorboard=config.tensorboard
+      )
+    stack.enter_context(contextlib.closing(writer))
+    return loop.run(
       initial,
-      step_fn=build.make_step(config, net, sets, mesh),
+      step_fn=step_fn,
       make_batches=build.train_batches(config, sets, mesh),
       evaluate=make_evaluate(config, net, sets.heldout),
-      schedule=loop.Schedule(
-        **{
-          stem: build.duration(config, stem, sets.train)
-          for stem in ("total", "evaluate", "save", "log")
-        }
-      ),
+      schedule=schedule,
       checkpoints=checkpoints,
       writer=writer,
       batch_size=config.batch.size,
-      leave=leave,
+      leave=stack.enter_context(preemption(checkpoints.latest)),
       report=metrics.report if first_process else lambda line: None,
     )
-  checkpoints.latest.close()
-  checkpoints.best.close()
-  return outcome
+
+
+def _initial_state(config, net, sets, mesh, latest: checkpoint.Checkpointer) -> state.TrainState:
+  """The newest state of the workdir, or else the config's, on the devices of the mesh."""
+  if latest.latest_step() is None:
+    fresh = build.initial_state(config, net, sets, init_from=config.init_from)
+    return parallel.replicate(fresh, mesh)
+  restored, _ = latest.restore(parallel.replicate(build.initial_state(config, net, sets), mesh))
+  metrics.report(f"resuming from step {int(restored.step)}")
+  return restored
 
 
 def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str, float]]:
@@ -100,7 +116,7 @@ def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str,
       place=functools.partial(parallel.shard_batch, mesh=mesh),
     )
     summary = report.summarise(flags)
-    return {name: summary[name] for name in ("clean", "robust")}
+    return {name: summary[name] for name in check.MEASURED}
 
   return evaluate
 

@@ -15,16 +15,19 @@ from typing import Any
 import jax
 
 from jax_robust import config as config_lib
+from jax_robust.config import near_path
 
 MAY_CHANGE = (
   "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "job",
-  "generated.path", "generated.verify", "batch.backend",
+  "generated.path", "generated.verify",
 )  # fmt: skip
 """Keys, by their beginning, that may differ when a run is resumed: they don't change what is learnt.
 
-The backends share the law of a batch but not the order of generated samples, hence `batch.backend` is
-refused by `_differing` all the same once training has begun.
+`batch.backend` is none of them: the backends share the law of a batch, not the order of the shards.
 """
+
+TRAINING = ("train", "compare")
+"""Jobs whose config stays in the workdir when another job looks at their result."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
             "tensorflow", "tensorflow-datasets", "ml-collections", "chex")  # fmt: skip
@@ -35,21 +38,32 @@ class WorkdirError(ValueError):
 
 
 @contextlib.contextmanager
-def claimed(workdir: str) -> Iterator[pathlib.Path]:
-  """Creates and locks a workdir for this job; the lock goes with the process, however it ends.
+def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
+  """Locks a workdir for this job; the lock goes with the process, however it ends.
+
+  Args:
+    workdir: the folder.
+    create: whether to make it; otherwise it must be the workdir of a run.
 
   Raises:
-    WorkdirError: another job holds it.
+    WorkdirError: another job holds it, or it can't be a workdir.
   """
   folder = pathlib.Path(workdir).absolute()
-  folder.mkdir(parents=True, exist_ok=True)
+  if not create:
+    check_is_run(folder)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    raise WorkdirError(
+      f"workdir {workdir} can't be made ({error.strerror}): choose another"
+    ) from error
   if jax.process_index() != 0:
     yield folder
     return
   with (folder / "lock").open("a+") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
       lock.seek(0)
       raise WorkdirError(
         f"workdir {workdir} is in use by another job ({lock.read().strip() or 'unknown process'}): "
@@ -59,6 +73,15 @@ def claimed(workdir: str) -> Iterator[pathlib.Path]:
     lock.write(f"process {os.getpid()} on {platform.node()}")
     lock.flush()
     yield folder
+
+
+def check_is_run(folder: pathlib.Path) -> None:
+  """Raises WorkdirError, with the near miss, unless a job has run in this folder."""
+  if (folder / "config.json").is_file():
+    return
+  if folder.is_dir():
+    raise WorkdirError(f"{folder} is no workdir of a run: it has no config.json")
+  raise WorkdirError(f"there is no workdir {folder}{near_path(folder)}")
 
 
 def write_identity(folder: pathlib.Path, config: Any) -> None:
@@ -72,7 +95,7 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
   data = config_lib.to_data(config)
   path = folder / "config.json"
   if path.exists():
-    stored = config_lib.flatten(json.loads(path.read_text()))
+    stored = config_lib.flatten(read_config(folder))
     wanted = config_lib.flatten(data)
     lines = [
       f"{key}: {stored.get(key, 'absent')!r} there, {wanted.get(key, 'absent')!r} here"
@@ -85,8 +108,27 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
         + "\n  ".join(lines)
         + "\nchoose another --workdir, or the config of that run"
       )
+    if stored.get("job") in TRAINING and data["job"] not in TRAINING:
+      return
   write_json(path, data)
   write_json(folder / "versions.json", versions())
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+  """The config that a workdir was made with, as plain data.
+
+  Raises:
+    WorkdirError: the folder is no workdir, or its config is damaged.
+  """
+  check_is_run(folder)
+  path = folder / "config.json"
+  try:
+    data = json.loads(path.read_text())
+    return {"job": data["job"], **data}
+  except (ValueError, TypeError, KeyError) as error:
+    raise WorkdirError(
+      f"{path} is no config of ours ({error!r}): move the folder away, or restore that file"
+    ) from error
 
 
 def versions() -> dict[str, Any]:
@@ -107,10 +149,15 @@ def versions() -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-  """Writes a JSON file in one piece: a kill leaves the old one or the new one."""
+  """Writes a JSON file in one piece."""
+  write_file(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def write_file(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file in one piece: a kill leaves the old one or the new one."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(data, indent=2) + "\n")
+  temporary.write_bytes(content)
   temporary.replace(path)
 
 

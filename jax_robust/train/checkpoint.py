@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-LATEST, BEST = "latest", "best"
+LATEST, BEST = KINDS = ("latest", "best")
 
 
 class CheckpointMismatchError(ValueError):
@@ -30,9 +30,7 @@ def flatten(tree: Any) -> dict[str, Any]:
   {'opt/0': 2, 'opt/1': 3, 'params/kernel': 1}
   """
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves
-  }
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def unflatten(flat: dict[str, Any], like: Any) -> Any:
@@ -47,20 +45,34 @@ class Checkpointer:
 
   A kill at any moment leaves the last committed checkpoint whole: Orbax writes to a temporary folder
   and renames it.
+
+  Args:
+    folder: of this run alone.
+    max_to_keep: how many checkpoints stay; None keeps all.
+    read_only: never write or delete anything: the folder may be that of a job that is running.
   """
 
-  def __init__(self, folder: str | os.PathLike, *, max_to_keep: int):
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    *,
+    max_to_keep: int | None = None,
+    read_only: bool = False,
+  ):
     self._folder = str(folder)
     if "://" not in self._folder:
       self._folder = str(pathlib.Path(folder).absolute())
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=max_to_keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+      max_to_keep=max_to_keep,
+      read_only=read_only,
+      create=not read_only,
+      cleanup_tmp_directories=not read_only,
     )
     handlers = {"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()}
     self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
   def latest_step(self) -> int | None:
-    """The newest committed step, or None."""
+    """The newest step, or None; committed unless it is still being saved (see `wait`)."""
     return self._manager.latest_step()
 
   def save(self, step: int, state: Any, info: dict | None = None) -> None:
@@ -163,9 +175,15 @@ class Checkpointer:
     return self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
 
   def close(self) -> None:
-    """Waits for pending saves and lets the folder go."""
-    self.wait()
-    self._manager.close()
+    """Waits for pending saves and lets the folder go.
+
+    Raises:
+      CheckpointWriteError: a pending save failed.
+    """
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
 
   def reached_preemption(self, step: int) -> bool:
     """Whether the scheduler has announced the end; agreed upon by all processes."""

@@ -8,7 +8,7 @@ nothing.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -90,42 +90,52 @@ def run(
   """
   step = resumed_at = int(state.step)
   progress = metrics_lib.Progress(step, schedule.total, batch_size=batch_size)
-  finite: list[tuple[int, jax.Array]] = []
+  unchecked: list[tuple[int, jax.Array]] = []
   with closing(make_batches(step)) as batches:
     while True:
       at_end = step >= schedule.total
+      evaluating = _due(step, schedule.evaluate) or at_end
+      saving = _due(step, schedule.save) or at_end
       # What is due at the resumed step was done before that checkpoint was written.
-      fresh = step > 0 and step != resumed_at
-      if fresh and (_due(step, schedule.evaluate) or at_end):
-        _raise_if_not_finite(finite, checkpoints)
-        values = evaluate(state)
-        writer.write(step, "evaluate", values)
-        report(f"step {step}/{schedule.total}  evaluated  " + _join(values))
-        _keep_if_best(step, state, values, checkpoints)
-      if fresh and (_due(step, schedule.save) or at_end):
-        _raise_if_not_finite(finite, checkpoints)
-        checkpoints.latest.save(step, state)
+      if (evaluating or saving) and step not in (0, resumed_at):
+        _raise_if_not_finite(unchecked, state, checkpoints)
+        with progress.paused():
+          if evaluating:
+            values = evaluate(state)
+            writer.write(step, "evaluate", values)
+            report(f"step {step}/{schedule.total}  evaluated  " + _join(values))
+            _keep_if_best(step, state, values, checkpoints)
+          if saving:
+            checkpoints.latest.save(step, state)
       if at_end or leave(step):
         break
-      began = time.perf_counter()
-      batch = next(batches)
-      progress.waited(time.perf_counter() - began)
-      state, values = step_fn(state, batch)
+      # Opening the pipeline and compiling, the first time, say nothing about the rate.
+      with progress.paused() if step == resumed_at else nullcontext():
+        batch = _next(batches, unchecked, progress)
+        state, values = step_fn(state, batch)
       step += 1
-      finite.append((step, values["finite"]))
+      unchecked.append((step, values["finite"]))
       if _due(step, schedule.log) or step == schedule.total:
-        _raise_if_not_finite(finite, checkpoints)
+        _raise_if_not_finite(unchecked, state, checkpoints)
         row = {name: float(value) for name, value in values.items() if name != "finite"}
         row |= progress.lap(step)
         writer.write(step, "train", row)
         report(metrics_lib.progress_line(step, schedule.total, row))
   if not at_end:
-    _raise_if_not_finite(finite, checkpoints)
+    _raise_if_not_finite(unchecked, state, checkpoints)
     checkpoints.latest.save(step, state)
   checkpoints.latest.wait()
-  checkpoints.best.wait()
   has_best = checkpoints.best.latest_step() is not None
   return Outcome(state, step, not at_end, checkpoints.best.info() if has_best else {})
+
+
+def _next(batches: Iterator[Any], unchecked: list, progress: metrics_lib.Progress) -> Any:
+  """Takes the next batch, and counts the wait for it unless the devices were busy all the while."""
+  began = time.perf_counter()
+  batch = next(batches)
+  if not unchecked or unchecked[-1][1].is_ready():
+    progress.waited(time.perf_counter() - began)
+  return batch
 
 
 def _due(step: int, every: int) -> bool:
@@ -141,28 +151,30 @@ def _join(values: Mapping[str, float]) -> str:
 def _keep_if_best(step: int, state: TrainState, values, checkpoints: Checkpoints) -> None:
   """Saves the state to the folder of the best, if it is, and waits until it is there."""
   if checkpoints.metric not in values:
-    raise KeyError(
+    raise ValueError(
       f"select names the metric {checkpoints.metric!r}, the evaluation has {sorted(values)}"
     )
   value = float(values[checkpoints.metric])
   best = checkpoints.best
   if best.latest_step() is not None:
-    sign = 1.0 if checkpoints.mode == "max" else -1.0
-    if sign * value <= sign * best.info()["value"]:
+    sign = {"max": 1.0, "min": -1.0}[checkpoints.mode]
+    if not sign * value > sign * best.info()["value"]:
       return
   best.save(step, state, {"step": step, "metric": checkpoints.metric, "value": value})
   # The latest checkpoint, saved next, vouches for this one: a kill between the two loses nothing.
   best.wait()
 
 
-def _raise_if_not_finite(finite: list, checkpoints: Checkpoints) -> None:
-  """Checks the updates since the last check; asking seldom keeps the device busy."""
-  for step, flag in finite:
+def _raise_if_not_finite(unchecked: list, state: TrainState, checkpoints: Checkpoints) -> None:
+  """Waits for the updates since the last check; asking seldom keeps the devices busy."""
+  for step, flag in unchecked:
     if not bool(flag):
+      checkpoints.latest.wait()
       raise NonFiniteError(
         f"update {step} gave a non-finite loss, gradient or parameter. Nothing of it was saved: the "
         f"last good checkpoint is of step {checkpoints.latest.latest_step()}. Its randomness is "
-        f"folded from (seed, {step - 1}), so starting again reproduces it; lower the learning rate "
-        "or the attack's step size, or look at the data of that batch"
+        f"folded from the run's key, {jax.device_get(state.rng).tolist()}, and step {step - 1}, so "
+        "starting again reproduces it; lower the learning rate or the attack's step size, or look "
+        "at the data of that batch"
       )
-  finite.clear()
+  unchecked.clear()

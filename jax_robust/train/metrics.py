@@ -1,39 +1,47 @@
 """Where the numbers of a run go: `metrics.jsonl`, TensorBoard, and a line of progress."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 TIME_PREFIX = "time/"
 """Fields that differ between two runs of the same config, by name."""
+
+
+class MetricsFileError(ValueError):
+  """A `metrics.jsonl` holds something that no run of ours wrote."""
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
   """Reads a `metrics.jsonl`; a last line that a kill has torn is left out.
 
   Raises:
-    ValueError: a line that is not JSON anywhere but at the end, with its number.
+    MetricsFileError: a line that is no row, anywhere but at the torn end, with its number.
   """
-  lines = pathlib.Path(path).read_text().split("\n")
+  lines = pathlib.Path(path).read_bytes().split(b"\n")
   rows = []
-  for number, line in enumerate(lines, start=1):
-    if not line:
-      continue
+  # What follows the last newline is empty, or the line that was being written at a kill.
+  for number, line in enumerate(lines[:-1], start=1):
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      if number == len(lines):
-        break
-      raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+      row = json.loads(line)
+      if not isinstance(row["step"], int):
+        raise TypeError("its step is no integer")
+    except (ValueError, TypeError, KeyError) as error:
+      raise MetricsFileError(
+        f'{path}, line {number}: expected a row like {{"step": 1, ...}}, found '
+        f"{line[:60]!r} ({error}). Repair or delete that line, then start the same command again"
+      ) from error
+    rows.append(row)
   return rows
 
 
 class MetricsWriter:
-  """Appends rows to `metrics.jsonl` and TensorBoard, one a call, flushed at once.
+  """Appends rows to `metrics.jsonl` and TensorBoard's event files, one a call, flushed at once.
 
   On resume at step k it first drops the rows after k, so that an interrupted run leaves the same
   file as an uninterrupted one, fields under `time/` aside.
@@ -47,13 +55,9 @@ class MetricsWriter:
     temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
     temporary.replace(self._path)
     self._file = self._path.open("a")
-    self._board = None
-    if tensorboard:
-      from tensorboardX import SummaryWriter  # heavy, and wanted only where something is written
-
-      self._board = SummaryWriter(
-        str(pathlib.Path(workdir) / "tensorboard"), purge_step=resume_step, write_to_disk=True
-      )
+    self._board = (
+      _Board(pathlib.Path(workdir) / "tensorboard", resume_step) if tensorboard else None
+    )
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """Adds the row `{"step": step, "kind": kind, **values}`."""
@@ -61,14 +65,40 @@ class MetricsWriter:
     self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
     self._file.flush()
     if self._board is not None:
-      for name, value in values.items():
-        self._board.add_scalar(f"{kind}/{name}", value, step)
+      self._board.write(step, {f"{kind}/{name}": value for name, value in values.items()})
 
   def close(self) -> None:
     """Closes the files."""
     self._file.close()
     if self._board is not None:
       self._board.close()
+
+
+class _Board:
+  """TensorBoard's event file, written in this thread: SummaryWriter's own thread dies of a full disk,
+  and then blocks the loop."""
+
+  def __init__(self, folder: pathlib.Path, resume_step: int):
+    from tensorboardX import event_file_writer  # heavy, and wanted only where something is written
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+    folder.mkdir(parents=True, exist_ok=True)
+    self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+    # Tells TensorBoard to forget what an earlier process wrote from this step on.
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._file.write_event(event_pb2.Event(step=resume_step + 1, session_log=start))
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds the values of one step, flushed at once."""
+    scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    summary = self._summary(value=scalars)
+    self._file.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+    self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
 
 
 class NullWriter:
@@ -82,23 +112,43 @@ class NullWriter:
 
 
 class Progress:
-  """Measures rate, time left and the share of time spent waiting for data."""
+  """Measures the rate of updates, the time left and the share of time spent waiting for data.
 
-  def __init__(self, step: int, total_steps: int, *, batch_size: int):
+  The clock stands still while the loop does something else than updates: see `paused`.
+  """
+
+  def __init__(
+    self,
+    step: int,
+    total_steps: int,
+    *,
+    batch_size: int,
+    clock: Callable[[], float] = time.perf_counter,
+  ):
     self._total = total_steps
     self._batch_size = batch_size
+    self._clock = clock
     self._start_lap(step)
 
   def _start_lap(self, step):
-    self._step, self._began, self._waited = step, time.perf_counter(), 0.0
+    self._step, self._began, self._waited = step, self._clock(), 0.0
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Stops the clock: for evaluating, saving, compiling."""
+    began = self._clock()
+    try:
+      yield
+    finally:
+      self._began += self._clock() - began
 
   def waited(self, seconds: float) -> None:
-    """Adds time during which the step had no batch."""
+    """Adds time during which the devices had no batch."""
     self._waited += seconds
 
   def lap(self, step: int) -> dict[str, float]:
     """Returns the figures since the last lap and starts another."""
-    seconds = max(time.perf_counter() - self._began, 1e-9)
+    seconds = max(self._clock() - self._began, 1e-9)
     steps = max(step - self._step, 1)
     figures = {
       f"{TIME_PREFIX}images_per_second": steps * self._batch_size / seconds,

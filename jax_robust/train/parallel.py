@@ -59,6 +59,14 @@ def process_rows(batch_size: int) -> slice:
   return slice(start, start + per_process)
 
 
+def wait_for_all(name: str) -> None:
+  """Waits until every process has come here; `name` says where that is, should one not."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(name)
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Places a tree on every device of the mesh; every process must hold the same values."""
   sharding = NamedSharding(mesh, PartitionSpec())

@@ -31,6 +31,17 @@ def test_result_is_in_ball_and_box(name):
   assert z.min() >= 0 and z.max() <= 1
 
 
+@pytest.mark.parametrize("name", ["linf", "l2"])
+def test_projection_can_be_differentiated(name):
+  # Rounding, which has no derivative, must not stand in the way. Outside, a ray ends on the face.
+  x = jnp.full((1, 2), 0.5)
+  project = lambda v: MAKE[name](0.25).project(v, x)  # noqa: E731
+  inside = jax.jacobian(lambda v: project(v)[0])(jnp.array([[0.55, 0.45]]))[:, 0]
+  np.testing.assert_allclose(inside, np.eye(2), atol=1e-5)
+  outside = jax.jacobian(lambda v: project(v)[0])(jnp.array([[0.95, 0.95]]))[:, 0]
+  np.testing.assert_allclose(outside @ np.ones(2), 0.0, atol=1e-5)
+
+
 @every_ball
 def test_zero_radius_is_the_identity(name):
   ball = MAKE[name](0.0)

@@ -20,6 +20,12 @@ def linear(x):
   return jnp.stack([jnp.zeros_like(score), score], axis=1)
 
 
+def pgd(logits_fn, x, labels, **options):
+  """The attack, jitted and rolled up: op by op or unrolled it takes far longer to compile."""
+  attack = functools.partial(attacks.pgd, logits_fn, **{"unroll": 1, **options})
+  return jax.jit(attack)(x, labels, KEY)
+
+
 def interior(num_rows=3):
   x = jax.random.uniform(KEY, (num_rows, 6), minval=0.35, maxval=0.65)
   return x, jnp.zeros(num_rows, jnp.int32)
@@ -41,16 +47,14 @@ OPTIMA = {
 def test_linear_optimum_is_reached(name, attack, loss_fn):
   x, labels = interior()
   ball, shift = OPTIMA[name]
-  x_adv = attack(linear, x, labels, KEY, ball=ball, loss_fn=loss_fn)
+  x_adv = jax.jit(functools.partial(attack, linear, ball=ball, loss_fn=loss_fn))(x, labels, KEY)
   np.testing.assert_allclose(x_adv - x, np.tile(shift, (3, 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", [None, attacks.adam({0: 0.1, 5: 0.01})])
 def test_linear_optimum_is_reached_at_the_box(optimizer):
   x = jnp.array([[0.05, 0.02, 0.98, 0.5, 0.99, 0.0]])
-  x_adv = attacks.pgd(
-    linear, x, jnp.array([0]), KEY, ball=attacks.linf_ball(0.1), optimizer=optimizer
-  )
+  x_adv = pgd(linear, x, jnp.array([0]), ball=attacks.linf_ball(0.1), optimizer=optimizer)
   np.testing.assert_allclose(x_adv, np.clip(x + 0.1 * np.sign(WEIGHT)[None], 0, 1), atol=1e-6)
 
 
@@ -59,9 +63,7 @@ def test_exact_l2_projection_reaches_the_optimum_that_the_fields_rule_misses():
   moved = {}
   for exact in (True, False):
     ball = attacks.l2_ball(0.5, exact=exact)
-    x_adv = attacks.pgd(
-      linear, x, jnp.array([0]), KEY, ball=ball, num_steps=30, step_size=0.5, unroll=1
-    )
+    x_adv = pgd(linear, x, jnp.array([0]), ball=ball, num_steps=30, step_size=0.5)
     moved[exact] = float(((x_adv - x) @ WEIGHT)[0])
   # The optimum moves every pixel by min(t |w|, room), with t from ||shift|| = eps.
   room = np.where(WEIGHT > 0, 1 - x[0], x[0])
@@ -78,8 +80,8 @@ def test_exact_l2_projection_reaches_the_optimum_that_the_fields_rule_misses():
 def test_adam_on_the_input_follows_its_formula():
   x, labels = interior()
   sizes = {0: 0.01, 3: 0.002}
-  x_adv = attacks.pgd(
-    linear, x, labels, KEY, ball=attacks.linf_ball(1.0), num_steps=5, optimizer=attacks.adam(sizes),
+  x_adv = pgd(
+    linear, x, labels, ball=attacks.linf_ball(1.0), num_steps=5, optimizer=attacks.adam(sizes),
     start="zero",
   )  # fmt: skip
   z, w = np.asarray(x, np.float64), WEIGHT.astype(np.float64)
@@ -95,8 +97,8 @@ def test_adam_on_the_input_follows_its_formula():
 
 def test_step_size_schedule_counts_steps():
   x, labels = interior()
-  x_adv = attacks.pgd(
-    linear, x, labels, KEY, ball=attacks.linf_ball(1.0), num_steps=3, start="zero",
+  x_adv = pgd(
+    linear, x, labels, ball=attacks.linf_ball(1.0), num_steps=3, start="zero",
     step_size=attacks.piecewise_constant({0: 0.1, 2: 0.02}),
   )  # fmt: skip
   np.testing.assert_allclose(x_adv - x, np.tile(0.22 * np.sign(WEIGHT), (3, 1)), atol=1e-6)
@@ -125,17 +127,17 @@ def test_non_finite_gradient_does_not_spoil_the_other_pixels():
   x = x.at[:, 2].set(0.0)
   spoilt = lambda x: linear(x) + jnp.sqrt(x[:, 2:3]) * jnp.array([[1.0, -1.0]])  # noqa: E731
   for options in ({"step_size": 0.1}, {"optimizer": attacks.adam({0: 0.1})}):
-    x_adv = attacks.pgd(
-      spoilt, x, labels, KEY, ball=attacks.linf_ball(0.1), num_steps=2, start="zero", **options
+    x_adv = pgd(
+      spoilt, x, labels, ball=attacks.linf_ball(0.1), num_steps=2, start="zero", **options
     )
-    expected = np.clip(x + 0.1 * np.sign(WEIGHT)[None], 0, 1).at[:, 2].set(0.0)
+    expected = jnp.clip(x + 0.1 * np.sign(WEIGHT)[None], 0, 1).at[:, 2].set(0.0)
     np.testing.assert_allclose(x_adv, expected, atol=1e-6)
 
 
 def test_starts():
   x, labels = interior(200)
   ball = attacks.linf_ball(0.1)
-  start = functools.partial(attacks.pgd, linear, x, labels, KEY, ball=ball, num_steps=0)
+  start = functools.partial(pgd, linear, x, labels, ball=ball, num_steps=0)
   np.testing.assert_array_equal(start(start="zero"), x)
   np.testing.assert_allclose(jnp.std(start(start="uniform") - x), 0.1 / np.sqrt(3), rtol=0.05)
   np.testing.assert_allclose(jnp.std(start(start="normal") - x), 1e-3, rtol=0.05)
@@ -152,8 +154,7 @@ def wavy(x):
 def test_best_is_no_worse_than_last():
   x, labels = interior(20)
   attack = functools.partial(
-    attacks.pgd, wavy, x, labels, KEY, ball=attacks.linf_ball(0.2), num_steps=5, step_size=0.1,
-    unroll=1,
+    pgd, wavy, x, labels, ball=attacks.linf_ball(0.2), num_steps=5, step_size=0.1
   )  # fmt: skip
   loss = lambda z: np.asarray(losses.cross_entropy(wavy(z), labels))  # noqa: E731
   last, best = loss(attack()), loss(attack(keep_best=True))
@@ -162,9 +163,7 @@ def test_best_is_no_worse_than_last():
   assert np.all(restarted >= last) and np.any(restarted > last + 0.1)
   assert np.all(both >= np.maximum(best, restarted))
   # The start itself counts: one step as large as this leaves a maximum that it started on.
-  at_top = attacks.pgd(
-    wavy, x, labels, KEY, ball=attacks.linf_ball(0.2), num_steps=40, keep_best=True
-  )
+  at_top = pgd(wavy, x, labels, ball=attacks.linf_ball(0.2), num_steps=40, keep_best=True)
   kept = attack(num_steps=1, start=at_top, keep_best=True)
   assert np.all(loss(kept) >= loss(at_top))
 
@@ -173,8 +172,8 @@ def test_nan_loss_is_never_the_best():
   x, labels = interior()
   # Not a number beyond .05 from the start.
   logits_fn = lambda z: jnp.where(jnp.abs(z - x).max() > 0.05, jnp.nan, linear(z))  # noqa: E731
-  x_adv = attacks.pgd(
-    logits_fn, x, labels, KEY, ball=attacks.linf_ball(0.2), num_steps=4, step_size=0.03,
+  x_adv = pgd(
+    logits_fn, x, labels, ball=attacks.linf_ball(0.2), num_steps=4, step_size=0.03,
     start="zero", keep_best=True,
   )  # fmt: skip
   np.testing.assert_allclose(x_adv, x + 0.03 * np.sign(WEIGHT)[None], atol=1e-6)
@@ -184,9 +183,7 @@ def test_every_exit_is_attacked():
   # The exits pull opposite ways on pixel 0, the second twice as hard.
   exits = lambda x: (linear(x), -2 * linear(x))  # noqa: E731
   x, labels = interior()
-  x_adv = attacks.pgd(
-    exits, x, labels, KEY, ball=attacks.linf_ball(0.1), loss_fn=losses.margin, num_steps=4
-  )
+  x_adv = pgd(exits, x, labels, ball=attacks.linf_ball(0.1), loss_fn=losses.margin, num_steps=4)
   np.testing.assert_allclose(x_adv - x, np.tile(-0.1 * np.sign(WEIGHT), (3, 1)), atol=1e-6)
 
 
@@ -202,9 +199,7 @@ def test_soft_targets_are_ascended():
 @pytest.mark.parametrize("unroll", [1, 2, 5])
 def test_unrolling_changes_nothing(unroll):
   x, labels = interior()
-  attack = functools.partial(
-    attacks.pgd, linear, x, labels, KEY, ball=attacks.l2_ball(0.3), num_steps=5
-  )
+  attack = functools.partial(pgd, linear, x, labels, ball=attacks.l2_ball(0.3), num_steps=5)
   np.testing.assert_allclose(attack(unroll=unroll), attack(), atol=1e-6)
 
 
@@ -228,4 +223,4 @@ def test_default_unroll_is_all_steps_on_cpu_up_to_a_bound(monkeypatch):
 def test_contradictions_raise(options, message):
   x, labels = interior()
   with pytest.raises(ValueError, match=message):
-    attacks.pgd(linear, x, labels, KEY, ball=attacks.linf_ball(0.1), **options)
+    pgd(linear, x, labels, ball=attacks.linf_ball(0.1), **options)

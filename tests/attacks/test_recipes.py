@@ -1,5 +1,6 @@
 """Attacks from plain data."""
 
+import functools
 import json
 
 import jax
@@ -25,13 +26,13 @@ def test_a_config_builds_what_python_would():
     "name": "pgd", "norm": "linf", "eps": 0.1, "num_steps": 4, "loss": "margin",
     "optimizer": "adam", "step_sizes": {0: 0.1, 2: 0.01},
   }  # fmt: skip
-  expected = attacks.pgd(
-    logits_fn, X, LABELS, KEY, ball=attacks.linf_ball(0.1), num_steps=4, loss_fn=losses.margin,
+  in_python = functools.partial(
+    attacks.pgd, ball=attacks.linf_ball(0.1), num_steps=4, loss_fn=losses.margin,
     optimizer=attacks.adam({0: 0.1, 2: 0.01}),
   )  # fmt: skip
+  run = lambda attack: jax.jit(lambda x: attack(logits_fn, x, LABELS, KEY))(X)  # noqa: E731
   for written in (config, json.loads(json.dumps(config))):
-    x_adv = attacks.make_attack(**written)(logits_fn, X, LABELS, KEY)
-    np.testing.assert_array_equal(x_adv, expected)
+    np.testing.assert_array_equal(run(attacks.make_attack(**written)), run(in_python))
 
 
 def test_ball_options_reach_the_ball():
@@ -58,7 +59,8 @@ def test_eps_may_be_traced():
 @pytest.mark.parametrize("name", attacks.RECIPES)
 def test_every_recipe_runs(name):
   recipe = json.loads(json.dumps(attacks.RECIPES[name]))
-  x_adv = attacks.make_attack(**recipe)(logits_fn, X, LABELS, KEY)
+  attack = attacks.make_attack(**recipe, unroll=1)
+  x_adv = jax.jit(lambda x: attack(logits_fn, x, LABELS, KEY))(X)
   ball = attacks.BALLS[recipe["norm"]](recipe["eps"])
   distance = ball.distance(x_adv, X)
   assert np.all(distance <= recipe["eps"] * (1 + 1e-6)) and np.all(distance > 0.5 * recipe["eps"])

@@ -22,15 +22,19 @@ def linear(x):
 SIGN = np.array([1.0] * 50 + [-1.0] * 50)[None]
 
 
+def jitted(attack, logits_fn=linear, **options):
+  """`attack(x, labels)` with one key."""
+  return jax.jit(lambda x, labels: attack(logits_fn, x, labels, KEY, **options))
+
+
 def grey(num_rows=4):
   return jnp.full((num_rows, 100), 0.5), jnp.zeros(num_rows, jnp.int32)
 
 
 def test_fgsm_takes_one_step_of_eps_from_x():
   x, labels = grey()
-  attack = lambda **options: attacks.fgsm(  # noqa: E731
-    linear, x, labels, KEY, ball=attacks.linf_ball(EPS), loss_fn=losses.margin, **options
-  )
+  options = {"ball": attacks.linf_ball(EPS), "loss_fn": losses.margin}
+  attack = lambda **more: jitted(attacks.fgsm, **options, **more)(x, labels)  # noqa: E731
   np.testing.assert_allclose(attack() - x, np.tile(EPS * SIGN, (4, 1)), atol=1e-7)
   np.testing.assert_allclose(attack(step_size=0.02) - x, np.tile(0.02 * SIGN, (4, 1)), atol=1e-7)
 
@@ -38,7 +42,7 @@ def test_fgsm_takes_one_step_of_eps_from_x():
 def test_rs_fgsm_steps_from_a_uniform_start_and_projects():
   x, labels = grey()
   ball = attacks.linf_ball(EPS)
-  x_adv = attacks.rs_fgsm(linear, x, labels, KEY, ball=ball, loss_fn=losses.margin)
+  x_adv = jitted(attacks.rs_fgsm, ball=ball, loss_fn=losses.margin)(x, labels)
   moved = np.asarray((x_adv - x) * SIGN)
   # start + 1.25 eps sign, clipped: from .25 eps to eps, at eps for starts above -.25 eps.
   assert moved.min() >= 0.25 * EPS - 1e-6 and moved.max() <= EPS + 1e-7
@@ -47,16 +51,15 @@ def test_rs_fgsm_steps_from_a_uniform_start_and_projects():
 
 def test_n_fgsm_stays_within_noise_and_step():
   x, labels = grey()
-  attack = lambda **options: attacks.n_fgsm(  # noqa: E731
-    linear, x, labels, KEY, ball=attacks.linf_ball(EPS), loss_fn=losses.margin, **options
-  )
+  options = {"ball": attacks.linf_ball(EPS), "loss_fn": losses.margin}
+  attack = lambda **more: jitted(attacks.n_fgsm, **options, **more)(x, labels)  # noqa: E731
   moved = np.asarray((attack() - x) * SIGN)  # noise of +-2 eps, then eps: from -eps to 3 eps
   assert moved.min() >= -EPS - 1e-6 and moved.max() <= 3 * EPS + 1e-6
   assert moved.min() < -0.8 * EPS and moved.max() > 2.8 * EPS
   np.testing.assert_allclose(attack(noise_scale=0.0) - x, np.tile(EPS * SIGN, (4, 1)), atol=1e-7)
   wide = np.asarray(attack(noise_scale=4.0, step_size=0.0) - x)
   assert 3.8 * EPS < np.abs(wide).max() <= 4 * EPS + 1e-6
-  at_the_face = attacks.n_fgsm(linear, x * 0, labels, KEY, ball=attacks.linf_ball(EPS))
+  at_the_face = jitted(attacks.n_fgsm, ball=attacks.linf_ball(EPS))(x * 0, labels)
   assert at_the_face.min() >= 0
 
 
@@ -66,7 +69,7 @@ def test_n_fgsm_takes_the_gradient_at_the_noisy_point():
   x, labels = grey()
   ball = attacks.linf_ball(EPS)
   noise = np.asarray(ball.sample(as_keys(KEY, 4), x)) * 2
-  x_adv = attacks.n_fgsm(bowl, x, labels, KEY, ball=ball, loss_fn=losses.margin)
+  x_adv = jitted(attacks.n_fgsm, bowl, ball=ball, loss_fn=losses.margin)(x, labels)
   np.testing.assert_allclose(x_adv - x, noise + EPS * np.sign(noise), atol=1e-6)
 
 

@@ -49,7 +49,7 @@ def jitted(config):
   return jax.jit(make_prepare(num_classes=10, **CONFIGS[config]))
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", ["rich", "cutmix"])
 def test_rows_do_not_depend_on_slicing(config):
   """Eight slices give the rows of the whole batch; without mixing, so does any order."""
   batch, prepare = make_batch(), jitted(config)

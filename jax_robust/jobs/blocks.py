@@ -1,0 +1,54 @@
+"""A block of a config is the keyword arguments of one function: read, checked and bound here."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from jax_robust.config import ConfigError, near_miss
+from jax_robust.data.sources import DataFileError
+
+
+def block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """One block of a config as keyword arguments."""
+  value = config.get(name, {})
+  return dict(value.to_dict() if hasattr(value, "to_dict") else value)
+
+
+@contextlib.contextmanager
+def from_config(name: str) -> Iterator[None]:
+  """Makes what a function says about its arguments a complaint about that block of the config."""
+  try:
+    yield
+  except (ConfigError, DataFileError):
+    raise
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"config.{name}: {error}") from error
+
+
+def call(
+  name: str, function: Callable, *args: Any, options: Mapping[str, Any], **bound: Any
+) -> Any:
+  """Calls `function(*args, **options, **bound)`, where `options` is the block `name`.
+
+  Raises:
+    ConfigError: an option that the function does not know, with the near miss, or does not accept.
+  """
+  parameters = inspect.signature(function).parameters.values()
+  keywords = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+  check_options(name, options, keywords - bound.keys())
+  with from_config(name):
+    return function(*args, **options, **bound)
+
+
+def check_options(name: str, options: Iterable[str], known: Iterable[str]) -> None:
+  """Raises ConfigError, with the near miss, for a key of the block `name` that is not known."""
+  for option in options:
+    if option not in known:
+      raise ConfigError(f"unknown config key {f'{name}.{option}'!r}{near_miss(option, known)}")
+
+
+def check_name(key: str, name: Any, known: Iterable[str]) -> None:
+  """Raises ConfigError, with the near miss, unless the value of a config key is a known name."""
+  if name not in known:
+    raise ConfigError(f"config.{key}={name!r}{near_miss(name, known)}")
