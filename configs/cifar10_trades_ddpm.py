@@ -31,4 +31,5 @@ def get_config(arg=""):
   config.augment.cutmix = arg.cutmix
   if arg.cutmix:
     config.augment.group_size = 256  # one emulated worker's rows
+    config.objective.attack_target = "label"
   return presets.finish(config, arg)

@@ -45,6 +45,7 @@ def base() -> ml_collections.ConfigDict:
         "attack": pgd40(),
         "eps_list": (),
         "checkpoint": "best",
+        "precision": "highest",
       },
     }
   )

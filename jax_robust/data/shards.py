@@ -34,7 +34,8 @@ class ShardSet(Source):
   **Guarantees**
 
   - constant_memory: nothing is kept between reads, only the manifest.
-  - labels_in_range: one outside `[0, num_classes)` is an error when it is read, whatever `verify` was.
+  - labels_in_range: one outside `[0, num_classes)` is an error when it is read, whatever `verify`
+    was.
 
   Args:
     counts: Samples of each shard.

@@ -36,8 +36,8 @@ def load_tfds(
 
   **Guarantees**
 
-  - stable_order: the samples come record by record, file by file, as they lie on the disk, in every run
-    and on every machine that holds the same prepared files.
+  - stable_order: the samples come record by record, file by file, as they lie on the disk, in every
+    run and on every machine that holds the same prepared files.
   - no_gpu: TensorFlow sees no accelerator, and takes no memory of one.
 
   Args:

@@ -22,7 +22,9 @@ class Weights(NamedTuple):
   rng: Any
 
 
-def make_scorer(apply_fn: ApplyFn, make_attack: Callable[[Any], Attack]) -> Callable:
+def make_scorer(
+  apply_fn: ApplyFn, make_attack: Callable[[Any], Attack], *, precision: str = "highest"
+) -> Callable:
   """Builds `scorer(weights, batch) -> {name: [b]}`, for one device or as the body of a mapped step.
 
   Guarantees:
@@ -33,6 +35,8 @@ def make_scorer(apply_fn: ApplyFn, make_attack: Callable[[Any], Attack]) -> Call
   Args:
     apply_fn: the net.
     make_attack: `eps -> attack`, with a traced eps.
+    precision: of matrix products and convolutions: accelerators default to TF32 or bfloat16, whose
+      rounding can flip a prediction; 'highest' is float32.
 
   Returns:
     A function of `Weights` and a batch of `image` uint8 `[b, h, w, c]`, `label` and `id` int32 `[b]`.
@@ -47,7 +51,8 @@ def make_scorer(apply_fn: ApplyFn, make_attack: Callable[[Any], Attack]) -> Call
     )
 
     def logits_fn(images):
-      return apply_fn(weights.params, weights.model_state, images, train=False)[0]
+      with jax.default_matmul_precision(precision):
+        return apply_fn(weights.params, weights.model_state, images, train=False)[0]
 
     x_adv = make_attack(weights.eps)(logits_fn, x, batch["label"], keys)
     logits, logits_adv = logits_fn(x), logits_fn(x_adv)

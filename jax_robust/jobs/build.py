@@ -185,15 +185,37 @@ def train_batches(config, sets: Data, mesh) -> Callable[[int], Any]:
   return batches
 
 
-def num_microbatches(config, net, mesh) -> int:
-  """How many pieces a batch is cut into; checks that BatchNorm's groups stay whole.
+def mesh(config, net):
+  """The devices of a run: the most that leave its micro-batches and BatchNorm's groups whole.
 
   Raises:
-    ConfigError: they would not.
+    ConfigError: an unknown way to use them, or several processes whose devices don't fit.
+  """
+  if config.parallel not in parallel.MODES:
+    raise ConfigError(f"parallel={config.parallel!r}{near_miss(config.parallel, parallel.MODES)}")
+  try:
+    return parallel.data_mesh(
+      config.batch.microbatch or config.batch.size, rows_together=_rows_together(config, net)
+    )
+  except ValueError as error:
+    raise ConfigError(f"batch.size, batch.microbatch, model.bn_group_size: {error}") from error
+
+
+def _rows_together(config, net) -> int:
+  """Rows that must not be cut apart: BatchNorm's groups, unless one jitted batch is all there is."""
+  whole = config.parallel == "jit" and not config.batch.microbatch
+  return 1 if whole or not getattr(net, "norm", True) else net.bn_group_size or 1
+
+
+def num_microbatches(config, net, mesh) -> int:
+  """How many pieces a batch is cut into; checks that what acts on groups of rows finds them whole.
+
+  Raises:
+    ConfigError: it would not.
   """
   devices = mesh.devices.size
   size, microbatch = config.batch.size, config.batch.microbatch or config.batch.size
-  group, has_norm = net.bn_group_size, getattr(net, "norm", config.model.name != "mlp")
+  group, has_norm = net.bn_group_size, getattr(net, "norm", True)
   if size % microbatch or microbatch % devices:
     raise ConfigError(
       f"batch.microbatch={microbatch}: expected a divisor of batch.size={size} and a multiple of the "
@@ -210,6 +232,14 @@ def num_microbatches(config, net, mesh) -> int:
     raise ConfigError(
       f"model.bn_group_size={group}: expected a divisor of the {at_once} rows that are normalised at "
       f"once (batch.microbatch={microbatch} on {devices} devices, parallel={config.parallel!r})"
+    )
+  mixing = config.augment.get("cutmix", False) or config.augment.get("mixup_alpha", 0)
+  mixed = config.augment.get("group_size", None) or size
+  if mixing and config.parallel != "jit" and (size // devices) % mixed:
+    raise ConfigError(
+      f"augment.group_size={config.augment.get('group_size', None)} with parallel="
+      f"{config.parallel!r}: CutMix and mixup would stop at a device's {size // devices} rows; set "
+      "it to a divisor of that, or parallel to 'jit'"
     )
   return size // microbatch
 

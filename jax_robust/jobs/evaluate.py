@@ -74,8 +74,7 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
   else:
     arrays, info = export.run_weights(path, which=config.evaluation.checkpoint)
   params, model_state = export.fit(arrays, net, source.image_shape, name=str(path))
-  batch_size = min(config.evaluation.batch_size, source.num_examples)
-  batch_size -= batch_size % jax.device_count() if batch_size >= jax.device_count() else 0
+  batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = parallel.data_mesh(batch_size)
   scorer = make_scorer(config, net, mesh)
   rng = jax.random.key_data(jax.random.key(config.seed))
@@ -108,6 +107,7 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
     "curve": [
       {"eps": e, "robust": p.value, "interval": [p.low, p.high]} for e, p in points.items()
     ],
+    "precision": config.evaluation.precision,
     "split": config.data.test_split,
     "weights": {**info, "sha256": _digest(arrays)},
     "images_sha256": _digest({"image": source.read(np.arange(source.num_examples))[0]}),

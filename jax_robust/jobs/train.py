@@ -60,7 +60,7 @@ def _train(config, path: pathlib.Path) -> loop.Outcome:
   if not schedule.total:
     raise ConfigError("the run has no step: set --config.total_steps (or _epochs, or _examples)")
   net = build.model(config, sets.train.num_classes)
-  mesh = parallel.data_mesh(config.batch.size)
+  mesh = build.mesh(config, net)
   step_fn = build.make_step(config, net, sets, mesh)
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(open_checkpoints(config, path))
@@ -98,8 +98,7 @@ def _initial_state(config, net, sets, mesh, latest: checkpoint.Checkpointer) -> 
 
 def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str, float]]:
   """`state -> {'clean', 'robust'}` of the averaged parameters, under the config's evaluation attack."""
-  batch_size = min(config.evaluation.batch_size, source.num_examples)
-  batch_size -= batch_size % jax.device_count() if batch_size >= jax.device_count() else 0
+  batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = parallel.data_mesh(batch_size)
   scorer = make_scorer(config, net, mesh)
   eps = config.evaluation.attack.eps
@@ -125,7 +124,11 @@ def make_scorer(config, net, mesh) -> Callable:
   """The compiled scorer of a config's evaluation attack, with the radius left open."""
   options = build.block(config.evaluation, "attack")
   apply_fn = state.make_apply_fn(net)
-  body = scoring.make_scorer(apply_fn, lambda eps: build.attack(options, eps=eps))
+  body = scoring.make_scorer(
+    apply_fn,
+    lambda eps: build.attack(options, eps=eps),
+    precision=config.evaluation.precision,
+  )
   return parallel.map_step(lambda axis_name: body, mesh, mode=config.parallel, per_row=True)
 
 

@@ -20,6 +20,7 @@ def trades(
   beta: float = 6.0,
   attack_statistics: str = "batch",
   clean_pass_updates: bool = False,
+  attack_target: str = "prediction",
 ):
   """`mean_i CE(t_i, f(x_i)) + beta * mean_i KL(softmax f(x_i) || softmax f(x'_i))`.
 
@@ -44,9 +45,14 @@ def trades(
     beta: weight of the penalty.
     attack_statistics: 'batch' or 'running', what BatchNorm uses inside the attack and for its target.
     clean_pass_updates: whether the clean training pass updates the running statistics too.
+    attack_target: what the attack moves away from: 'prediction', the clean one, or 'label', the
+      batch's targets, as the released program does where CutMix has mixed them.
 
   Returns:
     The loss, and `(model_state, metrics)`.
+
+  Raises:
+    ValueError: an unknown `attack_target` or `attack_statistics`.
 
   Reference: Zhang et al., 2019, "Theoretically Principled Trade-off between Robustness and
   Accuracy"; Gowal et al., 2021, "Improving Robustness using Generated Data".
@@ -57,10 +63,16 @@ def trades(
   logits_fn = common.attacked_logits_fn(
     apply_fn, params, model_state, statistics=attack_statistics
   )
-  # In the released protocol the attack's target is the clean pass that is trained, so one pass
-  # serves both; with running statistics the target needs a pass of its own.
-  reference = clean_outputs if attack_statistics == "batch" else logits_fn(x)
-  x_adv = attack(logits_fn, x, jax.lax.stop_gradient(jax.nn.softmax(reference)), rng)
+  if attack_target == "label":
+    reference = batch["target"]
+  elif attack_target == "prediction":
+    # In the released protocol the reference is the clean pass that is trained, so one pass serves
+    # both; with running statistics it needs a pass of its own.
+    logits = clean_outputs if attack_statistics == "batch" else logits_fn(x)
+    reference = jax.lax.stop_gradient(jax.nn.softmax(logits))
+  else:
+    raise ValueError(f"attack_target={attack_target!r}: expected 'prediction' or 'label'")
+  x_adv = attack(logits_fn, x, reference, rng)
 
   if clean_pass_updates:
     model_state = clean_state

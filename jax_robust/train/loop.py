@@ -6,7 +6,6 @@ evaluation of step k, and the batch of step k has not been drawn: resuming repea
 nothing.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
@@ -131,10 +130,10 @@ def run(
 
 def _next(batches: Iterator[Any], unchecked: list, progress: metrics_lib.Progress) -> Any:
   """Takes the next batch, and counts the wait for it unless the devices were busy all the while."""
-  began = time.perf_counter()
+  began = progress.clock()
   batch = next(batches)
   if not unchecked or unchecked[-1][1].is_ready():
-    progress.waited(time.perf_counter() - began)
+    progress.waited(progress.clock() - began)
   return batch
 
 

@@ -127,20 +127,20 @@ class Progress:
   ):
     self._total = total_steps
     self._batch_size = batch_size
-    self._clock = clock
+    self.clock = clock
     self._start_lap(step)
 
   def _start_lap(self, step):
-    self._step, self._began, self._waited = step, self._clock(), 0.0
+    self._step, self._began, self._waited = step, self.clock(), 0.0
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
     """Stops the clock: for evaluating, saving, compiling."""
-    began = self._clock()
+    began = self.clock()
     try:
       yield
     finally:
-      self._began += self._clock() - began
+      self._began += self.clock() - began
 
   def waited(self, seconds: float) -> None:
     """Adds time during which the devices had no batch."""
@@ -148,7 +148,7 @@ class Progress:
 
   def lap(self, step: int) -> dict[str, float]:
     """Returns the figures since the last lap and starts another."""
-    seconds = max(self._clock() - self._began, 1e-9)
+    seconds = max(self.clock() - self._began, 1e-9)
     steps = max(step - self._step, 1)
     figures = {
       f"{TIME_PREFIX}images_per_second": steps * self._batch_size / seconds,

@@ -19,37 +19,52 @@ AXIS = "data"
 MODES = ("jit", "pmap", "shard_map")
 
 
-def data_mesh(batch_size: int, *, devices=None) -> Mesh:
+def data_mesh(batch_size: int, *, rows_together: int = 1, devices=None) -> Mesh:
   """A mesh of the most devices that divide the batch evenly.
 
   With one process a batch of 100 on 8 devices runs on 5, and says so. Several processes need all
   their devices, so there it is an error.
 
   Args:
-    batch_size: rows of the global batch.
+    batch_size: rows of the global batch, or of a micro-batch.
+    rows_together: contiguous rows that one device must hold, such as a BatchNorm group.
     devices: which to use; all by default.
 
   Returns:
     A mesh with the one axis `AXIS`.
 
   Raises:
-    ValueError: several processes, and a batch that their devices don't divide.
+    ValueError: no number of devices fits; several processes, and a batch that their devices don't
+      divide.
   """
   devices = list(jax.devices() if devices is None else devices)
-  count = next(n for n in range(len(devices), 0, -1) if batch_size % n == 0)
+  fitting = [n for n in range(1, len(devices) + 1) if batch_size % (n * rows_together) == 0]
+  if not fitting:
+    raise ValueError(f"a batch of {batch_size} rows is not made of groups of {rows_together} rows")
+  count = fitting[-1]
   if count < len(devices):
+    groups = f", in groups of {rows_together}," if rows_together > 1 else ""
+    reason = f"{batch_size} rows{groups} can't be shared out evenly among {len(devices)} devices"
     if jax.process_count() > 1:
       raise ValueError(
-        f"batch_size={batch_size} is not a multiple of the {len(devices)} devices of "
-        f"{jax.process_count()} processes: choose one that is"
+        f"{reason} of {jax.process_count()} processes: choose a batch size that is a multiple of "
+        f"{len(devices) * rows_together}"
       )
-    logging.getLogger(__name__).info(
-      "batch size %d is not a multiple of %d devices: running on %d",
-      batch_size,
-      len(devices),
-      count,
-    )
+    logging.getLogger(__name__).info("%s: running on %d", reason, count)
   return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def padded_batch_size(batch_size: int, num_examples: int) -> int:
+  """Rows of an evaluation batch that all devices share evenly, since padding is masked.
+
+  At most `batch_size`, unless there are more devices than that, and no more than `num_examples`
+  need.
+
+  >>> padded_batch_size(512, 100) % jax.device_count()
+  0
+  """
+  count = jax.device_count()
+  return max(min(batch_size // count, -(-num_examples // count)), 1) * count
 
 
 def process_rows(batch_size: int) -> slice:
@@ -72,9 +87,13 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   sharding = NamedSharding(mesh, PartitionSpec())
   if jax.process_count() == 1:
     return jax.device_put(tree, sharding)
-  return jax.tree.map(
-    lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
-  )
+
+  def place(leaf):
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+      return leaf
+    return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+  return jax.tree.map(place, tree)
 
 
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:

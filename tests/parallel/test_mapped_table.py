@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mapped_problems import NUM_CLASSES, NUM_ROWS
 
-from jax_robust import attacks, losses, objectives
+from jax_robust import attacks, losses, models, objectives
 from jax_robust.train import parallel, state
 
 # Targets that a loss takes.
@@ -54,9 +54,12 @@ def cases(table):
 
 
 @pytest.fixture(autouse=True)
-def x64():
+def double_precision_and_quick_compilation():
+  """What is held here is the same function four times over, whatever the compiler makes of it."""
   with jax.enable_x64(True):
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("kind", TABLES)
@@ -105,7 +108,7 @@ def test_losses(name, kind):
 
 @pytest.mark.parametrize(("name", "options"), cases(ATTACKS_UNDER_TEST))
 def test_attacks(name, options):
-  net = problems.make_net()
+  net = models.create("mlp", num_classes=NUM_CLASSES, hidden=(8,), dtype="float64")
   weights = problems.initial_state(net)
   attack = attacks.make_attack(name, eps=0.1, **options)
   batch = {
