@@ -15,10 +15,10 @@ from jax_robust import attacks, models, objectives
 from jax_robust import config as config_lib
 from jax_robust.config import ConfigError
 from jax_robust.data import augment, convert, pipeline, shards, sources, tfds
+from jax_robust.jobs import devices
 from jax_robust.jobs.blocks import block, call, check_name, check_options, from_config
 from jax_robust.models import normalization
 from jax_robust.train import optim, parallel, state, step
-
 
 DATASETS = ("digits", "made", *tfds.NAMES)
 """Data sets that have a name; others are given by the folder of a TFDS builder, with a slash."""
@@ -185,65 +185,6 @@ def train_batches(config, sets: Data, mesh) -> Callable[[int], Any]:
   return batches
 
 
-def mesh(config, net):
-  """The devices of a run: the most that leave its micro-batches and BatchNorm's groups whole.
-
-  Raises:
-    ConfigError: an unknown way to use them, or several processes whose devices don't fit.
-  """
-  if config.parallel not in parallel.MODES:
-    raise ConfigError(f"parallel={config.parallel!r}{near_miss(config.parallel, parallel.MODES)}")
-  try:
-    return parallel.data_mesh(
-      config.batch.microbatch or config.batch.size, rows_together=_rows_together(config, net)
-    )
-  except ValueError as error:
-    raise ConfigError(f"batch.size, batch.microbatch, model.bn_group_size: {error}") from error
-
-
-def _rows_together(config, net) -> int:
-  """Rows that must not be cut apart: BatchNorm's groups, unless one jitted batch is all there is."""
-  whole = config.parallel == "jit" and not config.batch.microbatch
-  return 1 if whole or not getattr(net, "norm", True) else net.bn_group_size or 1
-
-
-def num_microbatches(config, net, mesh) -> int:
-  """How many pieces a batch is cut into; checks that what acts on groups of rows finds them whole.
-
-  Raises:
-    ConfigError: it would not.
-  """
-  devices = mesh.devices.size
-  size, microbatch = config.batch.size, config.batch.microbatch or config.batch.size
-  group, has_norm = net.bn_group_size, getattr(net, "norm", True)
-  if size % microbatch or microbatch % devices:
-    raise ConfigError(
-      f"batch.microbatch={microbatch}: expected a divisor of batch.size={size} and a multiple of the "
-      f"{devices} devices"
-    )
-  if has_norm and microbatch < size and group is None:
-    raise ConfigError(
-      f"batch.microbatch={microbatch} with whole-batch BatchNorm would change its statistics: set "
-      f"model.bn_group_size to a divisor of {microbatch // devices}"
-    )
-  # Under jit a sharded batch is one batch, whose groups may span devices, unless it is cut.
-  at_once = size if config.parallel == "jit" and microbatch == size else microbatch // devices
-  if has_norm and group is not None and at_once % group:
-    raise ConfigError(
-      f"model.bn_group_size={group}: expected a divisor of the {at_once} rows that are normalised at "
-      f"once (batch.microbatch={microbatch} on {devices} devices, parallel={config.parallel!r})"
-    )
-  mixing = config.augment.get("cutmix", False) or config.augment.get("mixup_alpha", 0)
-  mixed = config.augment.get("group_size", None) or size
-  if mixing and config.parallel != "jit" and (size // devices) % mixed:
-    raise ConfigError(
-      f"augment.group_size={config.augment.get('group_size', None)} with parallel="
-      f"{config.parallel!r}: CutMix and mixup would stop at a device's {size // devices} rows; set "
-      "it to a divisor of that, or parallel to 'jit'"
-    )
-  return size // microbatch
-
-
 def make_prepare(config, num_classes: int) -> Callable:
   """Augmentation and targets."""
   options = block(config, "augment")
@@ -252,7 +193,7 @@ def make_prepare(config, num_classes: int) -> Callable:
 
 def make_step(config, net, sets: Data, mesh) -> Callable:
   """The compiled update of a config, over the devices of a mesh."""
-  pieces = num_microbatches(config, net, mesh)
+  pieces = devices.num_microbatches(config, net, mesh)
   prepare = make_prepare(config, sets.train.num_classes)
   transformation = optimizer(config, sets.train)
   bound = objective(config)

@@ -12,7 +12,7 @@ import jax
 from jax_robust.config import ConfigError
 from jax_robust.data import pipeline
 from jax_robust.evaluate import report, scoring
-from jax_robust.jobs import build, check, workdir
+from jax_robust.jobs import build, check, devices, workdir
 from jax_robust.train import checkpoint, loop, metrics, parallel, state
 
 
@@ -60,7 +60,7 @@ def _train(config, path: pathlib.Path) -> loop.Outcome:
   if not schedule.total:
     raise ConfigError("the run has no step: set --config.total_steps (or _epochs, or _examples)")
   net = build.model(config, sets.train.num_classes)
-  mesh = build.mesh(config, net)
+  mesh = devices.make_mesh(config, net)
   step_fn = build.make_step(config, net, sets, mesh)
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(open_checkpoints(config, path))

@@ -26,21 +26,21 @@ class Row(NamedTuple):
   """An attack with its settings, the balls it works in, and what is not true of it."""
 
   attack: Any
-  balls: tuple[str, ...] = tuple(BALLS)
+  balls: tuple[str, ...] = ("linf", "l2", "l1")
   stays_in_ball: bool = True
   depends_on_key: bool = True
 
+
+pgd = functools.partial(attacks.pgd, num_steps=4, unroll=1)  # rolled up: quicker to compile
 
 ATTACKS_UNDER_TEST = {
   "fgsm": Row(attacks.fgsm, depends_on_key=False),
   "rs_fgsm": Row(attacks.rs_fgsm),
   "n_fgsm": Row(attacks.n_fgsm, balls=("linf",), stays_in_ball=False),
-  "pgd": Row(functools.partial(attacks.pgd, num_steps=4)),
-  "pgd_normal": Row(
-    functools.partial(attacks.pgd, num_steps=4, start="normal"), depends_on_key=False
-  ),
-  "pgd_adam": Row(functools.partial(attacks.pgd, num_steps=4, optimizer=attacks.adam({0: 0.05}))),
-  "pgd_best": Row(functools.partial(attacks.pgd, num_steps=3, num_restarts=2, keep_best=True)),
+  "pgd": Row(pgd, balls=tuple(BALLS)),
+  "pgd_normal": Row(functools.partial(pgd, start="normal"), balls=("l2",)),
+  "pgd_adam": Row(functools.partial(pgd, optimizer=attacks.adam({0: 0.05})), balls=("linf", "l2")),
+  "pgd_best": Row(functools.partial(pgd, num_restarts=2, keep_best=True), balls=("linf", "l1")),
 }
 
 CASES = [(name, ball) for name, row in ATTACKS_UNDER_TEST.items() for ball in row.balls]
@@ -119,7 +119,7 @@ def test_same_key_gives_the_same_result(name, ball_name):
   _, second = run(name, ball_name, seed=1)
   _, other = run(name, ball_name, seed=2)
   np.testing.assert_array_equal(first, second)
-  if ATTACKS_UNDER_TEST[name].depends_on_key:  # from near x, signs lead to one corner
+  if ATTACKS_UNDER_TEST[name].depends_on_key:
     assert not np.array_equal(first, other)
 
 
@@ -147,9 +147,17 @@ def test_result_is_independent_of_the_batch(name, ball_name):
   attack, ball = ATTACKS_UNDER_TEST[name].attack, BALLS[ball_name](RADII[ball_name])
   keys = as_keys(jax.random.key(0), NUM_ROWS)
   _, together = run(name, ball_name)
-  # Not jitted, so that it is the comparison of eager and compiled as well.
-  alone = attack(logits_fn, x[5:6], labels[5:6], keys[5:6], ball=ball)
+  alone = jax.jit(functools.partial(attack, logits_fn, ball=ball))(x[5:6], labels[5:6], keys[5:6])
   np.testing.assert_allclose(alone, together[5:6], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
+def test_eager_equals_jit(name):
+  ball_name = ATTACKS_UNDER_TEST[name].balls[0]
+  x, labels = problem()
+  ball = BALLS[ball_name](RADII[ball_name])
+  eager = ATTACKS_UNDER_TEST[name].attack(logits_fn, x, labels, jax.random.key(0), ball=ball)
+  np.testing.assert_allclose(eager, run(name, ball_name)[1], atol=2e-6)
 
 
 def test_one_key_is_folded_with_the_row_number():
@@ -157,7 +165,8 @@ def test_one_key_is_folded_with_the_row_number():
   attack = functools.partial(attacks.rs_fgsm, ball=attacks.linf_ball(0.1))
   key = jax.random.key(4)
   together = attack(logits_fn, x, labels, key)
-  row = attack(logits_fn, x[3:4], labels[3:4], jax.random.fold_in(key, 3)[None])
+  keys = jnp.stack([jax.random.key(9), jax.random.fold_in(key, 3)])
+  row = attack(logits_fn, x[2:4], labels[2:4], keys)[1:]
   np.testing.assert_allclose(row, together[3:4], atol=1e-6)
 
 
@@ -180,16 +189,16 @@ def test_no_gradient_flows_out(name, ball_name):
 
 @pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
 def test_device_count_changes_nothing(name):
-  # linf alone: the ball's own arithmetic is row by row in every norm.
+  ball_name = ATTACKS_UNDER_TEST[name].balls[0]  # one of them: a ball works row by row
   x, labels = problem()
   keys = as_keys(jax.random.key(0), NUM_ROWS)
-  attack, ball = ATTACKS_UNDER_TEST[name].attack, attacks.linf_ball(RADII["linf"])
+  attack, ball = ATTACKS_UNDER_TEST[name].attack, BALLS[ball_name](RADII[ball_name])
   mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
   sharded = jax.device_put((x, labels, keys), sharding)
   x_adv = jax.jit(lambda x, labels, keys: attack(logits_fn, x, labels, keys, ball=ball))(*sharded)
   assert len(x_adv.sharding.device_set) == 4
-  np.testing.assert_allclose(x_adv, run(name, "linf")[1], atol=2e-6)
+  np.testing.assert_allclose(x_adv, run(name, ball_name)[1], atol=2e-6)
 
 
 @every_case
@@ -198,7 +207,7 @@ def test_float64_stays_float64(name, ball_name):
     x, labels = problem(jnp.float64)
     attack, eps = ATTACKS_UNDER_TEST[name].attack, RADII[ball_name]
     ball = BALLS[ball_name](eps)
-    x_adv = attack(logits_fn, x, labels, jax.random.key(0), ball=ball)
+    x_adv = jax.jit(functools.partial(attack, logits_fn, ball=ball))(x, labels, jax.random.key(0))
     assert x_adv.dtype == jnp.float64
     if ATTACKS_UNDER_TEST[name].stays_in_ball:
       assert np.all(ball.distance(x_adv, x) <= eps * (1 + 1e-13))

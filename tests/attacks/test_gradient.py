@@ -189,14 +189,13 @@ def test_every_exit_is_attacked():
 
 def test_soft_targets_are_ascended():
   x, _ = interior()
-  x_adv = attacks.pgd(
-    linear, x, jnp.tile(jnp.array([[1.0, 0.0]]), (3, 1)), KEY, ball=attacks.linf_ball(0.1),
-    loss_fn=losses.kl_divergence,
-  )  # fmt: skip
+  targets = jnp.tile(jnp.array([[1.0, 0.0]]), (3, 1))
+  ball, loss_fn = attacks.linf_ball(0.1), losses.kl_divergence
+  x_adv = pgd(linear, x, targets, ball=ball, loss_fn=loss_fn)
   np.testing.assert_allclose(x_adv - x, np.tile(0.1 * np.sign(WEIGHT), (3, 1)), atol=1e-6)
 
 
-@pytest.mark.parametrize("unroll", [1, 2, 5])
+@pytest.mark.parametrize("unroll", [1, 2])
 def test_unrolling_changes_nothing(unroll):
   x, labels = interior()
   attack = functools.partial(pgd, linear, x, labels, ball=attacks.l2_ball(0.3), num_steps=5)

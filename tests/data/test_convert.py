@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from shard_samples import IMAGES, LABELS, META, NUM, SOURCE, numbers
+from shard_samples import IMAGES, LABELS, META, NUM, SOURCE, flip, numbers
 
 from jax_robust.data import convert, shards, sources
 from jax_robust.data.shard_writer import write_shards
@@ -47,7 +47,7 @@ def test_make_shards_of_a_source_and_of_shards(folder, tmp_path):
 def test_make_shards_of_a_corrupt_npz_leaves_nothing(tmp_path):
   path = tmp_path / "edm.npz"
   np.savez(path, image=IMAGES, label=LABELS)
-  _flip(path, 9000)
+  flip(path, 9000)
   with pytest.raises(DataFileError, match="damaged"):
     convert.make_shards(path, tmp_path / "set")
   assert [p.name for p in tmp_path.iterdir()] == ["edm.npz"]

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from shard_samples import META, NUM, SOURCE
+from shard_samples import META, NUM, SOURCE, flip
 
 from jax_robust.data import convert
 from jax_robust.data.shard_writer import write_shards
@@ -30,12 +30,6 @@ def _edit_manifest(folder, change_fn):
   data = json.loads((folder / "manifest.json").read_text())
   change_fn(data)
   (folder / "manifest.json").write_text(json.dumps(data))
-
-
-def _flip(path, place):
-  content = bytearray(path.read_bytes())
-  content[place] ^= 1
-  path.write_bytes(content)
 
 
 def _truncate(path):
@@ -101,7 +95,7 @@ def test_damaged_shards_are_refused_with_file_reason_remedy(folder, damage):
 
 
 def test_wrong_hash(folder):
-  _flip(_images(folder), 200)
+  flip(_images(folder), 200)
   open_shards(folder)
   with pytest.raises(DataFileError, match=r"shard-00002-of-00004.images.npy: its sha256 is"):
     open_shards(folder, verify="sha256")

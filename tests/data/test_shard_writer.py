@@ -27,10 +27,12 @@ def folder(tmp_path):
 def test_keeps_other_content(folder, tmp_path):
   before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
   write_shards(folder, SOURCE, num_shards=4, **META)  # the same shards: left as they are
-  for changes in ({"seed": 8}, {"generator": "ddpm"}, {"num_shards": 3}):
-    with pytest.raises(
-      DataFileError, match=rf"already and holds shards.*{'|'.join(changes)}|counts"
-    ):
+  for key, changes in (
+    ("seed", {"seed": 8}),
+    ("generator", {"generator": "ddpm"}),
+    ("counts", {"num_shards": 3}),
+  ):
+    with pytest.raises(DataFileError, match=f"already and holds shards of {key}="):
       write_shards(folder, SOURCE, **{"num_shards": 4, **META, **changes})
   other = array_source(255 - IMAGES, LABELS, num_classes=5)
   with pytest.raises(DataFileError, match=r"holds other samples.*left as it is"):

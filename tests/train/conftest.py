@@ -1,5 +1,6 @@
 """A problem for the loop: a small net, real updates, everything compiled once."""
 
+import copy
 import functools
 from typing import NamedTuple
 
@@ -51,8 +52,9 @@ def make_problem(backend: str) -> Problem:
     logits = net.apply(variables, jnp.asarray(images, jnp.float32) / 255, train=False)
     return jnp.mean(jnp.argmax(logits, -1) == labels)
 
+  initial = jax.device_get(state.create_state(net, optimizer, (4, 4, 1), seed=0))
   return Problem(
-    functools.partial(state.create_state, net, optimizer, (4, 4, 1), seed=0),
+    lambda: jax.device_put(copy.deepcopy(initial)),
     jax.jit(update, donate_argnums=0),
     pipeline.make_train_batches(
       _source(0), _source(1), backend=backend, batch_size=6, original_share=0.5, emulated_workers=1

@@ -106,7 +106,7 @@ KEY = jax.random.key(0)
 
 
 def run_attack(recorded, name, x_start, num_steps):
-  """The recipe's attack from `x_start`: its iterates and the divergence at each, the last included."""
+  """The recipe's attack from `x_start`: its iterates, the last included, and each one's divergence."""
   logits_fn, x, clean = attacked_net(recorded, name)
   iterates = []
 
@@ -129,7 +129,7 @@ def test_released_attack(recorded):
   x = jnp.asarray(recorded["images_uint8"], jnp.float32) / 255
   start = x + 8 / 255 * recorded["noise/uniform"]
   iterates, kl = run_attack(recorded, "released", start, num_steps=10)
-  np.testing.assert_allclose(iterates[0], expected["x_start"], rtol=0, atol=1e-7)
+  np.testing.assert_allclose(iterates[0], expected["x_start"], rtol=0, atol=1e-6)
   np.testing.assert_allclose(iterates[1], expected["x_after_1"], rtol=0, atol=1e-6)
   np.testing.assert_allclose(kl, expected["attack_kl"], rtol=1e-4, atol=KL_RESOLUTION)
   np.testing.assert_allclose(iterates[-1], expected["x_adv"], rtol=0, atol=1e-4)
@@ -140,13 +140,13 @@ def test_attack_of_2019(recorded):
   expected = under(recorded, "trades_2019/")
   x = jnp.asarray(recorded["images_uint8"], jnp.float32) / 255
   x_start = x + 1e-3 * recorded["noise/normal"]
-  np.testing.assert_allclose(x_start, expected["x_start"], rtol=0, atol=1e-7)
+  np.testing.assert_allclose(x_start, expected["x_start"], rtol=0, atol=1e-6)
 
   attack = attack_of("trades_2019")
   ball, step_size = attack.keywords["ball"], attack.keywords["step_size"]
   gradient = jnp.asarray(expected["first_gradient"])
   after_1 = ball.project(x_start + step_size * ball.ascent(gradient), x)
-  np.testing.assert_allclose(after_1, expected["x_after_1"], rtol=0, atol=1e-7)
+  np.testing.assert_allclose(after_1, expected["x_after_1"], rtol=0, atol=1e-6)
 
   iterates, kl = run_attack(recorded, "trades_2019", expected["x_after_1"], num_steps=9)
   np.testing.assert_allclose(kl, expected["attack_kl"][1:], rtol=1e-4, atol=KL_RESOLUTION)
@@ -252,7 +252,7 @@ def test_first_nesterov_step_and_average(updated):
     actual, records = to_torch({"params": tree}, names="wide_resnet"), under(expected, stage)
     assert len(records) == 4
     for parameter, value in records.items():
-      # The step is the gradient at nearly twice the learning rate, so its tolerance is the gradient's.
+      # The step is 1.9 learning rates times the gradient: hence its tolerance.
       np.testing.assert_allclose(
         actual[parameter],
         value,

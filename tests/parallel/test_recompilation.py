@@ -1,0 +1,34 @@
+"""Nothing is compiled after the second step, evaluations and checkpoints included."""
+
+import jax
+import pytest
+import tiny_config
+
+from jax_robust.jobs import build, train
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_no_recompilation_after_step_2(mode, tmp_path, caplog, monkeypatch):
+  compiled_before = []
+  make_step = build.make_step
+
+  def compilations():
+    return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+
+  def watched(*args):
+    step_fn = make_step(*args)
+
+    def call(state, batch):
+      compiled_before.append(len(compilations()))
+      return step_fn(state, batch)
+
+    return call
+
+  monkeypatch.setattr(build, "make_step", watched)
+  config = tiny_config.get_config("steps=6,save=2,evaluate=2,log=1")
+  config.parallel = mode
+  with jax.log_compiles():
+    train.train(config, str(tmp_path))
+  assert len(compiled_before) == 6
+  assert compiled_before[0] < compiled_before[1], "compilations were not seen"
+  assert compilations()[compiled_before[2] :] == []
