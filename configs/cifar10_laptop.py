@@ -1,7 +1,8 @@
 """TRADES on CIFAR-10 at the size of a laptop, with and without generated shards, at equal steps.
 
-The recipe of `cifar10_trades_ddpm.py` on a small CNN (4.8 MMAC), batch 256, 900 steps (4.6 epochs). First make shards of the
-generated images at hand, an npz, a folder of class folders, or a pack of JPEGs:
+The recipe of `cifar10_trades_ddpm.py` on a small CNN (4.8 MMAC), batch 256, 900 steps (4.6 epochs).
+First make shards of the generated images at hand, an npz, a folder of class folders, or a pack of
+JPEGs:
 
   python -m jax_robust.main --config=configs/cifar10_laptop.py --config.job=generate \\
     --config.generate.path=GENERATED.npz --workdir=SHARDS
@@ -31,7 +32,9 @@ def get_config(arg=""):
   }  # fmt: skip
   config.schedule = {"name": "cosine", "learning_rate": 0.1, "warmup_steps": 100}
   config.ema.decay = 0.99
-  config.evaluation.update({"num_examples": 1000, "eps_list": (2 / 255, 4 / 255, 6 / 255, 12 / 255)})
+  config.evaluation.update(
+    {"num_examples": 1000, "eps_list": (2 / 255, 4 / 255, 6 / 255, 12 / 255)}
+  )
   del config.total_epochs, config.save_epochs, config.evaluate_epochs
   config.update(
     {"total_steps": arg.steps, "save_steps": 100, "evaluate_steps": 300, "log_steps": 50}

@@ -1,4 +1,4 @@
-"""TRADES with a million generated images, as released: CIFAR-10, WideResNet, l∞ 8/255 or l2 128/255.
+"""TRADES with a million generated images, as released: CIFAR-10, l∞ 8/255 or l2 128/255.
 
 Gowal, Rebuffi et al., 2021, "Doing More with Less" / "Improving Robustness using Generated Data"
 (arXiv:2110.09468). Download `cifar10_ddpm.npz` and make shards of it once:

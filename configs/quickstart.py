@@ -1,4 +1,4 @@
-"""TRADES on scikit-learn's 8×8 digits with generated shards: everything, in a minute, with no download.
+"""TRADES on scikit-learn's digits with generated shards: everything, in a minute, no download.
 
   python -m jax_robust.main --config=configs/quickstart.py --workdir=/tmp/jax_robust_quickstart
 
@@ -17,7 +17,12 @@ def get_config(arg=""):
   config.job = "compare"
   config.tensorboard = False
   config.data = {"name": "digits", "num_heldout": 256, "image_size": 0, "test_split": "test"}
-  config.generate = {"method": "gaussian", "num_examples": 8000, "num_shards": 8, "covariance": "full"}
+  config.generate = {
+    "method": "gaussian",
+    "num_examples": 8000,
+    "num_shards": 8,
+    "covariance": "full",
+  }
   config.batch.update({"size": 128, "original_share": 0.5, "emulated_workers": 2})
   config.augment.update({"pad": 0, "flip": False})
   config.model = {

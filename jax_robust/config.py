@@ -1,7 +1,7 @@
 """Configs: what every run has, how a file is found, and how the command line changes it.
 
-A config is data only, so that the `config.json` of a workdir reproduces its run. A block is the keyword
-arguments of one function; a key that the function does not know is an error on start.
+A config is data only, so that the `config.json` of a workdir reproduces its run. A block is the
+keyword arguments of one function; a key that the function does not know is an error on start.
 """
 
 import difflib
@@ -21,7 +21,7 @@ UNITS = ("steps", "epochs", "examples")
 
 
 class ConfigError(ValueError):
-  """A config, or what the command line makes of it, is not usable; the message says what to change."""
+  """A config, or a change to it, is not usable; the message says what to change."""
 
 
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
@@ -52,7 +52,7 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
 
 
 def near_path(path: pathlib.Path) -> str:
-  """`: did you mean …?`, with what lies beside a path that does not exist; nothing if none is near."""
+  """`: did you mean …?`, with what lies beside a path that does not exist, if any is near."""
   parent = path.parent
   beside = [each.name for each in parent.iterdir()] if parent.is_dir() else []
   close = difflib.get_close_matches(path.name, beside, n=1)

@@ -36,9 +36,7 @@ def cross_entropy(
   return -jnp.sum(targets * log_probs, axis=-1)
 
 
-def kl_divergence(
-  outputs: Float[Array, "b k"], targets: Float[Array, "b k"]
-) -> Float[Array, " b"]:
+def kl_divergence(outputs: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
   """`KL(t || softmax(z)) = sum_k t_k (log t_k - log softmax(z)_k)` of each example.
 
   TRADES' inner maximisation and its penalty: t is the clean prediction, z the logits under attack.

@@ -1,4 +1,4 @@
-"""The command line: `python -m jax_robust.main --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE …]`."""
+"""The command line: `python -m jax_robust.main --config=FILE[:ARG] --workdir=DIR …`."""
 
 import ast
 import errno
@@ -39,7 +39,7 @@ same command goes on from the last checkpoint.
 """
 
 JOBS = ("train", "evaluate", "generate", "export", "compare")
-"""What `config.job` may name: each is a function `(config, workdir) -> result` in its module of `jobs`."""
+"""What `config.job` may name: each is a function `(config, workdir)` in its module of `jobs`."""
 
 
 class Arguments(NamedTuple):
@@ -157,11 +157,12 @@ def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str)
   """Runs a job and turns what the user can change into a message; a bug keeps its traceback."""
   from jax_robust.data.sources import DataFileError
   from jax_robust.jobs.workdir import WorkdirError
-  from jax_robust.train.checkpoint import CheckpointMismatchError
+  from jax_robust.train.checkpoint import CheckpointDamagedError, CheckpointMismatchError
   from jax_robust.train.loop import NonFiniteError
   from jax_robust.train.metrics import MetricsFileError
 
-  mistakes = (DataFileError, WorkdirError, CheckpointMismatchError, MetricsFileError)
+  mistakes = (DataFileError, WorkdirError, MetricsFileError)
+  mistakes += (CheckpointMismatchError, CheckpointDamagedError)
   _set_up_logging()
   try:
     start_distributed(config)

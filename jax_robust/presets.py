@@ -1,4 +1,4 @@
-"""What configs are made of: the recipe released with the papers, its attacks, and the smoke version."""
+"""What configs are made of: the papers' recipe, its attacks, and the smoke version."""
 
 import ml_collections
 
@@ -7,7 +7,7 @@ from jax_robust import config as config_lib
 
 
 def base() -> ml_collections.ConfigDict:
-  """What every config starts from: the recipe released with "Doing More with Less", at its defaults."""
+  """What every config starts from: the recipe released with "Doing More with Less"."""
   return ml_collections.ConfigDict(
     {
       "job": "train",
@@ -62,7 +62,7 @@ def pgd40(**changes) -> dict:
 
 
 def trades_generated(arg, dataset: str) -> ml_collections.ConfigDict:
-  """The papers' recipe on a data set: net, norm and attack flavour as the config's argument says."""
+  """The papers' recipe on a data set, with net, norm and attack flavour as `arg` says."""
   config = base()
   config.data.name = dataset
   config.generate = {
@@ -103,7 +103,12 @@ def finish(
   config.batch.update({"size": 24, "microbatch": 12 if config.batch.microbatch else 0})
   config.evaluation.update({"batch_size": 8, "num_examples": 8})
   group = config.model.get("bn_group_size") and 12
-  config.model = {"name": "small_cnn", "channels": (4, 4), "strides": (2, 2), "bn_group_size": group}
+  config.model = {
+    "name": "small_cnn",
+    "channels": (4, 4),
+    "strides": (2, 2),
+    "bn_group_size": group,
+  }
   config.schedule = {**config.schedule.to_dict(), "warmup_steps": 1}
   _drop(config.schedule, "warmup_epochs")
   config.augment.update({"pad": min(config.augment.pad, 1)})

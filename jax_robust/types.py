@@ -23,10 +23,10 @@ A randomised model takes `(x, rng)`.
 """
 
 LossFn: TypeAlias = Callable[[Any, Any], Array]
-"""`loss_fn(outputs, targets) -> Float[Array, "b"]`: per example, never reduced; attacks ascend it."""
+"""`loss_fn(outputs, targets) -> [b]`: per example, never reduced; attacks ascend it."""
 
 Attack: TypeAlias = Callable[[LogitsFn, Array, Any, Array], Array]
-"""`attack(logits_fn, x, targets, rng) -> x_adv`: any attack after `functools.partial(attack, **config)`.
+"""`attack(logits_fn, x, targets, rng) -> x_adv`: any attack, its options bound by a partial.
 
 `rng` is one key, or one key per example (shape `[b]`).
 """
@@ -51,14 +51,14 @@ class Progress(NamedTuple):
 Objective: TypeAlias = Callable[
   [ApplyFn, Any, Any, Batch, Array, Progress], tuple[Array, tuple[Any, Metrics]]
 ]
-"""`objective(apply_fn, params, model_state, batch, rng, progress) -> (loss, (model_state, metrics))`."""
+"""`(apply_fn, params, model_state, batch, rng, progress) -> (loss, (model_state, metrics))`."""
 
 Update: TypeAlias = Callable[[Any, Batch], tuple[Any, Metrics]]
 """`update(state, batch) -> (state, metrics)`: what the loop calls."""
 
 
 def as_keys(rng: jax.Array, num_examples: int) -> jax.Array:
-  """Returns one typed key per example: `rng` itself if it is `[b]`, else `rng` folded with the row number."""
+  """One typed key per example: `rng` itself if it is `[b]`, else `rng` folded with the row."""
   if rng.ndim == 1:
     return rng
   return jax.vmap(jax.random.fold_in, (None, 0))(rng, jax.numpy.arange(num_examples))

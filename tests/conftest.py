@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, strict rank promotion, shape checks at run time, and where the real data lies."""
+"""Eight virtual CPU devices, strict rank promotion, shape checks, and where the real data lies."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 _hook = install_import_hook(
-  ["jax_robust.losses", "jax_robust.attacks", "jax_robust.models", "jax_robust.types"], "beartype.beartype"
+  [f"jax_robust.{name}" for name in ("losses", "attacks", "models", "types")], "beartype.beartype"
 )
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -29,7 +29,7 @@ def repository():
 def shared():
   """The folder with real data and oracles; its tests are skipped, saying so, where it is absent."""
   if not (SHARED / "data").is_dir():
-    pytest.skip(f"no data in {SHARED}: set JAX_ROBUST_DATA to the folder that holds data/ and oracles/")
+    pytest.skip(f"no data in {SHARED}: set JAX_ROBUST_DATA to the folder of data/ and oracles/")
   return SHARED
 
 

@@ -5,6 +5,7 @@ import difflib
 import functools
 import inspect
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -280,14 +281,23 @@ def _interleaved(tf, order, start):
 
 
 def _deliver(dataset, fixed, failures):
-  """Yields the batches; closing it, or losing it, ends the pipeline's threads."""
+  """A generator of batches; closing it, losing it or leaving the program ends its threads."""
   import tensorflow as tf
 
-  iterator = iter(dataset)
-  try:
-    for image, label in iterator:
-      yield {"image": image.numpy(), "label": label.numpy(), **fixed}
-  except tf.errors.OpError as error:
-    raise (failures[0] if failures else error) from error
-  finally:
-    del iterator
+  held, stop = [iter(dataset)], (tf.errors.OpError, StopIteration)
+
+  def batches():
+    try:
+      while True:
+        image, label = next(held[0])
+        yield {"image": image.numpy(), "label": label.numpy(), **fixed}
+    except stop as error:
+      if not isinstance(error, StopIteration):
+        raise (failures[0] if failures else error) from error
+    finally:
+      held.clear()
+
+  generator = batches()
+  # Runs at exit too, before the interpreter shuts down: a thread still reading would hang it.
+  weakref.finalize(generator, held.clear)
+  return generator

@@ -60,7 +60,9 @@ def draw_evaluation(
     axes.set_axis_off()
   for block, (name, rows) in enumerate(examples.items()):
     for column, example in enumerate(rows):
-      _draw_column(grid[3 * block : 3 * block + 3, column], example, eps if norm == "linf" else None)
+      _draw_column(
+        grid[3 * block : 3 * block + 3, column], example, eps if norm == "linf" else None
+      )
     for row, title in enumerate((f"{name}\nclean", "perturbation", "attacked")):
       grid[3 * block + row, 0].text(
         -0.12, 0.5, title, transform=grid[3 * block + row, 0].transAxes, ha="right", va="center",

@@ -28,8 +28,8 @@ def make_scorer(
   """Builds `scorer(weights, batch) -> {name: [b]}`, for one device or as the body of a mapped step.
 
   Guarantees:
-    `robust_implies_correct`: an image counts as robust only if it is classified correctly both clean
-      and attacked, the attacked image re-scored in a pass of its own.
+    `robust_implies_correct`: an image counts as robust only if it is classified correctly both
+      clean and attacked, the attacked image re-scored in a pass of its own.
     `independent_of_batches`: an image's flags depend on its id, not on its neighbours.
 
   Args:
@@ -39,9 +39,9 @@ def make_scorer(
       rounding can flip a prediction; 'highest' is float32.
 
   Returns:
-    A function of `Weights` and a batch of `image` uint8 `[b, h, w, c]`, `label` and `id` int32 `[b]`.
-    It returns flags `clean` and `robust`, and what a picture needs: `x_adv` `[b, h, w, c]`, and
-    `probs` and `probs_adv` `[b, k]`.
+    A function of `Weights` and a batch of `image` uint8 `[b, h, w, c]`, `label` and `id` int32
+    `[b]`. It returns flags `clean` and `robust`, and what a picture needs: `x_adv`
+    `[b, h, w, c]`, and `probs` and `probs_adv` `[b, k]`.
   """
 
   def scorer(weights: Weights, batch: Mapping[str, Any]):

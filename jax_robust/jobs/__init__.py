@@ -1,1 +1,1 @@
-"""What the command line can do: each module has one job, a function `(config, workdir) -> result`."""
+"""What the command line can do: a module a job, each a function `(config, workdir) -> result`."""

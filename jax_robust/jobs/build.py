@@ -15,7 +15,7 @@ from jax_robust import attacks, models, objectives
 from jax_robust import config as config_lib
 from jax_robust.config import ConfigError
 from jax_robust.data import augment, convert, pipeline, shards, sources, tfds
-from jax_robust.jobs import devices
+from jax_robust.jobs import devices, weights
 from jax_robust.jobs.blocks import block, call, check_name, check_options, from_config
 from jax_robust.models import normalization
 from jax_robust.train import optim, parallel, state, step
@@ -222,10 +222,8 @@ def initial_state(config, net, sets: Data, *, init_from: str = ""):
     fresh = state.create_state(net, transformation, sets.train.image_shape, seed=config.seed)
   if not init_from:
     return fresh
-  from jax_robust.jobs import export
-
-  params, model_state = export.fit(
-    export.read_weights(init_from), net, sets.train.image_shape, name=init_from
+  params, model_state = weights.fit(
+    weights.read_weights(init_from), net, sets.train.image_shape, name=init_from
   )
   copy = functools.partial(jax.tree.map, jnp.copy)
   return fresh._replace(params=params, model_state=model_state, ema=copy(params))

@@ -11,7 +11,7 @@ from jax_robust.jobs.train import train
 
 
 def compare(config: Any, folder: str) -> dict[str, Any]:
-  """Trains each of config.runs (blocks that replace the config's), evaluates all, draws one picture."""
+  """Trains each of config.runs, whose blocks replace the config's; evaluates them in one table."""
   if not config.get("runs"):
     raise ConfigError("config.runs is empty: the job 'compare' needs runs, as {name: {block: …}}")
   for name in config.runs:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_robust.data import pipeline
 from jax_robust.evaluate import plotting, report, scoring
-from jax_robust.jobs import build, check, export, workdir
+from jax_robust.jobs import build, check, weights, workdir
 from jax_robust.jobs.train import make_scorer, process_shard
 from jax_robust.train import metrics, parallel
 
@@ -28,7 +28,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(config: Any, folder: str) -> dict[str, Any]:
-  """Scores a run's weights (or init_from's) on test images, clean and attacked, over a list of eps."""
+  """Scores a run's weights (or init_from's) on test images, clean and attacked at several eps."""
   check.check(config)
   with workdir.claimed(folder, create=bool(config.init_from)) as path:
     workdir.write_identity(path, config)
@@ -70,10 +70,10 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
   )
   net = build.model(config, source.num_classes)
   if config.init_from and not (path / "checkpoints").exists():
-    arrays, info = export.read_weights(config.init_from), {"step": None, "checkpoint": "init_from"}
+    arrays, info = weights.read_weights(config.init_from), {"step": None, "checkpoint": "init_from"}
   else:
-    arrays, info = export.run_weights(path, which=config.evaluation.checkpoint)
-  params, model_state = export.fit(arrays, net, source.image_shape, name=str(path))
+    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
+  params, model_state = weights.fit(arrays, net, source.image_shape, name=str(path))
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = parallel.data_mesh(batch_size)
   scorer = make_scorer(config, net, mesh)

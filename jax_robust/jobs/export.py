@@ -1,30 +1,24 @@
 """Weights out of a run, and back in: safetensors with a checksum, and `jax_robust.load`."""
 
-import contextlib
 import hashlib
 import pathlib
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import config as config_lib
-from jax_robust.config import ConfigError, near_path
-from jax_robust.jobs import build, workdir
-from jax_robust.jobs.blocks import from_config
+from jax_robust.jobs import build, weights, workdir
 from jax_robust.models import convert
-from jax_robust.train import checkpoint, state
+from jax_robust.train import state
 from jax_robust.types import LogitsFn
-
-WEIGHTS = "weights.safetensors"
 
 
 def export(config: Any, folder: str) -> dict[str, Any]:
   """Writes a run's averaged weights as `export/weights.safetensors`, with config and sha256."""
   with workdir.claimed(folder, create=False) as path:
     stored = workdir.read_config(path)
-    arrays, info = run_weights(path, which=config.evaluation.checkpoint)
+    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
     return _write(path / "export", arrays, stored, info)
 
 
@@ -36,96 +30,13 @@ def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
   content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
   digest = hashlib.sha256(content).hexdigest()
   # The old checksum goes first: a kill leaves no weights beside another file's checksum.
-  (target / f"{WEIGHTS}.sha256").unlink(missing_ok=True)
-  workdir.write_file(target / WEIGHTS, content)
-  workdir.write_file(target / f"{WEIGHTS}.sha256", f"{digest}  {WEIGHTS}\n".encode())
-  result = {"file": WEIGHTS, "sha256": digest, "step": info.get("step"), "config": stored}
+  (target / f"{weights.FILE}.sha256").unlink(missing_ok=True)
+  workdir.write_file(target / weights.FILE, content)
+  workdir.write_file(target / f"{weights.FILE}.sha256", f"{digest}  {weights.FILE}\n".encode())
+  result = {"file": weights.FILE, "sha256": digest, "step": info.get("step"), "config": stored}
   result["num_parameters"] = int(sum(a.size for n, a in arrays.items() if n.startswith("params/")))
   workdir.write_json(target / "manifest.json", result)
   return result
-
-
-def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray], dict]:
-  """Averaged parameters and running statistics by name, as `params/…` and `batch_stats/…`.
-
-  Args:
-    path: a workdir.
-    which: 'best' or 'latest'; a run without a best checkpoint gives its latest.
-
-  Returns:
-    The arrays, and `{"step": …}`.
-
-  Raises:
-    ConfigError: there is no checkpoint, or `which` is neither.
-    WorkdirError: the folder is no workdir.
-  """
-  workdir.check_is_run(path)
-  if which not in (checkpoint.BEST, checkpoint.LATEST):
-    raise ConfigError(f"checkpoint={which!r}: expected 'best' or 'latest'")
-  for kind in dict.fromkeys((which, checkpoint.LATEST)):
-    place = path / "checkpoints" / kind
-    if not place.is_dir():
-      continue
-    with contextlib.closing(checkpoint.Checkpointer(place, read_only=True)) as reader:
-      step = reader.latest_step()
-      if step is None:
-        continue
-      arrays, _ = reader.read(("ema", "model_state"), step=step)
-      renamed = {
-        name.replace("ema/", "params/", 1)
-        if name.startswith("ema/")
-        else name.removeprefix("model_state/"): array
-        for name, array in arrays.items()
-      }
-      return renamed, {"step": step, "checkpoint": kind}
-  raise ConfigError(f"{path} has no checkpoint yet: train first")
-
-
-def read_weights(reference: str) -> dict[str, np.ndarray]:
-  """Reads named weights from a workdir, an export's folder, or a safetensors or npz file.
-
-  Raises:
-    ConfigError: there is nothing there, or no weights, or other bytes than its checksum says.
-    WorkdirError: a folder that is neither.
-  """
-  path = pathlib.Path(reference)
-  if (path / WEIGHTS).exists():
-    path = path / WEIGHTS
-  if not path.exists():
-    raise ConfigError(f"init_from={reference!r}: there is no such file or folder{near_path(path)}")
-  if path.is_dir():
-    return run_weights(path, which=checkpoint.BEST)[0]
-  checksum = path.with_name(path.name + ".sha256")
-  if checksum.exists():
-    expected = checksum.read_text().split()[0]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-      raise ConfigError(
-        f"init_from={reference!r}: the file's sha256 is not that of {checksum.name}: it is damaged, "
-        "or was changed; export it again"
-      )
-  with from_config("init_from"):
-    return convert.load_arrays(path)
-
-
-def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[Any, Any]:
-  """Arranges named weights as `(params, model_state)` of a net.
-
-  Raises:
-    CheckpointMismatchError: names or shapes differ; the message lists them.
-  """
-  wanted = jax.eval_shape(
-    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
-  )
-  problems = checkpoint.differences(
-    {key: tuple(a.shape) for key, a in arrays.items()},
-    {key: tuple(a.shape) for key, a in checkpoint.flatten(wanted).items()},
-  )
-  if problems:
-    raise checkpoint.CheckpointMismatchError(
-      f"the weights in {name} do not fit this model:\n  " + "\n  ".join(problems)
-    )
-  tree = dict(checkpoint.unflatten({k: jnp.asarray(a) for k, a in arrays.items()}, wanted))
-  return tree.pop("params"), tree
 
 
 def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
@@ -144,7 +55,7 @@ def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
   """
   path = pathlib.Path(folder)
   config = config_lib.from_data(workdir.read_config(path))
-  arrays, _ = run_weights(path, which=checkpoint)
+  arrays, _ = weights.run_weights(path, which=checkpoint)
   num_classes = arrays["params/logits/bias"].shape[0]
   net = build.model(config, num_classes)
   tree = convert.unflatten_variables({name: jnp.asarray(a) for name, a in arrays.items()})

@@ -97,7 +97,7 @@ def _initial_state(config, net, sets, mesh, latest: checkpoint.Checkpointer) -> 
 
 
 def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str, float]]:
-  """`state -> {'clean', 'robust'}` of the averaged parameters, under the config's evaluation attack."""
+  """`state -> {'clean', 'robust'}` of the averaged parameters, under the evaluation attack."""
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = parallel.data_mesh(batch_size)
   scorer = make_scorer(config, net, mesh)

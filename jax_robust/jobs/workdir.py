@@ -21,7 +21,7 @@ MAY_CHANGE = (
   "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "job",
   "generated.path", "generated.verify",
 )  # fmt: skip
-"""Keys, by their beginning, that may differ when a run is resumed: they don't change what is learnt.
+"""Keys, by their beginning, that may differ on resume: they don't change what is learnt.
 
 `batch.backend` is none of them: the backends share the law of a batch, not the order of the shards.
 """
@@ -29,8 +29,10 @@ MAY_CHANGE = (
 TRAINING = ("train", "compare")
 """Jobs whose config stays in the workdir when another job looks at their result."""
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
-            "tensorflow", "tensorflow-datasets", "ml-collections", "chex")  # fmt: skip
+PACKAGES = (
+  "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
+  "tensorflow", "tensorflow-datasets", "ml-collections", "chex",
+)  # fmt: skip
 
 
 class WorkdirError(ValueError):

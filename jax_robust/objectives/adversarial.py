@@ -44,9 +44,7 @@ def adversarial(
   Reference: Madry et al., 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks".
   """
   del progress
-  logits_fn = common.attacked_logits_fn(
-    apply_fn, params, model_state, statistics=attack_statistics
-  )
+  logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)
   x_adv = attack(logits_fn, batch["image"], batch["target"], rng)
   outputs, model_state = apply_fn(params, model_state, x_adv, train=True)
   loss = jnp.mean(losses.over_exits(loss_fn)(outputs, batch["target"]))

@@ -43,7 +43,7 @@ def trades(
     progress: unused.
     attack: `(logits_fn, x, targets, rng) -> x_adv`, ascending `losses.kl_divergence`.
     beta: weight of the penalty.
-    attack_statistics: 'batch' or 'running', what BatchNorm uses inside the attack and for its target.
+    attack_statistics: 'batch' or 'running', what BatchNorm uses in the attack and for its target.
     clean_pass_updates: whether the clean training pass updates the running statistics too.
     attack_target: what the attack moves away from: 'prediction', the clean one, or 'label', the
       batch's targets, as the released program does where CutMix has mixed them.
@@ -60,9 +60,7 @@ def trades(
   del progress
   x = batch["image"]
   clean_outputs, clean_state = apply_fn(params, model_state, x, train=True)
-  logits_fn = common.attacked_logits_fn(
-    apply_fn, params, model_state, statistics=attack_statistics
-  )
+  logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)
   if attack_target == "label":
     reference = batch["target"]
   elif attack_target == "prediction":

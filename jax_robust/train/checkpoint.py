@@ -4,8 +4,10 @@ A state is stored flat, one array per name such as `params/init_conv/kernel`, so
 fit a model can be named, and reading needs no class of ours.
 """
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,6 +19,10 @@ LATEST, BEST = KINDS = ("latest", "best")
 
 class CheckpointMismatchError(ValueError):
   """A checkpoint does not hold the arrays that the model needs."""
+
+
+class CheckpointDamagedError(ValueError):
+  """A checkpoint was committed, and changed since."""
 
 
 class CheckpointWriteError(OSError):
@@ -43,8 +49,8 @@ def unflatten(flat: dict[str, Any], like: Any) -> Any:
 class Checkpointer:
   """Saves and restores train states in one folder, asynchronously, committed atomically.
 
-  A kill at any moment leaves the last committed checkpoint whole: Orbax writes to a temporary folder
-  and renames it.
+  A kill at any moment leaves the last committed checkpoint whole: Orbax writes to a temporary
+  folder and renames it.
 
   Args:
     folder: of this run alone.
@@ -118,6 +124,7 @@ class Checkpointer:
     Raises:
       FileNotFoundError: there is no checkpoint.
       CheckpointMismatchError: names or shapes differ; the message lists them.
+      CheckpointDamagedError: its files are not as they were written.
     """
     step = self._existing(step)
     stored = {name: tuple(leaf.shape) for name, leaf in self._metadata(step).items()}
@@ -128,14 +135,8 @@ class Checkpointer:
         f"the checkpoint of step {step} in {self._folder} does not fit this model:\n  "
         + "\n  ".join(problems)
       )
-    abstract = jax.tree.map(_abstract, wanted)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
-      ),
-    )
-    return unflatten(restored["state"], like), restored["info"]
+    arrays = self._load(step, jax.tree.map(_abstract, wanted))
+    return unflatten(arrays, like), self.info(step)
 
   def read(self, prefixes: tuple[str, ...], *, step: int | None = None) -> tuple[dict, dict]:
     """Reads arrays by name, without a model: those whose first path element is in `prefixes`.
@@ -156,23 +157,19 @@ class Checkpointer:
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
       for name, leaf in self._metadata(step).items()
     }
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
-      ),
-    )
     chosen = {
       name: np.asarray(leaf)
-      for name, leaf in restored["state"].items()
+      for name, leaf in self._load(step, abstract).items()
       if name.split("/")[0] in prefixes
     }
-    return chosen, restored["info"]
+    return chosen, self.info(step)
 
   def info(self, step: int | None = None) -> dict:
     """The info of a checkpoint, without its arrays."""
     step = self._existing(step)
-    return self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+    with self._reading(step):
+      args = ocp.args.Composite(info=ocp.args.JsonRestore())
+      return self._manager.restore(step, args=args)["info"]
 
   def close(self) -> None:
     """Waits for pending saves and lets the folder go.
@@ -183,7 +180,9 @@ class Checkpointer:
     try:
       self.wait()
     finally:
-      self._manager.close()
+      # What failed once is raised once more here, and would hide the first, readable error.
+      with contextlib.suppress(Exception):
+        self._manager.close()
 
   def reached_preemption(self, step: int) -> bool:
     """Whether the scheduler has announced the end; agreed upon by all processes."""
@@ -195,13 +194,34 @@ class Checkpointer:
     if step is None and steps:
       return steps[-1]
     if step not in steps:
-      raise FileNotFoundError(f"no checkpoint of step {step} in {self._folder}: it holds {steps}")
+      wanted = "" if step is None else f" of step {step}"
+      raise FileNotFoundError(f"no checkpoint{wanted} in {self._folder}: its steps are {steps}")
     return step
+
+  def _load(self, step: int, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """The arrays of a checkpoint, as `abstract` describes them."""
+    with self._reading(step):
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+      return self._manager.restore(step, args=args)["state"]
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """Makes whatever Orbax says of a damaged checkpoint an error that says what to do."""
+    try:
+      yield
+    except Exception as error:
+      others = sorted(set(self._manager.all_steps()) - {step})
+      way_out = f"go on from step {others[-1]}" if others else "start anew"
+      raise CheckpointDamagedError(
+        f"the checkpoint {self._folder}/{step} can't be read: {str(error).splitlines()[0][:200]}. "
+        f"If its files are damaged, delete that folder to {way_out}"
+      ) from error
 
   def _metadata(self, step: int) -> dict[str, Any]:
     """Shape and type of a checkpoint's arrays, by name."""
-    metadata = self._manager.item_metadata(step)["state"]
-    return dict(getattr(metadata, "tree", metadata))
+    with self._reading(step):
+      metadata = self._manager.item_metadata(step)["state"]
+      return dict(getattr(metadata, "tree", metadata))
 
   def _write_error(self, error: Exception) -> CheckpointWriteError:
     """The error with the folder and what to do about it."""
@@ -221,7 +241,7 @@ def _abstract(leaf) -> jax.ShapeDtypeStruct:
 
 
 def differences(stored: dict, wanted: dict) -> list[str]:
-  """One line for every array that is missing, left over or of another shape; both give shapes by name."""
+  """One line for every array that is missing, left over or of another shape, of shapes by name."""
   lines = []
   for name in sorted(stored.keys() | wanted.keys()):
     if name not in stored:

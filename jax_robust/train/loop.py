@@ -1,9 +1,9 @@
 """The loop, one for every objective.
 
-Its order is a contract: evaluate if due, save if due (the metric with it), leave if pre-empted, batch,
-update, log if due. A checkpoint of step k thus holds everything up to the update k - 1 and the
-evaluation of step k, and the batch of step k has not been drawn: resuming repeats nothing and skips
-nothing.
+Its order is a contract: evaluate if due, save if due (the metric with it), leave if pre-empted,
+batch, update, log if due. A checkpoint of step k thus holds everything up to the update k - 1 and
+the evaluation of step k, and the batch of step k has not been drawn: resuming repeats nothing and
+skips nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -170,9 +170,9 @@ def _raise_if_not_finite(unchecked: list, state: TrainState, checkpoints: Checkp
     if not bool(flag):
       checkpoints.latest.wait()
       raise NonFiniteError(
-        f"update {step} gave a non-finite loss, gradient or parameter. Nothing of it was saved: the "
-        f"last good checkpoint is of step {checkpoints.latest.latest_step()}. Its randomness is "
-        f"folded from the run's key, {jax.device_get(state.rng).tolist()}, and step {step - 1}, so "
+        f"update {step} gave a non-finite loss, gradient or parameter. Nothing of it was saved: "
+        f"the last good checkpoint is of step {checkpoints.latest.latest_step()}. Its randomness "
+        f"is folded from the run's key, {jax.device_get(state.rng).tolist()}, and step {step - 1}, so "
         "starting again reproduces it; lower the learning rate or the attack's step size, or look "
         "at the data of that batch"
       )

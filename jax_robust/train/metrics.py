@@ -75,8 +75,8 @@ class MetricsWriter:
 
 
 class _Board:
-  """TensorBoard's event file, written in this thread: SummaryWriter's own thread dies of a full disk,
-  and then blocks the loop."""
+  """TensorBoard's event file, written in this thread: SummaryWriter's own thread dies of a full
+  disk, and then blocks the loop."""
 
   def __init__(self, folder: pathlib.Path, resume_step: int):
     from tensorboardX import event_file_writer  # heavy, and wanted only where something is written

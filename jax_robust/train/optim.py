@@ -49,7 +49,9 @@ def make_schedule(
   }[name]
   if warmup_steps == 0:
     return after
-  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+  return optax.join_schedules(
+    [optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps]
+  )
 
 
 def weight_decay_mask(params):
@@ -71,8 +73,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """SGD with momentum, or Adam, with weight decay coupled: added to the gradient, before momentum.
 
-  Coupled decay is the gradient of `weight_decay / 2 * sum ||w||^2` inside the loss, as PyTorch's SGD
-  and the TRADES programs have it. BatchNorm's scale and offset do not decay.
+  Coupled decay is the gradient of `weight_decay / 2 * sum ||w||^2` inside the loss, as PyTorch's
+  SGD and the TRADES programs have it. BatchNorm's scale and offset do not decay.
 
   Args:
     schedule: learning rate as a function of the step.
@@ -125,4 +127,6 @@ def ema_update(
   t = jnp.maximum(step - warmup_steps, 0).astype(jnp.float32)
   rate = jnp.minimum(decay, (1.0 + t) / (10.0 + t)) if ramp else jnp.asarray(decay, jnp.float32)
   rate = jnp.where(step < warmup_steps, 0.0, rate)
-  return jax.tree.map(lambda a, n: (rate * a + (1.0 - rate) * n).astype(jnp.asarray(n).dtype), average, new)
+  return jax.tree.map(
+    lambda a, n: (rate * a + (1.0 - rate) * n).astype(jnp.asarray(n).dtype), average, new
+  )

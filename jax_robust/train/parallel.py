@@ -1,7 +1,7 @@
 """One step function, three ways over many devices: `jit` with a sharded batch, `pmap`, `shard_map`.
 
-There is one axis, the batch's. State and parameters are replicated. `jit` keeps the semantics of one
-big batch, so its step is written without an axis name; the mapped ways see a device's rows and
+There is one axis, the batch's. State and parameters are replicated. `jit` keeps the semantics of
+one big batch, so its step is written without an axis name; the mapped ways see a device's rows and
 average over `AXIS`. All three take and return the same pytrees.
 """
 

@@ -95,7 +95,7 @@ def make_update(
 
 
 def _cut(batch, num_pieces: int, num_devices: int):
-  """[b, ...] to [pieces, b / pieces, ...], each piece an equal, contiguous share of each device's rows."""
+  """[b, ...] to [pieces, b / pieces, ...], each piece an equal, contiguous share of each device."""
 
   def cut(leaf):
     rows = leaf.shape[0]
@@ -138,8 +138,8 @@ def _divide(leaf, count: int):
 def _pmean(tree, axis_name: str):
   """Averages floats over the mapped axis; integer counters are equal on every device already."""
   return jax.tree.map(
-    lambda leaf: leaf
-    if jnp.issubdtype(leaf.dtype, jnp.integer)
-    else jax.lax.pmean(leaf, axis_name),
+    lambda leaf: (
+      leaf if jnp.issubdtype(leaf.dtype, jnp.integer) else jax.lax.pmean(leaf, axis_name)
+    ),
     tree,
   )

@@ -109,16 +109,8 @@ def test_optimizer_state_is_per_example():
   x, labels = interior()
   scaled = lambda x: jnp.array([[1.0], [10.0], [100.0]]) * linear(x)  # noqa: E731
   optimizer = optax.chain(optax.normalize_by_update_norm(), optax.sgd(0.05))
-  x_adv = attacks.pgd(
-    scaled,
-    x,
-    labels,
-    KEY,
-    ball=attacks.l2_ball(1.0),
-    num_steps=1,
-    optimizer=optimizer,
-    start="zero",
-  )
+  ball = attacks.l2_ball(1.0)
+  x_adv = pgd(scaled, x, labels, ball=ball, num_steps=1, optimizer=optimizer, start="zero")
   np.testing.assert_allclose(np.linalg.norm(x_adv - x, axis=1), 0.05, rtol=1e-4)
 
 

@@ -1,6 +1,6 @@
 """How long a TRADES-10 step of PreActResNet-18 takes on the CPU, against the same step in PyTorch.
 
-  JAX_ROBUST_TORCH_PYTHON=/path/to/python/with/torch pytest -m bench tests/bench/test_bench_trades.py -s
+  JAX_ROBUST_TORCH_PYTHON=python-with-torch pytest -m bench -s tests/bench/test_bench_trades.py
 
 Every side is a process of its own; they are told to step in turns, so that whatever else the
 machine does slows them alike. JAX_ROBUST_BENCH='batch=16,width=64,num_steps=10,rounds=3,cores=1'

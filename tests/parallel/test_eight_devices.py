@@ -1,5 +1,7 @@
 """Eight devices train as one does: the job's own update, in float64, on the same random numbers."""
 
+import itertools
+
 import jax
 import pytest
 import tiny_config
@@ -27,16 +29,15 @@ def make_config(model, **changes):
   return config
 
 
-def train(config, mesh=None):
-  """State and last metrics after three updates, on the devices that the job would choose."""
+def train(config, mesh, initial, batches):
+  """State and last metrics after three updates, on the devices of a mesh."""
   sets = build.data(config)
   net = build.model(config, sets.train.num_classes)
-  mesh = devices.make_mesh(config, net) if mesh is None else mesh
-  current = parallel.replicate(in_float64(build.initial_state(config, net, sets)), mesh)
+  mesh = mesh or devices.make_mesh(config, net)
   update = build.make_step(config, net, sets, mesh)
-  batches = build.train_batches(config, sets, mesh)(0)
-  for _ in range(STEPS):
-    current, metrics = update(current, next(batches))
+  current = parallel.replicate(initial, mesh)
+  for batch in batches:
+    current, metrics = update(current, parallel.shard_batch(batch, mesh))
   assert mesh.devices.size == len(current.step.sharding.device_set)
   return jax.device_get((current, metrics))
 
@@ -44,12 +45,26 @@ def train(config, mesh=None):
 def assert_eight_are_one(modes, model, **changes):
   """Compares the modes on eight devices with one device, which sees the batch undivided."""
   with jax.enable_x64(True):
-    undivided = {**changes, "batch__microbatch": 0}
-    expected = train(make_config(model, **undivided), parallel.data_mesh(1))
+    undivided = make_config(model, **{**changes, "batch__microbatch": 0})
+    sets = build.data(undivided)
+    net = build.model(undivided, sets.train.num_classes)
+    one = parallel.data_mesh(1)
+    initial = jax.device_get(in_float64(build.initial_state(undivided, net, sets)))
+    batches = build.train_batches(undivided, sets, one)(0)
+    batches = jax.device_get(list(itertools.islice(batches, STEPS)))
+    expected = train(undivided, one, initial, batches)
     assert int(expected[0].step) == STEPS and expected[1]["finite"]
     for mode in modes:
-      result = train(make_config(model, parallel=mode, **changes))
-      assert_same(result, expected)
+      config = make_config(model, parallel=mode, **changes)
+      assert_same(train(config, None, initial, batches), expected)
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+  """Code that runs slower and compiles in half the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_whole_batch_statistics():

@@ -1,0 +1,102 @@
+"""Trained weights by name, and as a net's variables: from a workdir, an export, or a file."""
+
+import contextlib
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_robust.config import ConfigError, near_path
+from jax_robust.jobs import workdir
+from jax_robust.jobs.blocks import from_config
+from jax_robust.models import convert
+from jax_robust.train import checkpoint
+
+FILE = "weights.safetensors"
+"""What an export calls its file."""
+
+
+def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray], dict]:
+  """Averaged parameters and running statistics by name, as `params/…` and `batch_stats/…`.
+
+  Args:
+    path: a workdir.
+    which: 'best' or 'latest'; a run without a best checkpoint gives its latest.
+
+  Returns:
+    The arrays, and `{"step": …}`.
+
+  Raises:
+    ConfigError: there is no checkpoint, or `which` is neither.
+    WorkdirError: the folder is no workdir.
+  """
+  workdir.check_is_run(path)
+  if which not in (checkpoint.BEST, checkpoint.LATEST):
+    raise ConfigError(f"checkpoint={which!r}: expected 'best' or 'latest'")
+  for kind in dict.fromkeys((which, checkpoint.LATEST)):
+    place = path / "checkpoints" / kind
+    if not place.is_dir():
+      continue
+    with contextlib.closing(checkpoint.Checkpointer(place, read_only=True)) as reader:
+      step = reader.latest_step()
+      if step is None:
+        continue
+      arrays, _ = reader.read(("ema", "model_state"), step=step)
+      renamed = {
+        name.replace("ema/", "params/", 1)
+        if name.startswith("ema/")
+        else name.removeprefix("model_state/"): array
+        for name, array in arrays.items()
+      }
+      return renamed, {"step": step, "checkpoint": kind}
+  raise ConfigError(f"{path} has no checkpoint yet: train first")
+
+
+def read_weights(reference: str) -> dict[str, np.ndarray]:
+  """Reads named weights from a workdir, an export's folder, or a safetensors or npz file.
+
+  Raises:
+    ConfigError: there is nothing there, or no weights, or other bytes than its checksum says.
+    WorkdirError: a folder that is neither.
+  """
+  path = pathlib.Path(reference)
+  if (path / FILE).exists():
+    path = path / FILE
+  if not path.exists():
+    raise ConfigError(f"init_from={reference!r}: there is no such file or folder{near_path(path)}")
+  if path.is_dir():
+    return run_weights(path, which=checkpoint.BEST)[0]
+  checksum = path.with_name(path.name + ".sha256")
+  if checksum.exists():
+    expected = checksum.read_text().split()[0]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+      raise ConfigError(
+        f"init_from={reference!r}: the file's sha256 is not that of {checksum.name}: it is "
+        "damaged, or was changed; export it again"
+      )
+  with from_config("init_from"):
+    return convert.load_arrays(path)
+
+
+def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[Any, Any]:
+  """Arranges named weights as `(params, model_state)` of a net.
+
+  Raises:
+    CheckpointMismatchError: names or shapes differ; the message lists them.
+  """
+  wanted = jax.eval_shape(
+    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
+  )
+  problems = checkpoint.differences(
+    {key: tuple(a.shape) for key, a in arrays.items()},
+    {key: tuple(a.shape) for key, a in checkpoint.flatten(wanted).items()},
+  )
+  if problems:
+    raise checkpoint.CheckpointMismatchError(
+      f"the weights in {name} do not fit this model:\n  " + "\n  ".join(problems)
+    )
+  tree = dict(checkpoint.unflatten({k: jnp.asarray(a) for k, a in arrays.items()}, wanted))
+  return tree.pop("params"), tree
