@@ -2,8 +2,8 @@
 
 Zhang et al., 2019, "Theoretically Principled Trade-off between Robustness and Accuracy". The attack
 runs in eval mode, both training passes update the running statistics, and there is no parameter
-average. Learning rate and schedule are those of this library's other configs: this shows the loss and
-the attack of 2019, not its schedule. Not run by us at this size yet.
+average. Learning rate and schedule are those of this library's other configs: this shows the loss
+and the attack of 2019, not its schedule. Not run by us at this size yet.
 """
 
 from jax_robust import attacks, presets

@@ -173,7 +173,7 @@ def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str)
   except NonFiniteError as error:
     return _complain(error, 1)
   except OSError as error:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     hint = (
       f"\nfree space under {workdir} and start the same command again to resume" if full else ""
     )

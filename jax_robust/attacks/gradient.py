@@ -134,7 +134,7 @@ def pgd(
     x_adv, opt_state = move_fn(gradient, state.opt_state, state.x_adv, count)
     return state._replace(x_adv=ball.project(x_adv, x), opt_state=opt_state), None
 
-  best_x, best_loss = x, jnp.full(x.shape[:1], -jnp.inf, x.dtype)
+  best_x, best_loss = x, jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
   for restart in range(num_restarts):
     x_start = _start(start, jax.vmap(jax.random.fold_in, (0, None))(keys, restart), x, ball)
     state = _State(x_start, init_fn(x_start), best_x, best_loss)

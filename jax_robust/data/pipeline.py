@@ -170,22 +170,18 @@ def eval_batches(
       label = np.zeros(ids.size, np.int32)
       if mask.any():
         image[mask], label[mask] = source.read(ids[mask])
-      yield {
-        "image": image, "label": label, "mask": mask, "id": np.where(mask, ids, -1).astype(np.int32)
-      }  # fmt: skip
+      ids = np.where(mask, ids, -1).astype(np.int32)
+      yield {"image": image, "label": label, "mask": mask, "id": ids}
 
   return batches()
 
 
-def _make_tfdata(original, generated, **kwargs):
+def _make_tfdata(*sources, **kwargs):
   """Binds everything but the place in the stream; a misspelt argument fails here, not later."""
-  inspect.signature(train_batches).bind(original, generated, **kwargs)
-
-  def batches(start_step=0, num_steps=None):
-    place = {"start_step": start_step, "num_steps": num_steps}
-    return train_batches(original, generated, **kwargs, **place)
-
-  return batches
+  inspect.signature(train_batches).bind(*sources, **kwargs)
+  return lambda start_step=0, num_steps=None: train_batches(
+    *sources, start_step=start_step, num_steps=num_steps, **kwargs
+  )
 
 
 def _read_rows(original, generated, mix, rows, seed, failures, step, samples):
@@ -284,16 +280,17 @@ def _deliver(dataset, fixed, failures):
   """A generator of batches; closing it, losing it or leaving the program ends its threads."""
   import tensorflow as tf
 
-  held, stop = [iter(dataset)], (tf.errors.OpError, StopIteration)
+  held, op_error = [iter(dataset)], tf.errors.OpError
 
   def batches():
     try:
       while True:
         image, label = next(held[0])
         yield {"image": image.numpy(), "label": label.numpy(), **fixed}
-    except stop as error:
-      if not isinstance(error, StopIteration):
-        raise (failures[0] if failures else error) from error
+    except StopIteration:
+      return
+    except op_error as error:
+      raise (failures[0] if failures else error) from error
     finally:
       held.clear()
 

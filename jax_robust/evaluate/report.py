@@ -81,6 +81,6 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
 
 def _cell(value: object) -> str:
   """Three decimals without the leading zero for numbers, as the field prints accuracies."""
-  if isinstance(value, float):
+  if isinstance(value, (float, np.floating)):
     return f"{value:.3f}".removeprefix("0") if 0 <= value < 1 else f"{value:.3f}"
   return str(value)

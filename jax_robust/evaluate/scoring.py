@@ -56,16 +56,21 @@ def make_scorer(
 
     x_adv = make_attack(weights.eps)(logits_fn, x, batch["label"], keys)
     logits, logits_adv = logits_fn(x), logits_fn(x_adv)
-    clean = jnp.argmax(logits, -1) == batch["label"]
+    clean = _is_correct(logits, batch["label"])
     return {
       "clean": clean,
-      "robust": clean & (jnp.argmax(logits_adv, -1) == batch["label"]),
+      "robust": clean & _is_correct(logits_adv, batch["label"]),
       "x_adv": x_adv,
       "probs": jax.nn.softmax(logits),
       "probs_adv": jax.nn.softmax(logits_adv),
     }
 
   return scorer
+
+
+def _is_correct(logits, labels):
+  """Whether the largest logit is the label's; a NaN, which argmax prefers, makes it wrong."""
+  return (jnp.argmax(logits, -1) == labels) & ~jnp.any(jnp.isnan(logits), -1)
 
 
 def score(

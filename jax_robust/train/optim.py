@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_robust.attacks.checks import near_miss
+
 SCHEDULES = ("cosine", "step", "constant")
 OPTIMIZERS = ("sgd", "adam")
 
@@ -38,7 +40,7 @@ def make_schedule(
     ValueError: an unknown name, or a warm-up longer than the run.
   """
   if name not in SCHEDULES:
-    raise ValueError(f"schedule name={name!r}: expected one of {SCHEDULES}")
+    raise ValueError(f"schedule name={name!r}: expected {near_miss(name, SCHEDULES)}")
   if not 0 <= warmup_steps <= total_steps:
     raise ValueError(f"warmup_steps={warmup_steps}: expected 0 to total_steps={total_steps}")
   remaining = max(total_steps - warmup_steps, 1)
@@ -90,7 +92,7 @@ def make_optimizer(
     ValueError: an unknown name.
   """
   if name not in OPTIMIZERS:
-    raise ValueError(f"optimizer name={name!r}: expected one of {OPTIMIZERS}")
+    raise ValueError(f"optimizer name={name!r}: expected {near_miss(name, OPTIMIZERS)}")
   core = optax.scale_by_adam() if name == "adam" else optax.trace(momentum, nesterov=nesterov)
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=weight_decay_mask),

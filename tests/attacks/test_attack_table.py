@@ -201,8 +201,9 @@ def test_device_count_changes_nothing(name):
   np.testing.assert_allclose(x_adv, run(name, ball_name)[1], atol=2e-6)
 
 
-@every_case
-def test_float64_stays_float64(name, ball_name):
+@pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
+def test_float64_stays_float64(name):
+  ball_name = ATTACKS_UNDER_TEST[name].balls[-1]
   with jax.enable_x64(True):
     x, labels = problem(jnp.float64)
     attack, eps = ATTACKS_UNDER_TEST[name].attack, RADII[ball_name]

@@ -398,6 +398,9 @@ for times in (1, 1, 20):  # the first run also pays for starting TensorFlow
   )
   peaks.append(max(anonymous() for batch in batches))  # 60 steps: more than a pass over 20 times
 print(*peaks[1:])
+left_open = pipeline.train_batches(original, shards, batch_size=256, original_share=0.3, prefetch=8)
+next(left_open)
+raise SystemExit(3)
 """
 
 
@@ -405,7 +408,9 @@ print(*peaks[1:])
 def test_constant_memory(tmp_path, capsys):
   command = [sys.executable, "-c", CONSTANT_MEMORY, str(tmp_path)]
   result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-  assert result.returncode == 0, result.stderr
+  # The program ends, quietly, although its last pipeline is left open and reading.
+  assert result.returncode == 3, result.stderr
+  assert "Exception ignored" not in result.stderr
   once, twenty = map(float, result.stdout.split())
   with capsys.disabled():
     print(f"\nanonymous memory: 6 MB of images {once:.1f} MiB, 123 MB of images {twenty:.1f} MiB")

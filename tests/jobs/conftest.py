@@ -4,15 +4,17 @@ import functools
 import multiprocessing
 import os
 import pathlib
-import signal
+import shutil
 import sys
 import threading
+from typing import NamedTuple
 
 import pytest
 
 from jax_robust import config as config_lib
 
 TINY = pathlib.Path(__file__).parent.parent / "tiny_config.py"
+RUN = f"{TINY}:steps=80,save=4,evaluate=10,log=3"
 
 
 def make_tiny(arg="", **changes):
@@ -40,10 +42,30 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, compilation_cache):
-  """The workdir of a finished run of the tiny config: look, don't touch."""
+  """The workdir of a finished run of 80 steps: look, don't touch."""
   folder = tmp_path_factory.mktemp("trained") / "run"
-  assert run_process([f"--config={TINY}", f"--workdir={folder}"], compilation_cache) == 0
+  result = run_process([f"--config={RUN}", f"--workdir={folder}"], compilation_cache)
+  assert result.code == 0, result.printed
   return folder
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+  """A copy of that workdir."""
+  return pathlib.Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def run_flag():
+  """The flag that names the config of the finished run."""
+  return f"--config={RUN}"
+
+
+class Result(NamedTuple):
+  """How a process ended (negative: by that signal), and what it printed."""
+
+  code: int
+  printed: str
 
 
 @pytest.fixture(scope="session")
@@ -52,47 +74,50 @@ def command(compilation_cache):
   return lambda argv, end=None: run_process(argv, compilation_cache, end)
 
 
-def run_process(argv, cache, end=None) -> int:
-  """Runs `main(argv)` in a process forked from one that has imported everything; its exit code.
+def run_process(argv, cache, end=None) -> Result:
+  """Runs `main(argv)` in a process forked from one that has imported everything.
 
   Args:
     argv: of the command line.
     cache: folder of the compilation cache.
-    end: `(signal, "row" or "save", count, seconds)`: the process is sent the signal so long after
-      its count-th row of metrics, or after the start of its count-th save.
+    end: `(what, "row" or "save", count, seconds)`: the signal `what` is sent to the process, or the
+      function `what` called in it, so long after its count-th row of metrics, or after the start of
+      its count-th save.
 
   Returns:
-    The exit code, negative for a signal.
+    The exit code and what was printed.
   """
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(["jax_robust.main", "jax_robust.jobs.train"])
-  process = context.Process(target=_main, args=(list(map(str, argv)), str(cache), end))
+  printed = cache / "printed.txt"
+  process = context.Process(target=_main, args=(list(map(str, argv)), cache, end, printed))
   process.start()
   process.join(300)
   if process.is_alive():
     process.kill()
-    raise TimeoutError(f"{argv} went on for five minutes")
-  return process.exitcode
+    raise TimeoutError(f"{argv} went on for five minutes: {printed.read_text()}")
+  return Result(process.exitcode, printed.read_text())
 
 
-def _main(argv, cache, end):
+def _main(argv, cache, end, printed):
   """What the forked process does."""
-  os.environ["XLA_FLAGS"] = ""
+  os.environ |= {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+  sys.stdout = sys.stderr = printed.open("w", buffering=1)
   import jax
 
   from jax_robust import main
   from jax_robust.train import checkpoint, metrics
 
-  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_compilation_cache_dir", str(cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
   if end is not None:
-    number, event, count, seconds = end
+    what, event, count, seconds = end
     owner, name = {
       "row": (metrics.MetricsWriter, "write"),
       "save": (checkpoint.Checkpointer, "save"),
     }[event]
-    _after(owner, name, count, seconds, functools.partial(os.kill, os.getpid(), number))
+    act = what if callable(what) else functools.partial(os.kill, os.getpid(), what)
+    _after(owner, name, count, seconds, act)
   sys.exit(main.main(argv))
 
 
@@ -104,7 +129,9 @@ def _after(owner, name, count, seconds, act):
   def counted(*args, **kwargs):
     calls.append(None)
     result = original(*args, **kwargs)
-    if len(calls) == count:
+    if len(calls) == count and not seconds:
+      act()
+    elif len(calls) == count:
       timer = threading.Timer(seconds, act)
       timer.daemon = True
       timer.start()
@@ -136,9 +163,3 @@ def everything_left(workdir):
 def left_behind():
   """`left_behind(workdir)`: every array, number and name that two equal runs must share."""
   return everything_left
-
-
-@pytest.fixture(scope="session")
-def kill():
-  """The signal that cannot be caught."""
-  return signal.SIGKILL

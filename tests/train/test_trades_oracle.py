@@ -22,7 +22,9 @@ from jax_robust.objectives import common
 from jax_robust.train import optim, step
 from jax_robust.train.state import TrainState, make_apply_fn
 
-# Everything here runs once, and the optimisation of its code takes twice as long as the rest.
+KEY = jax.random.key(0)
+
+# What runs once is not worth optimising: that takes longer than the run.
 jit_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 # The divergence is a difference of two sums of order 1, known to float32's rounding only.
@@ -82,7 +84,7 @@ def attacked_net(recorded, name, dtype=np.float32):
     *load_net(recorded, name, dtype), statistics=FLAVOURS[name].statistics
   )
   x = jnp.asarray(recorded["images_uint8"], dtype) / 255
-  return logits_fn, x, jax.nn.softmax(jit_once(logits_fn)(x))
+  return logits_fn, x, jax.nn.softmax(jax.jit(logits_fn)(x))
 
 
 def attack_of(name):
@@ -104,9 +106,6 @@ def test_first_gradient(recorded, name):
     x_start = jnp.asarray(recorded[f"{name}/x_start"], np.float64)
     gradient_fn = jax.grad(lambda z: losses.kl_divergence(logits_fn(z), clean).sum())
     assert_gradients_close(jax.jit(gradient_fn)(x_start), recorded[f"{name}/first_gradient"])
-
-
-KEY = jax.random.key(0)
 
 
 def run_attack(recorded, name, x_start, num_steps):
