@@ -190,10 +190,11 @@ def _complain(error: object, code: int) -> int:
 
 
 def _set_up_logging() -> None:
-  """Our own messages are shown, and warnings of others; Orbax logs tracebacks of what it raises."""
+  """Shows our own messages, and warnings of others; but Orbax logs what it raises, at length."""
   logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
   logging.getLogger("jax_robust").setLevel(logging.INFO)
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  for name in ("absl", "asyncio", "concurrent.futures"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -225,10 +225,11 @@ class Checkpointer:
 
   def _write_error(self, error: Exception) -> CheckpointWriteError:
     """The error with the folder and what to do about it."""
+    step = self.latest_step()
+    before = "there was none before" if step is None else f"the one of step {step} is untouched"
     return CheckpointWriteError(
-      f"could not write a checkpoint to {self._folder}: {error}. Checkpoints committed before are "
-      "untouched (the newest is of step "
-      f"{self.latest_step()}): free space and start the same command again to resume"
+      f"could not write a checkpoint to {self._folder}: {error}. Of that folder {before}: free "
+      "space and start the same command again to resume"
     )
 
 

@@ -169,11 +169,12 @@ def _raise_if_not_finite(unchecked: list, state: TrainState, checkpoints: Checkp
   for step, flag in unchecked:
     if not bool(flag):
       checkpoints.latest.wait()
+      last = checkpoints.latest.latest_step()
       raise NonFiniteError(
         f"update {step} gave a non-finite loss, gradient or parameter. Nothing of it was saved: "
-        f"the last good checkpoint is of step {checkpoints.latest.latest_step()}. Its randomness "
-        f"is folded from the run's key, {jax.device_get(state.rng).tolist()}, and step {step - 1}, "
-        "so starting again reproduces it; lower the learning rate or the attack's step size, or "
-        "look at the data of that batch"
+        + ("there is no checkpoint yet" if last is None else f"the last good one is of step {last}")
+        + f". Its randomness is folded from the run's key, {jax.device_get(state.rng).tolist()}, "
+        f"and step {step - 1}, so starting again reproduces it; lower the learning rate or the "
+        "attack's step size, or look at the data of that batch"
       )
   unchecked.clear()

@@ -1,4 +1,4 @@
-"""Checkpoints: round trips, what does not fit, a full disk, damaged files, readers beside a writer."""
+"""Checkpoints: round trips, what does not fit, a full disk, damaged files, readers."""
 
 import contextlib
 import os
@@ -182,7 +182,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(request, tmp_path, limit, whe
       kept.close()
   message = str(caught.value)
   assert str(folder / "kept") in message
-  assert "newest is of step 1)" in message
+  assert "the one of step 1 is untouched" in message
   assert "free space and start the same command again" in message
   again = Checkpointer(folder / "kept", max_to_keep=2)
   assert again.latest_step() == 1

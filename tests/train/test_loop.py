@@ -1,4 +1,4 @@
-"""The loop: its order, resuming, choosing the best, stopping on what is not finite, and its clock."""
+"""The loop: its order, resuming, choosing the best, stopping on what is not finite, its clock."""
 
 import functools
 
@@ -188,7 +188,7 @@ def test_non_finite_stops(bad):
     fake_run(trace, total=8, finite=lambda step: step < bad)
   message = str(caught.value)
   assert f"update {bad} " in message
-  assert "last good checkpoint is of step 2" in message
+  assert "the last good one is of step 2" in message
   assert f"[3, 5], and step {bad - 1}" in message
   assert [item for item in trace if item.startswith(("save", "write"))] == [
     "write train 2", "write evaluate 2", "save best 2", "save latest 2",
@@ -202,6 +202,11 @@ def test_non_finite_stops_before_the_state_is_saved_on_leaving():
   assert "save latest 3" not in trace
 
 
+def test_non_finite_from_the_start_says_that_there_is_no_checkpoint():
+  with pytest.raises(loop.NonFiniteError, match=r"update 1 .*there is no checkpoint yet"):
+    fake_run(finite=lambda step: False)
+
+
 def test_a_nan_image_stops_a_real_update(start, problem, left_behind, tmp_path):
   base = problem("resident")
 
@@ -210,7 +215,7 @@ def test_a_nan_image_stops_a_real_update(start, problem, left_behind, tmp_path):
     params = jax.tree.map(lambda leaf: leaf * poison, state.params)
     return base.step_fn(state._replace(params=params), batch)
 
-  with pytest.raises(loop.NonFiniteError, match=r"update 5 .*checkpoint is of step 4"):
+  with pytest.raises(loop.NonFiniteError, match=r"update 5 .*last good one is of step 4"):
     start(tmp_path / "run", step_fn=poisoned)
   start(tmp_path / "run")
   start(tmp_path / "whole")

@@ -1,0 +1,182 @@
+"""Scoring: what counts as robust, and that no batching shows in the flags."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_robust import attacks
+from jax_robust.data import pipeline, sources
+from jax_robust.evaluate import scoring
+
+DRAW = np.random.default_rng(0)
+NUM = 13
+IMAGES = DRAW.integers(0, 256, (NUM, 2, 2, 1), np.uint8)
+KERNEL = jnp.asarray(DRAW.normal(size=(4, 3)), jnp.float32)
+STATE = {"mean": jnp.float32(0.5)}
+X = IMAGES / np.float32(255)
+LOGITS = (X.reshape(NUM, -1) - 0.5) @ np.asarray(KERNEL)
+# Two in three labels are the net's own; 0, that of the padding, is among them.
+LABELS = np.where(np.arange(NUM) % 3 > 0, LOGITS.argmax(-1), (LOGITS.argmax(-1) + 1) % 3)
+SOURCE = sources.array_source(IMAGES, LABELS, num_classes=3, name="made")
+
+
+def apply_fn(params, model_state, x, *, train):
+  """A linear net that subtracts the running mean, or in training the batch's."""
+  mean = jnp.mean(x) if train else model_state["mean"]
+  return (x.reshape(x.shape[0], -1) - mean) @ params, model_state
+
+
+def make_scorer(attack, net=apply_fn):
+  """A compiled scorer of `attack(logits_fn, x, targets, rng, eps=)`."""
+  return jax.jit(scoring.make_scorer(net, lambda eps: functools.partial(attack, eps=eps)))
+
+
+def flags(attack, *, batch_size=5, eps=0.1, seed=0, net=apply_fn, names=("clean", "robust")):
+  scorer = attack if hasattr(attack, "lower") else make_scorer(attack, net)
+  weights = scoring.Weights(
+    KERNEL, STATE, jnp.float32(eps), jax.random.key_data(jax.random.key(seed))
+  )
+  batches = pipeline.eval_batches(SOURCE, batch_size=batch_size)
+  return scoring.score(scorer, weights, batches, place=jax.device_put, names=names)
+
+
+def pgd(*args, eps):
+  return attacks.pgd(*args, ball=attacks.linf_ball(eps), num_steps=2)
+
+
+def nothing(logits_fn, x, targets, rng, *, eps):
+  return x
+
+
+ALL = ("clean", "robust", "x_adv", "probs", "probs_adv")
+
+
+def test_clean_is_whether_the_largest_logit_is_the_labels():
+  result = flags(nothing)
+  np.testing.assert_array_equal(result["clean"], np.arange(NUM) % 3 > 0)
+  np.testing.assert_array_equal(result["robust"], result["clean"])
+
+
+def test_an_attack_takes_images_away():
+  result = flags(pgd, eps=0.3)
+  assert 0 < result["robust"].sum() < result["clean"].sum()
+
+
+def test_robust_implies_correct():
+  """An attack that mends what is misclassified earns nothing, and its claims are not believed."""
+
+  def mend(logits_fn, x, targets, rng, *, eps):
+    """Goes to where the label has the largest logit."""
+    return attacks.pgd(
+      logits_fn,
+      x,
+      jax.nn.one_hot(targets, 3) * -1.0,
+      rng,
+      ball=attacks.linf_ball(eps),
+      num_steps=20,
+    )
+
+  result = flags(mend, eps=1.0, names=ALL)
+  mended = result["probs_adv"].argmax(-1) == LABELS
+  assert np.any(mended & ~result["clean"])
+  np.testing.assert_array_equal(result["robust"], mended & result["clean"])
+
+  result = flags(pgd, eps=0.3, names=ALL)
+  assert not np.any(result["robust"] & ~result["clean"])
+  rescored = (result["x_adv"].reshape(NUM, -1) - 0.5) @ np.asarray(KERNEL)
+  np.testing.assert_array_equal(result["robust"], result["clean"] & (rescored.argmax(-1) == LABELS))
+  for name, logits in (("probs", LOGITS), ("probs_adv", rescored)):
+    np.testing.assert_allclose(result[name], jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_nan_is_wrong():
+  """An attacked logit of NaN is the largest for argmax, whatever the label is."""
+
+  def breakable(params, model_state, x, *, train):
+    logits, model_state = apply_fn(params, model_state, x, train=train)
+    return jnp.where(jnp.any(x > 2, axis=(1, 2, 3))[:, None], jnp.nan, logits), model_state
+
+  result = flags(lambda logits_fn, x, *_, eps: x + 5, net=breakable)
+  assert np.any(result["clean"] & (LABELS == 0))
+  assert not result["robust"].any()
+
+
+def test_independent_of_batches():
+  scorer = make_scorer(pgd)
+  alone = flags(scorer, batch_size=1, names=ALL)
+  for batch_size in (5, 13, 16):
+    together = flags(scorer, batch_size=batch_size, names=ALL)
+    for name in ("clean", "robust", "label", "id"):
+      np.testing.assert_array_equal(together[name], alone[name])
+    np.testing.assert_allclose(together["x_adv"], alone["x_adv"], atol=1e-6)
+
+
+def test_draws_follow_the_seed_and_the_id():
+  def noise(logits_fn, x, targets, rng, *, eps):
+    return x + eps * jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(rng)
+
+  scorer = make_scorer(noise)
+  draws = flags(scorer, eps=1.0, names=("x_adv",))["x_adv"] - X
+  assert len(np.unique(draws)) == draws.size
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), np.arange(NUM))
+  np.testing.assert_allclose(draws[7], jax.random.normal(keys[7], (2, 2, 1)), atol=1e-6)
+  other = flags(scorer, eps=1.0, seed=1, names=("x_adv",))["x_adv"] - X
+  assert np.abs(other - draws).max() > 0.1
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 13, 16])
+def test_every_example_is_counted_once(batch_size):
+  """The net calls black images 0, and padding is black with label 0: counted, it would show."""
+  right_on_black = KERNEL.at[:, 0].add(-8.0)
+  weights = scoring.Weights(
+    right_on_black, STATE, jnp.float32(0), jax.random.key_data(jax.random.key(0))
+  )
+  black, _ = apply_fn(right_on_black, STATE, jnp.zeros((1, 2, 2, 1)), train=False)
+  assert np.argmax(black) == 0
+  scorer = SCORER
+  batches = pipeline.eval_batches(SOURCE, batch_size=batch_size)
+  result = scoring.score(scorer, weights, batches, place=jax.device_put)
+  np.testing.assert_array_equal(result["id"], np.arange(NUM))
+  np.testing.assert_array_equal(result["label"], LABELS)
+  logits = (X.reshape(NUM, -1) - 0.5) @ np.asarray(right_on_black)
+  np.testing.assert_array_equal(result["clean"], logits.argmax(-1) == LABELS)
+
+
+SCORER = make_scorer(nothing)
+
+
+def test_results_come_in_the_order_of_the_ids():
+  batches = list(pipeline.eval_batches(SOURCE, batch_size=4))[::-1]
+  weights = scoring.Weights(KERNEL, STATE, jnp.float32(0), jax.random.key_data(jax.random.key(0)))
+  result = scoring.score(SCORER, weights, batches, place=jax.device_put)
+  np.testing.assert_array_equal(result["id"], np.arange(NUM))
+  np.testing.assert_array_equal(result["clean"], np.arange(NUM) % 3 > 0)
+
+
+def test_evaluation_uses_running_statistics():
+  calls = []
+
+  def watched(params, model_state, x, *, train):
+    calls.append(train)
+    return apply_fn(params, model_state, x, train=train)
+
+  result = flags(pgd, net=watched, names=("probs",))
+  assert len(calls) >= 3 and not any(calls)
+  np.testing.assert_allclose(result["probs"], jax.nn.softmax(LOGITS), rtol=1e-4, atol=1e-6)
+
+
+def test_radius_and_weights_are_data():
+  """One compiled scorer serves a whole curve of radii, and success never falls along it."""
+  scorer = make_scorer(pgd)
+  robust = [flags(scorer, eps=eps)["robust"].sum() for eps in (0.0, 0.05, 0.2, 0.5)]
+  assert scorer._cache_size() == 1
+  assert robust[0] == flags(nothing)["clean"].sum() and robust[-1] < robust[0]
+  assert robust == sorted(robust, reverse=True)
+
+
+def test_nothing_to_score():
+  with pytest.raises(ValueError, match="nothing to score"):
+    scoring.score(SCORER, None, [], place=jax.device_put)

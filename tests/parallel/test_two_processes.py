@@ -1,0 +1,163 @@
+"""Two processes over localhost, two devices each: they train as one, one writes, both resume."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny_config
+
+from jax_robust import config as config_lib
+from jax_robust.jobs import train
+from jax_robust.train import checkpoint, metrics
+
+STEPS, EVERY = 60, 10
+ARGUMENT = f"steps={STEPS},save={EVERY},evaluate=30,log={EVERY}"
+CHANGES = {"model.bn_group_size": "2", "model.hidden": "(16,)", "schedule.learning_rate": "0.01"}
+PATIENCE = 240
+
+
+class Pair:
+  """The two processes of a job, and what they print."""
+
+  def __init__(self, workdir: pathlib.Path, changes):
+    with socket.socket() as probe:
+      probe.bind(("127.0.0.1", 0))
+      port = probe.getsockname()[1]
+    self.workdir = workdir
+    workdir.mkdir(exist_ok=True)
+    self.logs = [workdir / f"process_{i}.log" for i in range(2)]
+    command = [sys.executable, "-m", "jax_robust.main", f"--workdir={workdir / 'run'}"]
+    command += [f"--config={tiny_config.__file__}:{ARGUMENT}"]
+    command += [f"--config.{key}={value}" for key, value in {**CHANGES, **changes}.items()]
+    self.processes = []
+    for i, log in enumerate(self.logs):
+      environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(i),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+      }
+      with log.open("w") as output:
+        self.processes.append(
+          subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        )
+
+  def wait_for_rows(self, count: int) -> None:
+    """Returns as soon as so many rows of metrics are written."""
+    path, end = self.workdir / "run" / "metrics.jsonl", time.monotonic() + PATIENCE
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+      assert time.monotonic() < end and self.processes[0].poll() is None, self.printed()
+      time.sleep(0.005)
+
+  def finish(self) -> list[int]:
+    """The exit codes."""
+    return [process.wait(PATIENCE) for process in self.processes]
+
+  def printed(self) -> str:
+    """What both have printed."""
+    return "\n".join(log.read_text() for log in self.logs)
+
+
+@pytest.fixture
+def start(tmp_path):
+  """`start(name, **changes)` starts a pair, or one that resumes; none is left behind."""
+  pairs = []
+
+  def start(name, **changes):
+    pairs.append(Pair(tmp_path / name, {k.replace("__", "."): v for k, v in changes.items()}))
+    return pairs[-1]
+
+  yield start
+  for process in (process for pair in pairs for process in pair.processes):
+    with contextlib.suppress(ProcessLookupError):
+      process.kill()
+    process.wait()
+
+
+def in_one_process(folder):
+  """The same training in this process, on its eight devices."""
+  config = tiny_config.get_config(ARGUMENT)
+  for key, value in CHANGES.items():
+    config_lib.override(config, key, value)
+  config.model.bn_group_size = 2
+  train.train(config, str(folder))
+  return folder
+
+
+def arrays_of(folder):
+  """Everything in the newest checkpoint."""
+  reader = checkpoint.Checkpointer(folder / "checkpoints" / "latest", read_only=True)
+  arrays, _ = reader.read(("params", "ema", "model_state", "opt_state", "step", "rng"))
+  reader.close()
+  assert int(arrays["step"]) == STEPS
+  return arrays
+
+
+def rows_of(folder):
+  """Rows of metrics without times, by (step, kind); none may be there twice."""
+  rows = {}
+  for row in metrics.read_metrics(folder / "metrics.jsonl"):
+    key = row.pop("step"), row.pop("kind")
+    assert key not in rows, f"{key} was written twice"
+    rows[key] = {name: value for name, value in row.items() if not name.startswith("time/")}
+  logged = [(step, "train") for step in range(EVERY, STEPS + 1, EVERY)]
+  assert set(rows) == {*logged, (30, "evaluate"), (60, "evaluate")}
+  return rows
+
+
+def assert_close(folder, other, *, rtol):
+  """Two runs ended at the same state, by way of the same metrics."""
+  ours, theirs = arrays_of(folder), arrays_of(other)
+  assert ours.keys() == theirs.keys()
+  for name, array in ours.items():
+    scale = np.max(np.abs(theirs[name]), initial=1e-3)
+    np.testing.assert_allclose(array, theirs[name], rtol=0, atol=rtol * scale, err_msg=name)
+  rows, expected = rows_of(folder), rows_of(other)
+  for key, row in expected.items():
+    assert rows[key] == pytest.approx(row, rel=rtol, abs=rtol), key
+
+
+def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
+  first = start("pair")
+  first.wait_for_rows(2)
+  first.processes[1].send_signal(signal.SIGTERM)
+  assert first.finish() == [143, 143], first.printed()
+  run = first.workdir / "run"
+  assert not (run / "results").exists()
+
+  again = start("pair")
+  assert again.finish() == [0, 0], again.printed()
+  printed = [log.read_text() for log in again.logs]
+  assert "resuming from step" in printed[0] and f"step {STEPS}/{STEPS}" in printed[0]
+  assert f"step {STEPS}/{STEPS}" not in printed[1]
+  assert f"process {again.processes[0].pid} " in (run / "lock").read_text()
+  assert_close(run, in_one_process(tmp_path / "one"), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_kill_9_of_both_resumes_to_the_same_bits(mode, start):
+  killed = start("killed", parallel=mode)
+  killed.wait_for_rows(2)
+  for process in killed.processes:
+    process.kill()
+  assert killed.finish() == [-9, -9]
+  again = start("killed", parallel=mode)
+  assert again.finish() == [0, 0], again.printed()
+  assert "resuming from step" in again.printed()
+  whole = start("whole", parallel=mode)
+  assert whole.finish() == [0, 0], whole.printed()
+  assert "resuming" not in whole.printed()
+  assert_close(again.workdir / "run", whole.workdir / "run", rtol=0)
