@@ -52,22 +52,21 @@ def draw_evaluation(
 
   columns = max(len(rows) for rows in examples.values())
   height = 3 * len(examples)
-  figure = Figure(figsize=(1.25 * columns + 5.2, 1.45 * height + 0.6), layout="constrained")
+  pictures = 1.25 * columns + 1.4  # inches, the names at the left included
+  figure = Figure(figsize=(pictures + 5.2, 1.45 * height + 0.6), layout="constrained")
   FigureCanvasAgg(figure)
-  left, right = figure.subfigures(1, 2, width_ratios=(1.25 * columns, 5.2))
+  left, right = figure.subfigures(1, 2, width_ratios=(pictures, 5.2))
   grid = left.subplots(height, columns, squeeze=False)
   for axes in grid.flat:
     axes.set_axis_off()
+    axes.set_anchor("E")  # a narrower image moves away from the names at its left
   for block, (name, rows) in enumerate(examples.items()):
     for column, example in enumerate(rows):
       _draw_column(
         grid[3 * block : 3 * block + 3, column], example, eps if norm == "linf" else None
       )
     for row, title in enumerate((f"{name}\nclean", "perturbation", "attacked")):
-      grid[3 * block + row, 0].text(
-        -0.12, 0.5, title, transform=grid[3 * block + row, 0].transAxes, ha="right", va="center",
-        fontsize=9,
-      )  # fmt: skip
+      _write(grid[3 * block + row, 0], title, at=(0, 0.5), offset=(-6, 0), fontsize=9)
   _draw_curves(right.subplots(), curves, eps, norm)
   figure.savefig(path, dpi=110)
 
@@ -81,12 +80,24 @@ def _draw_column(axes, example: Example, scale: float | None) -> None:
     panel.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
   for panel, probs in ((axes[0], example.probs), (axes[2], example.probs_adv)):
     guess = int(np.argmax(probs))
-    panel.set_title(
-      f"{guess}  {probs[guess]:.0%}",
-      fontsize=8,
-      color="black" if guess == example.label else "tab:red",
-      y=-0.24,
-    )
+    color = "black" if guess == example.label else "tab:red"
+    text = f"{guess}  {probs[guess]:.0%}"
+    _write(panel, text, at=(0.5, 0), offset=(0, -3), fontsize=8, color=color)
+
+
+def _write(axes, text: str, *, at, offset, **style) -> None:
+  """Writes beside a panel: from a point of it, in axes fractions, away by points."""
+  across, down = offset
+  axes.annotate(
+    text,
+    at,
+    offset,
+    xycoords="axes fraction",
+    textcoords="offset points",
+    ha="right" if across else "center",
+    va="top" if down else "center",
+    **style,
+  )
 
 
 def _draw_curves(axes, curves: Mapping[str, Curve], eps: float, norm: str) -> None:

@@ -99,9 +99,7 @@ def test_mapped_modes_keep_groups_on_one_device(caplog):
 @pytest.mark.parametrize("group_size", [None, 8])
 def test_mixing_across_devices_is_refused(mode, group_size):
   """CutMix over the whole batch would become CutMix over a device's rows, silently."""
-  config = make_config(
-    DENSE, parallel=mode, augment__cutmix=True, augment__group_size=group_size
-  )
+  config = make_config(DENSE, parallel=mode, augment__cutmix=True, augment__group_size=group_size)
   net = build.model(config, 10)
   with pytest.raises(ConfigError, match=r"augment.group_size=.* 4 rows of a device"):
     devices.num_microbatches(config, net, devices.make_mesh(config, net))

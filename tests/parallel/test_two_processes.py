@@ -10,16 +10,14 @@ import sys
 import time
 
 import numpy as np
+import pair_config
 import pytest
-import tiny_config
 
-from jax_robust import config as config_lib
 from jax_robust.jobs import train
 from jax_robust.train import checkpoint, metrics
 
 STEPS, EVERY = 60, 10
 ARGUMENT = f"steps={STEPS},save={EVERY},evaluate=30,log={EVERY}"
-CHANGES = {"model.bn_group_size": "2", "model.hidden": "(16,)", "schedule.learning_rate": "0.01"}
 PATIENCE = 240
 
 
@@ -34,8 +32,8 @@ class Pair:
     workdir.mkdir(exist_ok=True)
     self.logs = [workdir / f"process_{i}.log" for i in range(2)]
     command = [sys.executable, "-m", "jax_robust.main", f"--workdir={workdir / 'run'}"]
-    command += [f"--config={tiny_config.__file__}:{ARGUMENT}"]
-    command += [f"--config.{key}={value}" for key, value in {**CHANGES, **changes}.items()]
+    command += [f"--config={pair_config.__file__}:{ARGUMENT}"]
+    command += [f"--config.{key}={value}" for key, value in changes.items()]
     self.processes = []
     for i, log in enumerate(self.logs):
       environment = {
@@ -76,7 +74,7 @@ def start(tmp_path):
   pairs = []
 
   def start(name, **changes):
-    pairs.append(Pair(tmp_path / name, {k.replace("__", "."): v for k, v in changes.items()}))
+    pairs.append(Pair(tmp_path / name, changes))
     return pairs[-1]
 
   yield start
@@ -88,11 +86,7 @@ def start(tmp_path):
 
 def in_one_process(folder):
   """The same training in this process, on its eight devices."""
-  config = tiny_config.get_config(ARGUMENT)
-  for key, value in CHANGES.items():
-    config_lib.override(config, key, value)
-  config.model.bn_group_size = 2
-  train.train(config, str(folder))
+  train.train(pair_config.get_config(ARGUMENT), str(folder))
   return folder
 
 

@@ -14,9 +14,6 @@ from jax_robust.train.state import TrainState, create_state, make_apply_fn
 
 ROWS = 16
 
-# What runs once is not worth optimising: that takes longer than the run.
-jit_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def make_state(params, model_state=None, *, number=0, optimizer=None):
   optimizer = optimizer or optax.sgd(1.0)
@@ -67,7 +64,7 @@ def updated():
       state = jax.tree.map(
         lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, start
       )
-      return state, *jit_once(update)(state, images())
+      return state, *jax.jit(update)(state, images())
 
   return run
 
@@ -132,7 +129,7 @@ def drawing_update(num_microbatches, num_devices):
     num_microbatches=num_microbatches,
     num_devices=num_devices,
   )
-  return jit_once(update)
+  return jax.jit(update)
 
 
 def drawn(rows, *, number=0, num_microbatches=1, num_devices=1):
@@ -179,7 +176,7 @@ def update_once(objective=toy, *, w=1.0, x=None, number=0, optimizer=None, **opt
   )
   model_state = {"count": jnp.int32(3), "sum": jnp.float32(0)}
   state = make_state({"w": jnp.asarray(w)}, model_state, number=number, optimizer=optimizer)
-  return jit_once(update)(state, {"x": x, "row": jnp.arange(4)})
+  return jax.jit(update)(state, {"x": x, "row": jnp.arange(4)})
 
 
 def test_progress_and_metrics_reach_the_caller():
@@ -254,7 +251,7 @@ def test_axis_name_averages_over_the_mapped_axis():
     steps_per_epoch=8.0,
     axis_name="data",
   )
-  mapped = jit_once(jax.vmap(update, (None, 0), axis_name="data"))
+  mapped = jax.jit(jax.vmap(update, (None, 0), axis_name="data"))
   state = make_state({"w": jnp.float32(1)}, {"count": jnp.int32(3), "sum": jnp.float32(0)})
   batch = {"x": jnp.arange(1.0, 5.0).reshape(2, 2), "row": jnp.arange(4).reshape(2, 2)}
   states, metrics = mapped(state, batch)

@@ -1,0 +1,19 @@
+"""The tiny run, smooth: no ReLU and no sign, so that rounding stays rounding over sixty steps."""
+
+import pathlib
+import runpy
+
+TINY = pathlib.Path(__file__).resolve().parent.parent / "tiny_config.py"
+
+
+def get_config(arg=""):
+  config = runpy.run_path(str(TINY))["get_config"](arg)
+  config.batch.size = 32
+  config.model = {
+    "name": "mlp", "hidden": (16,), "norm": True, "bn_group_size": 8, "activation": "swish",
+  }  # fmt: skip
+  ascent = {"name": "pgd", "norm": "l2", "eps": 0.3, "num_steps": 2, "step_size": 0.2}
+  config.attack = {**ascent, "loss": "kl_divergence"}
+  config.evaluation.attack = ascent
+  config.schedule.learning_rate = 0.02
+  return config
