@@ -13,6 +13,14 @@ then train, with them and without, and evaluate by PGD-40 on 1,000 test images:
     --config.data_dir=TFDS --config.generated.path=SHARDS/generated
   python -m jax_robust.main --config=configs/cifar10_laptop.py:share=1.0 --workdir=WORKDIR ...
   python -m jax_robust.main --config=WORKDIR/config.json --config.job=evaluate --workdir=WORKDIR
+
+Measured 2026-11-21 on two CPU cores that were shared with other work, half an hour of CPU time a run,
+CIFAKE as the generated images, first 1,000 test images, PGD-40 at l∞ 8/255, one seed:
+
+  share=0.5   clean .418   robust .147
+  share=1.0   clean .438   robust .185
+
+CIFAKE's images are Stable Diffusion's, not CIFAR-10's, and 4.6 epochs are few: no gain is expected.
 """
 
 from jax_robust import config as config_lib

@@ -10,14 +10,19 @@ os.environ.setdefault(
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
 _hook = install_import_hook(
-  [f"jax_robust.{name}" for name in ("losses", "attacks", "models", "types")], "beartype.beartype"
+  [f"jax_robust.{name}" for name in ("losses", "attacks", "types")], "beartype.beartype"
 )
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# An example that compiles takes as long as it takes.
+hypothesis.settings.register_profile("jax_robust", deadline=None)
+hypothesis.settings.load_profile("jax_robust")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("JAX_ROBUST_DATA", REPOSITORY.parent / "shared"))

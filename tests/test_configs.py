@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,9 +18,7 @@ ARGUMENTS = {
   "mnist_trades": ["norm=l2"],
   "cifar10_laptop": ["share=1.0"],
 }
-CASES = [
-  f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))
-]
+CASES = [f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))]
 SMOKE = {
   "trades": "cifar10_trades_ddpm:cutmix,smoke",
   "adversarial": "cifar10_adversarial:smoke",
@@ -43,7 +42,7 @@ def test_config_is_data_and_builds(reference):
     net = build.model(built, FakeSource.num_classes)
     shape = (1, 28, 28, 1) if built.data.name == "mnist" else (1, 32, 32, 3)
     variables = jax.eval_shape(
-      lambda key, net=net, shape=shape: net.init(key, np.zeros(shape, np.float32), train=False),
+      lambda key, net=net, shape=shape: net.init(key, jnp.zeros(shape), train=False),
       jax.random.key(0),
     )
     assert variables["params"]

@@ -22,8 +22,6 @@ def test_docstring_examples(name):
 
 
 def test_readme_examples(repository):
-  result = doctest.testfile(
-    str(repository / "README.md"), module_relative=False, optionflags=FLAGS
-  )
+  result = doctest.testfile(str(repository / "README.md"), module_relative=False, optionflags=FLAGS)
   assert result.attempted >= 10
   assert result.failed == 0

@@ -69,11 +69,13 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
     build.load_split(config, config.data.test_split), config.evaluation.num_examples
   )
   net = build.model(config, source.num_classes)
+  name = str(path)
   if config.init_from and not (path / "checkpoints").exists():
-    arrays, info = weights.read_weights(config.init_from), {"step": None, "checkpoint": "init_from"}
+    name = config.init_from
+    arrays, info = weights.read_weights(name), {"step": None, "checkpoint": "init_from"}
   else:
     arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
-  params, model_state = weights.fit(arrays, net, source.image_shape, name=str(path))
+  params, model_state = weights.fit(arrays, net, source.image_shape, name=name)
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = parallel.data_mesh(batch_size)
   scorer = make_scorer(config, net, mesh)

@@ -52,6 +52,9 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
         for name, array in arrays.items()
       }
       return renamed, {"step": step, "checkpoint": kind}
+  if (path / "runs").is_dir():
+    runs = ", ".join(str(each) for each in sorted((path / "runs").iterdir()))
+    raise ConfigError(f"{path} holds a comparison: name one of its runs, {runs}")
   raise ConfigError(f"{path} has no checkpoint yet: train first")
 
 

@@ -15,8 +15,6 @@ import pytest
 
 from jax_robust.train import checkpoint, metrics
 
-REPOSITORY = pathlib.Path(__file__).parent.parent.parent
-
 
 @pytest.fixture(scope="module")
 def whole(trained, left_behind):
@@ -80,14 +78,7 @@ def test_asked_to_stop_it_saves_and_says_143(command, run_flag, whole, left_behi
 class Command:
   """The command as one types it, in a process that the test watches and signals from outside."""
 
-  def __init__(self, run_flag, folder, cache):
-    environment = {
-      **os.environ,
-      "XLA_FLAGS": "",
-      "JAX_COMPILATION_CACHE_DIR": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "PYTHONPATH": str(REPOSITORY),
-    }
+  def __init__(self, run_flag, folder, environment):
     self._file = folder / "metrics.jsonl"
     self._file.parent.mkdir(exist_ok=True)
     before = self._content()
@@ -133,9 +124,9 @@ def finish(*arguments):
 
 
 def test_the_command_itself_is_stopped_killed_and_resumed(
-  run_flag, compilation_cache, whole, left_behind, tmp_path
+  run_flag, environment, whole, left_behind, tmp_path
 ):
-  what = (run_flag, tmp_path / "run", compilation_cache)
+  what = (run_flag, tmp_path / "run", environment)
   code, printed = Command(*what).end(signal.SIGTERM, 0.05)
   assert code == 143 and "Traceback" not in printed
   code, printed = Command(*what).end(signal.SIGKILL, random.Random(11).uniform(0, 0.1))
@@ -146,11 +137,11 @@ def test_the_command_itself_is_stopped_killed_and_resumed(
 
 @pytest.mark.slow
 def test_the_command_itself_is_killed_many_times(
-  run_flag, compilation_cache, whole, left_behind, tmp_path
+  run_flag, environment, whole, left_behind, tmp_path
 ):
   draw, kills = random.Random(12), 0
   for folder in (tmp_path / str(i) for i in range(4)):
-    what = (run_flag, folder, compilation_cache)
+    what = (run_flag, folder, environment)
     for _ in range(6):
       code, _ = Command(*what).end(signal.SIGKILL, draw.uniform(0, 0.3))
       kills += code == -signal.SIGKILL

@@ -177,7 +177,7 @@ def test_attack_sees_frozen_parameters(statistics):
   """An attack that stops no gradient itself gives the gradient at its result, held constant."""
 
   def leaky(logits_fn, x, targets, rng):
-    return X_ADV + 0.05 * (jnp.tanh(logits_fn(x)) + targets).sum(1)[:, None, None, None]
+    return X_ADV + 0.05 * (jnp.tanh(logits_fn(x)) + targets**2).sum(1)[:, None, None, None]
 
   x_adv = []
   run(attack=lambda *a: x_adv.append(leaky(*a)) or x_adv[0], attack_statistics=statistics)
@@ -197,11 +197,23 @@ def test_attack_needs_no_labels():
   assert np.abs(found[0] - BATCH["image"]).max() > 0.1
 
 
+def test_attack_target_label_is_the_mixed_label(watch):
+  """As with CutMix: the attack ascends away from the batch's targets, the penalty stays a KL."""
+  loss, _ = run(net=watch.net, attack=watch.attack, attack_target="label")
+  assert watch.targets is BATCH["target"]
+  assert_close(loss, by_hand(PARAMS, 6.0))
+  run(net=watch.net, attack=watch.attack, attack_target="label", attack_statistics="running")
+  assert watch.calls.count(("clean", "batch", 0)) == 2
+  assert ("clean", "running", 0) not in watch.calls  # no pass for a reference that is not used
+
+
 def test_attack_moves_the_prediction():
   kl = [run(attack=attack)[1][1]["kl"] for attack in (lambda logits_fn, x, *_: x, PGD)]
   assert abs(kl[0]) < 1e-6 and kl[1] > 0.1
 
 
-def test_misspelt_statistics():
+def test_misspelt_options():
   with pytest.raises(ValueError, match="attack_statistics='runing': expected 'running'"):
     run(attack_statistics="runing")
+  with pytest.raises(ValueError, match="attack_target='labels': expected 'prediction' or 'label'"):
+    run(attack_target="labels")

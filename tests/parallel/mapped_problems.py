@@ -55,10 +55,10 @@ def initial_state(net):
   return fresh._replace(model_state=jax.tree.map(lambda leaf: leaf + 0.25, fresh.model_state))
 
 
-def make_update(net, objective, *, num_microbatches=1, num_devices=1):
-  """`axis_name -> update`, as the training job builds it."""
+def make_update(net, objective):
+  """`axis_name -> update`, with nothing random but the attack's start."""
   prepare = augment.make_prepare(
-    num_classes=NUM_CLASSES, label_smoothing=0.1, pad=1, dtype=jnp.float64
+    num_classes=NUM_CLASSES, label_smoothing=0.1, pad=0, flip=False, dtype=jnp.float64
   )
 
   def make(axis_name):
@@ -69,8 +69,6 @@ def make_update(net, objective, *, num_microbatches=1, num_devices=1):
       prepare=prepare,
       steps_per_epoch=10.0,
       ema={"decay": 0.9},
-      num_microbatches=num_microbatches,
-      num_devices=num_devices if axis_name is None else 1,
       axis_name=axis_name,
     )
 

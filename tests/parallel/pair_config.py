@@ -1,4 +1,4 @@
-"""The tiny run, smooth: no ReLU and no sign, so that rounding stays rounding over sixty steps."""
+"""The tiny run, smooth: neither ReLU nor sign, so that rounding stays rounding over many steps."""
 
 import pathlib
 import runpy

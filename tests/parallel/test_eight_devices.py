@@ -22,7 +22,7 @@ def make_config(model, **changes):
   with config.unlocked(), config.ignore_type():
     config.batch.size = 32
     config.model = {**model, "dtype": "float64"}
-    config.augment.dtype = "float64"
+    config.augment.dtype, config.attack.num_steps = "float64", 1
     for key, value in changes.items():
       block, _, name = key.rpartition("__")
       (config[block] if block else config)[name] = value
@@ -72,9 +72,12 @@ def test_whole_batch_statistics():
 
 
 def test_groups_microbatches_and_cutmix():
+  """In the protocol of the 2019 paper, which updates the statistics in both passes."""
   assert_eight_are_one(
-    parallel.MODES,
+    ("jit", "pmap"),
     DENSE | {"bn_group_size": 2, "bn_debias": True},
+    objective__attack_statistics="running",
+    objective__clean_pass_updates=True,
     batch__microbatch=16,
     augment__cutmix=True,
     augment__group_size=4,
@@ -121,5 +124,5 @@ def test_microbatches_that_do_not_fit_are_refused(changes, message):
 
 def test_group_that_does_not_divide_the_batch_is_refused():
   config = make_config(DENSE | {"bn_group_size": 5}, parallel="pmap")
-  with pytest.raises(ConfigError, match="model.bn_group_size=5: .*groups of 5 rows"):
+  with pytest.raises(ConfigError, match=r"model.bn_group_size=5: .*groups of 5 rows"):
     devices.make_mesh(config, build.model(config, 10))

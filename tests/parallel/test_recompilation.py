@@ -27,6 +27,7 @@ def test_no_recompilation_after_step_2(mode, tmp_path, caplog, monkeypatch):
   monkeypatch.setattr(build, "make_step", watched)
   config = tiny_config.get_config("steps=6,save=2,evaluate=2,log=1")
   config.parallel = mode
+  config.objective = {"name": "standard"}
   with jax.log_compiles():
     train.train(config, str(tmp_path))
   assert len(compiled_before) == 6

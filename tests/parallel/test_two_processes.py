@@ -16,8 +16,8 @@ import pytest
 from jax_robust.jobs import train
 from jax_robust.train import checkpoint, metrics
 
-STEPS, EVERY = 60, 10
-ARGUMENT = f"steps={STEPS},save={EVERY},evaluate=30,log={EVERY}"
+STEPS, EVERY = 100, 10
+ARGUMENT = f"steps={STEPS},save={EVERY},evaluate=50,log={EVERY}"
 PATIENCE = 240
 
 
@@ -107,7 +107,7 @@ def rows_of(folder):
     assert key not in rows, f"{key} was written twice"
     rows[key] = {name: value for name, value in row.items() if not name.startswith("time/")}
   logged = [(step, "train") for step in range(EVERY, STEPS + 1, EVERY)]
-  assert set(rows) == {*logged, (30, "evaluate"), (60, "evaluate")}
+  assert set(rows) == {*logged, (50, "evaluate"), (STEPS, "evaluate")}
   return rows
 
 
@@ -125,7 +125,7 @@ def assert_close(folder, other, *, rtol):
 
 def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
   first = start("pair")
-  first.wait_for_rows(2)
+  first.wait_for_rows(1)
   first.processes[1].send_signal(signal.SIGTERM)
   assert first.finish() == [143, 143], first.printed()
   run = first.workdir / "run"
@@ -144,7 +144,7 @@ def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_kill_9_of_both_resumes_to_the_same_bits(mode, start):
   killed = start("killed", parallel=mode)
-  killed.wait_for_rows(2)
+  killed.wait_for_rows(1)
   for process in killed.processes:
     process.kill()
   assert killed.finish() == [-9, -9]

@@ -19,6 +19,8 @@ def test_batch_of_20_trains_on_five_of_eight_devices(tmp_path, caplog):
   caplog.set_level("INFO", "jax_robust")
   config = tiny_config.get_config("steps=2,save=0,evaluate=0,log=1")
   config.batch.size, config.data.num_heldout = 20, 13
+  config.objective = {"name": "standard"}
+  config.evaluation.attack = {"name": "fgsm", "eps": 0.1}
   result = train.train(config, str(tmp_path))
   assert result["step"] == 2
   assert "20 rows can't be shared out evenly among 8 devices: running on 5" in caplog.text

@@ -1,0 +1,86 @@
+"""The command line in a process of its own that can be killed at a given moment.
+
+A module, not part of conftest: the process unpickles `_main` by its module's name.
+"""
+
+import functools
+import multiprocessing
+import os
+import sys
+import threading
+from typing import NamedTuple
+
+XLA_FLAGS = "--xla_backend_optimization_level=0"  # compiles in half the time
+
+
+class Result(NamedTuple):
+  """How a process ended (negative: by that signal), and what it printed."""
+
+  code: int
+  printed: str
+
+
+def run_process(argv, cache, end=None) -> Result:
+  """Runs `main(argv)` in a process forked from one that has imported everything.
+
+  Args:
+    argv: of the command line.
+    cache: folder of the compilation cache.
+    end: `(what, "row" or "save", count, seconds)`: the signal `what` is sent to the process, or the
+      function `what` called in it, so long after its count-th row of metrics, or after the start of
+      its count-th save.
+
+  Returns:
+    The exit code and what was printed.
+  """
+  context = multiprocessing.get_context("forkserver")
+  context.set_forkserver_preload(["jax_robust.main", "jax_robust.jobs.train"])
+  printed = cache / "printed.txt"
+  process = context.Process(target=_main, args=(list(map(str, argv)), cache, end, printed))
+  process.start()
+  process.join(300)
+  if process.is_alive():
+    process.kill()
+    raise TimeoutError(f"{argv} went on for five minutes: {printed.read_text()}")
+  return Result(process.exitcode, printed.read_text())
+
+
+def _main(argv, cache, end, printed):
+  """What the forked process does."""
+  os.environ |= {"XLA_FLAGS": XLA_FLAGS, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+  sys.stdout = sys.stderr = printed.open("w", buffering=1)
+  import jax
+
+  from jax_robust import main
+  from jax_robust.train import checkpoint, metrics
+
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  if end is not None:
+    what, event, count, seconds = end
+    owner, name = {
+      "row": (metrics.MetricsWriter, "write"),
+      "save": (checkpoint.Checkpointer, "save"),
+    }[event]
+    act = what if callable(what) else functools.partial(os.kill, os.getpid(), what)
+    _after(owner, name, count, seconds, act)
+  sys.exit(main.main(argv))
+
+
+def _after(owner, name, count, seconds, act):
+  """Lets `act` happen so long after the count-th call of a method."""
+  original, calls = getattr(owner, name), []
+
+  @functools.wraps(original)
+  def counted(*args, **kwargs):
+    calls.append(None)
+    result = original(*args, **kwargs)
+    if len(calls) == count and not seconds:
+      act()
+    elif len(calls) == count:
+      timer = threading.Timer(seconds, act)
+      timer.daemon = True
+      timer.start()
+    return result
+
+  setattr(owner, name, counted)
