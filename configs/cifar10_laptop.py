@@ -1,6 +1,6 @@
 """TRADES on CIFAR-10 at the size of a laptop, with and without generated shards, at equal steps.
 
-The recipe of `cifar10_trades_ddpm.py` on a small CNN (4.8 MMAC), batch 256, 900 steps (4.6 epochs).
+The recipe of `cifar10_trades_ddpm.py` on a CNN of 4.8 MMAC, 900 steps of 256 (4.6 epochs).
 First make shards of the generated images at hand, an npz, a folder of class folders, or a pack of
 JPEGs:
 
@@ -14,8 +14,8 @@ then train, with them and without, and evaluate by PGD-40 on 1,000 test images:
   python -m jax_robust.main --config=configs/cifar10_laptop.py:share=1.0 --workdir=WORKDIR ...
   python -m jax_robust.main --config=WORKDIR/config.json --config.job=evaluate --workdir=WORKDIR
 
-Measured 2026-11-21 on two CPU cores that were shared with other work, half an hour of CPU time a run,
-CIFAKE as the generated images, first 1,000 test images, PGD-40 at l∞ 8/255, one seed:
+Measured 2026-11-21 on two shared CPU cores, half an hour of CPU time a run, with
+CIFAKE as the generated images, the first 1,000 test images, PGD-40 at l∞ 8/255, one seed:
 
   share=0.5   clean .418   robust .147
   share=1.0   clean .438   robust .185

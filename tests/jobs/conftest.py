@@ -1,5 +1,6 @@
 """A run of a second, as a config, as a command, and in a process of its own that can be killed."""
 
+import fcntl
 import functools
 import os
 import pathlib
@@ -32,9 +33,19 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory):
+def common(tmp_path_factory):
+  """A folder that all workers of pytest-xdist share."""
+  root = tmp_path_factory.getbasetemp()
+  root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+  (root / "jobs").mkdir(exist_ok=True)
+  return root / "jobs"
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(common):
   """A folder in which processes that do the same find what the first has compiled."""
-  return tmp_path_factory.mktemp("xla")
+  (common / "xla").mkdir(exist_ok=True)
+  return common / "xla"
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +61,15 @@ def environment(compilation_cache):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, compilation_cache):
+def trained(common, compilation_cache):
   """The workdir of a finished run of 80 steps: look, don't touch."""
-  folder = tmp_path_factory.mktemp("trained") / "run"
-  result = run_process([f"--config={RUN}", f"--workdir={folder}"], compilation_cache)
-  assert result.code == 0, result.printed
+  folder = common / "trained" / "run"
+  with (common / "lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (folder / "results").exists():
+      argv = [f"--config={RUN}", f"--workdir={folder}"]
+      result = run_process(argv, compilation_cache, printed=common / "trained.txt")
+      assert result.code == 0, result.printed
   return folder
 
 
@@ -71,9 +86,10 @@ def run_flag():
 
 
 @pytest.fixture(scope="session")
-def command(compilation_cache):
+def command(compilation_cache, tmp_path_factory):
   """`command(argv, end=None)`: runs the command line in a process; see `run_process`."""
-  return lambda argv, end=None: run_process(argv, compilation_cache, end)
+  printed = tmp_path_factory.mktemp("printed") / "text"
+  return lambda argv, end=None: run_process(argv, compilation_cache, end, printed=printed)
 
 
 def everything_left(workdir):

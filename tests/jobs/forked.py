@@ -20,7 +20,7 @@ class Result(NamedTuple):
   printed: str
 
 
-def run_process(argv, cache, end=None) -> Result:
+def run_process(argv, cache, end=None, *, printed) -> Result:
   """Runs `main(argv)` in a process forked from one that has imported everything.
 
   Args:
@@ -29,13 +29,13 @@ def run_process(argv, cache, end=None) -> Result:
     end: `(what, "row" or "save", count, seconds)`: the signal `what` is sent to the process, or the
       function `what` called in it, so long after its count-th row of metrics, or after the start of
       its count-th save.
+    printed: a file for what it prints.
 
   Returns:
     The exit code and what was printed.
   """
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(["jax_robust.main", "jax_robust.jobs.train"])
-  printed = cache / "printed.txt"
   process = context.Process(target=_main, args=(list(map(str, argv)), cache, end, printed))
   process.start()
   process.join(300)

@@ -63,7 +63,7 @@ def test_a_mistake_in_any_run_is_found_before_the_first_trains(tiny, tmp_path, c
 
 
 def test_no_runs_are_a_mistake(tiny, tmp_path):
-  with pytest.raises(ConfigError, match="config.runs is empty"):
+  with pytest.raises(ConfigError, match=r"config\.runs is empty"):
     compare.compare(tiny(), str(tmp_path))
 
 

@@ -25,7 +25,7 @@ def exported(folder, *flags):
   return folder / "export"
 
 
-X = np.random.default_rng(0).uniform(size=(5, 12, 12, 3)).astype(np.float32)
+X = jax.random.uniform(jax.random.key(0), (5, 12, 12, 3))
 
 
 def logits_of(arrays, folder):
@@ -88,8 +88,8 @@ def test_load_gives_the_logits_of_the_run(trained, kind):
   logits_fn = jax_robust.load(str(trained), checkpoint=kind)
   expected = logits_of(averages_of(trained, kind), trained)
   assert np.ptp(expected) > 0.01
-  np.testing.assert_array_equal(np.asarray(logits_fn(jnp.asarray(X))), expected)
-  gradient = jax.grad(lambda x: logits_fn(x).sum())(jnp.asarray(X))
+  np.testing.assert_array_equal(np.asarray(logits_fn(X)), expected)
+  gradient = jax.grad(lambda x: logits_fn(x).sum())(X)
   assert float(jnp.abs(gradient).max()) > 0
 
 
@@ -109,7 +109,7 @@ def test_a_running_job_is_not_disturbed_by_a_load(copy):
 
 
 def test_what_is_no_run_is_refused(trained, tmp_path):
-  with pytest.raises(workdir.WorkdirError, match="has no config.json"):
+  with pytest.raises(workdir.WorkdirError, match=r"has no config\.json"):
     jax_robust.load(str(tmp_path))
   with pytest.raises(workdir.WorkdirError, match=r"there is no workdir .*did you mean .*/run'\?"):
     jax_robust.load(str(trained.parent / "rum"))
