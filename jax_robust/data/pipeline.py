@@ -1,6 +1,5 @@
 """Training batches by tf.data from sources on disk, and evaluation batches by NumPy alone."""
 
-import contextlib
 import difflib
 import functools
 import inspect
@@ -14,6 +13,7 @@ import numpy as np
 from jax_robust.data import mixture, resident
 from jax_robust.data.permutation import draw, locate
 from jax_robust.data.shard_order import ShardOrder
+from jax_robust.data.tf_import import import_tensorflow
 
 _FOREVER = 2**62
 
@@ -221,22 +221,9 @@ def _read_samples(shards, samples):
   return image, label
 
 
-def _import_tensorflow():
-  """Imports TensorFlow, when a pipeline is really built, and keeps it off the accelerators."""
-  try:
-    import tensorflow as tf
-  except ImportError as error:
-    raise ImportError(
-      "the tfdata backend needs TensorFlow: pip install tensorflow-cpu, or use backend='resident'"
-    ) from error
-  with contextlib.suppress(RuntimeError):  # raised where the program already uses its devices
-    tf.config.set_visible_devices([], "GPU")
-  return tf
-
-
 def _dataset(order, read, num_generated, start_step, stop, prefetch, num_threads):
   """Returns the tf.data pipeline step -> (images, labels)."""
-  tf = _import_tensorflow()
+  tf = import_tensorflow()
   steps = tf.data.Dataset.range(start_step, stop)
   if order is None:
     inputs = steps.map(lambda step: (step, tf.zeros([0, 2], tf.int32)))

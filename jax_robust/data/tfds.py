@@ -1,6 +1,5 @@
 """TensorFlow Datasets as sources. TensorFlow is imported inside these functions only."""
 
-import contextlib
 import difflib
 import functools
 import pathlib
@@ -16,6 +15,7 @@ from jax_robust.data.sources import (
   array_source,
   label_problem,
 )
+from jax_robust.data.tf_import import import_tensorflow
 
 NAMES = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
 """What can be asked for by name; everything else by the folder of a prepared TFDS builder."""
@@ -89,7 +89,7 @@ def tfds_stream(
 ) -> Stream:
   """Streams a split of a TFDS dataset in constant memory; arguments, order and errors of
   `load_tfds`."""
-  tf, tfds = _import_tensorflow()
+  tf, tfds = _import()
   builder = _builder(tfds, name, data_dir, download)
   num_examples = _num_examples(builder, split)
   features = builder.info.features
@@ -213,17 +213,14 @@ def _num_examples(builder, split) -> int:
     raise ValueError(f"split={split!r} is no split of {builder.info.name}: {hint}") from error
 
 
-def _import_tensorflow():
-  """Imports TensorFlow and TFDS, and hides accelerators from TensorFlow: they are JAX's."""
+def _import():
+  """TensorFlow and TFDS."""
+  tf = import_tensorflow()
   try:
-    import tensorflow as tf
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ImportError(
-      f"TFDS data need tensorflow and tensorflow-datasets ({error}); without them, train from "
-      "shards, npz files or arrays with the resident backend"
+      f"TFDS data need tensorflow-datasets ({error}): pip install tensorflow-datasets, or train "
+      "from shards, npz files or arrays"
     ) from error
-  for kind in ("GPU", "TPU"):
-    with contextlib.suppress(RuntimeError):  # TensorFlow is already running: too late to hide
-      tf.config.set_visible_devices([], kind)
   return tf, tfds

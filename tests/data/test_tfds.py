@@ -160,9 +160,16 @@ def test_no_gpu(data_dir):
   assert not tf.config.get_visible_devices("GPU")
 
 
-def test_without_tensorflow_the_error_says_what_to_do(monkeypatch):
-  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  with pytest.raises(ImportError, match=r"need tensorflow and tensorflow-datasets.*resident"):
+@pytest.mark.parametrize(
+  ("package", "says"),
+  [
+    ("tensorflow_datasets", r"need tensorflow-datasets.*shards"),
+    ("tensorflow", r"need TensorFlow.*resident"),
+  ],
+)
+def test_without_tensorflow_the_error_says_what_to_do(monkeypatch, package, says):
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(ImportError, match=says):
     tfds.load_tfds("mnist", "train")
 
 

@@ -1,0 +1,26 @@
+"""TensorFlow, when a pipeline or a TFDS data set is opened: quiet, and off the accelerators."""
+
+import contextlib
+import os
+
+
+def import_tensorflow():
+  """Imports TensorFlow and hides the accelerators, which are JAX's, from it.
+
+  Raises:
+    ImportError: it is not installed; the message names the way without it.
+  """
+  # Its start-up notices are about kernels that nothing here uses.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  try:
+    import tensorflow as tf
+  except ImportError as error:
+    raise ImportError(
+      f"tf.data pipelines and TFDS need TensorFlow ({error}): pip install tensorflow-cpu, or train "
+      "from shards, npz files or arrays with batch.backend='resident'"
+    ) from error
+  for kind in ("GPU", "TPU"):
+    with contextlib.suppress(RuntimeError):  # TensorFlow is already running: too late to hide
+      tf.config.set_visible_devices([], kind)
+  return tf
