@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import sys
+import textwrap
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from jax_robust import config as config_lib
 
@@ -121,8 +123,13 @@ def help_text() -> str:
 
   def lines(docs):
     first = {name: (doc or "").strip().split("\n")[0] for name, doc in docs.items()}
-    width = max(map(len, first), default=0) + 2
-    return "\n".join(f"  {name:<{width}}{line}".rstrip() for name, line in first.items())
+    indent = " " * (max(map(len, first), default=0) + 4)
+    return "\n".join(
+      textwrap.fill(
+        line, 98, initial_indent=f"  {name}".ljust(len(indent)), subsequent_indent=indent
+      )
+      for name, line in first.items()
+    )
 
   configs = config_lib.shipped().items()
   return HELP.format(
@@ -197,5 +204,21 @@ def _set_up_logging() -> None:
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def start() -> NoReturn:
+  """Runs `main` and exits; where it failed, without waiting for the processes that wait for it."""
+  code = 1
+  try:
+    code = main()
+  except Exception:
+    traceback.print_exc()
+  jax = sys.modules.get("jax")
+  if code in (0, 143) or jax is None or not jax.distributed.is_initialized():
+    sys.exit(code)
+  # JAX's own exit is a barrier of all processes. With this one gone, its service ends the others.
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
 if __name__ == "__main__":
-  sys.exit(main())
+  start()

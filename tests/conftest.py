@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 # Tests spend most of their time compiling: LLVM's lowest level takes a third off it.
 os.environ.setdefault(
@@ -19,6 +20,10 @@ _hook = install_import_hook(
   [f"jax_robust.{name}" for name in ("losses", "attacks", "types")], "beartype.beartype"
 )
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A shell that starts the suite in the background makes it, and all its children, deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # An example that compiles takes as long as it takes.
 hypothesis.settings.register_profile("jax_robust", deadline=None)

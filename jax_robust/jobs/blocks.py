@@ -42,10 +42,11 @@ def call(
 
 
 def check_options(name: str, options: Iterable[str], known: Iterable[str]) -> None:
-  """Raises ConfigError, with the near miss, for a key of the block `name` that is not known."""
+  """Raises ConfigError, with the near miss, for an unknown key of a block ("" is the config)."""
   for option in options:
     if option not in known:
-      raise ConfigError(f"unknown config key {f'{name}.{option}'!r}{near_miss(option, known)}")
+      key = f"{name}.{option}" if name else option
+      raise ConfigError(f"unknown config key {key!r}{near_miss(option, known)}")
 
 
 def check_name(key: str, name: Any, known: Iterable[str]) -> None:

@@ -83,8 +83,8 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
   if not path:
     return None
   if path == "made":
-    return made_source("generated")
-  if pathlib.Path(path, "manifest.json").exists():
+    source = made_source("generated")
+  elif pathlib.Path(path, "manifest.json").exists():
     source = call(
       "generated", shards.open_shards, path, options={"verify": config.generated.verify}
     )

@@ -5,13 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_robust.config import ConfigError
+from jax_robust import presets
+from jax_robust.attacks.recipes import keywords
+from jax_robust.config import UNITS, ConfigError
 from jax_robust.jobs import build
-from jax_robust.jobs.blocks import block, check_name, from_config
-from jax_robust.train import checkpoint, parallel
+from jax_robust.jobs.blocks import block, check_name, check_options, from_config
+from jax_robust.train import checkpoint, optim, parallel
 
 MEASURED = ("clean", "robust")
 """What the evaluation during training measures, and `config.select` may name."""
+
+OPTIONAL = ("epoch_size", "generate", "runs")
+"""Keys that only some configs have."""
 
 _CLASSES = 3
 
@@ -22,6 +27,7 @@ def check(config: Any) -> None:
   Raises:
     ConfigError: a misspelt name or key, with the near miss, or a value that its function refuses.
   """
+  _check_keys(config)
   if len(config.select) != 2:
     raise ConfigError(f"config.select={config.select!r}: expected a metric and 'max' or 'min'")
   check_name("select", config.select[0], MEASURED)
@@ -36,6 +42,21 @@ def check(config: Any) -> None:
   if "attack" in build.objective(config).keywords:
     _try_attack("attack", block(config, "attack"), soft=True)
   _try_attack("evaluation.attack", block(config.evaluation, "attack"), soft=False)
+
+
+def _check_keys(config: Any) -> None:
+  """Looks for keys that nobody reads, and for those that are missing."""
+  base = presets.base()
+  durations = {f"{stem}_{unit}" for stem in ("total", "evaluate", "save", "log") for unit in UNITS}
+  required = set(base) - durations
+  check_options("", config, required | durations | set(OPTIONAL))
+  for key in sorted(required - set(config)):
+    raise ConfigError(f"the config has no {key!r}: begin with jax_robust.presets.base()")
+  for name in ("data", "generated", "evaluation"):
+    check_options(name, config[name], base[name].keys())
+    for key in sorted(set(base[name]) - set(config[name])):
+      raise ConfigError(f"the config has no '{name}.{key}': begin with jax_robust.presets.base()")
+  check_options("ema", config.ema, keywords(optim.ema_update))
 
 
 def _try_attack(name: str, options: dict[str, Any], *, soft: bool) -> None:

@@ -10,6 +10,7 @@ from jax_robust.config import ConfigError, near_miss
 from jax_robust.data import convert, shard_writer, shards, sources
 from jax_robust.generate import gaussian
 from jax_robust.jobs import build, workdir
+from jax_robust.jobs.blocks import from_config
 from jax_robust.train import metrics, parallel
 
 
@@ -28,7 +29,8 @@ def write_shards(config: Any, folder: str) -> dict[str, Any]:
     method = options.pop("method", "")
     if method not in METHODS:
       raise ConfigError(f"generate.method={method!r}{near_miss(method, METHODS)}")
-    METHODS[method](config, folder, **options)
+    with from_config("generate"):
+      METHODS[method](config, folder, **options)
   parallel.wait_for_all("shards")
   written = shards.open_shards(folder)
   metrics.report(f"{written.num_examples} samples in {len(written.counts)} shards: {folder}")

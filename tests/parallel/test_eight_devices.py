@@ -59,14 +59,6 @@ def assert_eight_are_one(modes, model, **changes):
       assert_same(train(config, None, initial, batches), expected)
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-  """Code that runs slower and compiles in half the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def test_whole_batch_statistics():
   assert_eight_are_one(parallel.MODES, CONVOLUTION)
 

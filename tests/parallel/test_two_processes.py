@@ -155,3 +155,16 @@ def test_kill_9_of_both_resumes_to_the_same_bits(mode, start):
   assert whole.finish() == [0, 0], whole.printed()
   assert "resuming" not in whole.printed()
   assert_close(again.workdir / "run", whole.workdir / "run", rtol=0)
+
+
+@pytest.mark.slow
+def test_a_mistake_of_one_ends_both(start):
+  """The first process alone looks at the workdir; the second would wait for it in vain."""
+  done = start("pair", total_steps=1)
+  assert done.finish() == [0, 0], done.printed()
+  began = time.monotonic()
+  other = start("pair", total_steps=2)
+  codes = other.finish()
+  assert codes[0] == 2 and codes[1] != 0, other.printed()
+  assert "total_steps: 1 there, 2 here" in other.logs[0].read_text()
+  assert time.monotonic() - began < PATIENCE / 2
