@@ -98,6 +98,7 @@ MISTAKES = [
   (["--workdir=x"], "--config=FILE is missing"),
   (["--config={tiny}"], "--workdir=DIR is missing"),
   (["--config={tiny}", "--workdir"], "--workdir needs a value"),
+  (["--config={tiny}", "--workdir=gs://bucket/run"], "mount the bucket"),
   (["--config"], "--config needs a value"),
   (["--config={tiny}", "--workdir=x", "--config.seed"], "--config.seed needs a value"),
   (["--config={tiny}", "--wrkdir=x"], "unknown flag --wrkdir: did you mean 'workdir'?"),
@@ -187,3 +188,22 @@ def test_the_compilation_cache_is_the_users_unless_jax_was_told(monkeypatch, tmp
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   main.use_compilation_cache()
   assert updates == {"jax_compilation_cache_dir": str(tmp_path / "jax_robust" / "xla")}
+
+
+@pytest.mark.parametrize(
+  ("told", "cores", "devices"),
+  [({}, 2, 2), ({}, 96, 8), ({"JAX_NUM_CPU_DEVICES": "1"}, 2, None),
+   ({"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, 2, None)],
+)  # fmt: skip
+def test_every_core_is_a_device_unless_jax_was_told(monkeypatch, told, cores, devices):
+  import jax
+
+  updates = {}
+  monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+  monkeypatch.setattr(main.os, "sched_getaffinity", lambda _: range(cores), raising=False)
+  monkeypatch.setenv("XLA_FLAGS", "")
+  monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+  for name, value in told.items():
+    monkeypatch.setenv(name, value)
+  main.use_every_core()
+  assert updates.get("jax_num_cpu_devices") == devices

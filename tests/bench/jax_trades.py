@@ -18,7 +18,7 @@ import numpy as np
 from jax_robust import models
 from jax_robust.attacks import adam, linf_ball, pgd
 from jax_robust.objectives.trades import trades
-from jax_robust.train import optim
+from jax_robust.train import optim, parallel
 from jax_robust.train.state import create_state, make_apply_fn
 from jax_robust.train.step import make_update
 
@@ -65,8 +65,12 @@ def main():
   parser.add_argument("--num_steps", type=int, default=10)
   args = parser.parse_args()
   update, state, raw = make_step(**vars(args))
+  mesh = parallel.data_mesh(args.batch)  # JAX_NUM_CPU_DEVICES: as many as main makes
+  state, raw = parallel.replicate(state, mesh), parallel.shard_batch(raw, mesh)
   start = time.perf_counter()
-  lowered = jax.jit(update, donate_argnums=0).lower(state, raw)
+  lowered = parallel.map_step(lambda axis_name: update, mesh, mode="jit", donate=True).lower(
+    state, raw
+  )
   step = lowered.compile()
   compile_seconds = time.perf_counter() - start
 
@@ -82,7 +86,7 @@ def main():
   convolutions = lowered.as_text().count("stablehlo.convolution")
   state = report(
     state,
-    what=f"jax {jax.__version__}",
+    what=f"jax {jax.__version__}, {mesh.devices.size} CPU devices",
     compile_seconds=compile_seconds,
     convolutions=convolutions,
     compiled_convolutions=step.as_text().count(" convolution("),

@@ -28,6 +28,7 @@ class Side:
   def __init__(self, python, script, *flags, cores):
     env = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="2", JAX_PLATFORMS="cpu")
     env.pop("XLA_FLAGS", None)  # the suite's eight virtual devices
+    env["JAX_NUM_CPU_DEVICES"] = str(len(cores))  # as `main` sets it
     env["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), env.get("PYTHONPATH", "")])
     self.process = subprocess.Popen(
       [python, str(HERE / script), *flags],

@@ -39,6 +39,7 @@ class Pair:
       environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
+        "PYTHONFAULTHANDLER": "1",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": str(i),
@@ -60,8 +61,14 @@ class Pair:
       time.sleep(0.005)
 
   def finish(self) -> list[int]:
-    """The exit codes."""
-    return [process.wait(PATIENCE) for process in self.processes]
+    """The exit codes; where a process hangs, every thread says where before it dies."""
+    try:
+      return [process.wait(PATIENCE) for process in self.processes]
+    except subprocess.TimeoutExpired:
+      for process in self.processes:
+        process.send_signal(signal.SIGABRT)
+        process.wait(10)
+      raise AssertionError(self.printed()) from None
 
   def printed(self) -> str:
     """What both have printed."""
