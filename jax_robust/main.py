@@ -94,7 +94,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     raise config_lib.ConfigError("--workdir=DIR is missing: where should the run live?")
   if "://" in values.get("workdir", ""):
     raise config_lib.ConfigError(
-      f"--workdir={values['workdir']}: a folder is expected; mount the bucket (gcsfuse, say), since "
+      f"--workdir={values['workdir']}: expected a folder; mount the bucket (gcsfuse, say), since "
       "a run locks its workdir and appends to its metrics"
     )
   return Arguments(values["config"], values.get("workdir", ""), overrides, "print-config" in values)
