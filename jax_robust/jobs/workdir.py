@@ -104,7 +104,7 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
       for key in sorted(stored.keys() | wanted.keys())
       if stored.get(key) != wanted.get(key) and not key.startswith(MAY_CHANGE)
     ]
-    if lines:
+    if lines and not _is_unused(folder):
       raise WorkdirError(
         f"workdir {folder} holds a run of another config:\n  "
         + "\n  ".join(lines)
@@ -114,6 +114,15 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
       return
   write_json(path, data)
   write_json(folder / "versions.json", versions())
+
+
+def _is_unused(folder: pathlib.Path) -> bool:
+  """Whether no job has come further here than its config: nothing can be lost or mixed up."""
+  return all(
+    path.name in ("lock", "config.json", "versions.json")
+    or (path.is_dir() and not any(map(pathlib.Path.is_file, path.rglob("*"))))
+    for path in folder.iterdir()
+  )
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def test_the_versions_are_noted(tiny, tmp_path):
 
 def test_another_config_is_refused_with_the_keys(tiny, tmp_path):
   workdir.write_identity(tmp_path, tiny())
+  (tmp_path / "metrics.jsonl").touch()  # the run has begun
   before = (tmp_path / "config.json").read_text()
   other = tiny("steps=9", attack__eps=0.2)
   other.model.hidden = (8, 8)
@@ -76,9 +77,18 @@ def test_what_does_not_change_the_result_may_change(tiny, tmp_path, changes):
 )
 def test_what_changes_the_result_may_not(tiny, tmp_path, changes):
   workdir.write_identity(tmp_path, tiny())
+  (tmp_path / "metrics.jsonl").touch()  # the run has begun
   (key,) = (key.replace("__", ".") for key in changes)
   with pytest.raises(workdir.WorkdirError, match=rf"\n  {key}: "):
     workdir.write_identity(tmp_path, tiny(**changes))
+
+
+def test_a_run_that_never_began_makes_way(tiny, tmp_path):
+  workdir.write_identity(tmp_path, tiny())
+  (tmp_path / "lock").touch()
+  (tmp_path / "checkpoints" / "latest").mkdir(parents=True)
+  workdir.write_identity(tmp_path, tiny(seed=1))
+  assert workdir.read_config(tmp_path)["seed"] == 1
 
 
 def test_a_look_at_the_result_does_not_replace_the_config(tiny, tmp_path):
