@@ -151,7 +151,7 @@ def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_kill_9_of_both_resumes_to_the_same_bits(mode, start):
   killed = start("killed", parallel=mode)
-  killed.wait_for_rows(1)
+  killed.wait_for_rows(3)  # the save after the first was waited for by the second
   for process in killed.processes:
     process.kill()
   assert killed.finish() == [-9, -9]
@@ -167,11 +167,11 @@ def test_kill_9_of_both_resumes_to_the_same_bits(mode, start):
 @pytest.mark.slow
 def test_a_mistake_of_one_ends_both(start):
   """The first process alone looks at the workdir; the second would wait for it in vain."""
-  done = start("pair", total_steps=1)
+  done = start("pair", total_steps=3)
   assert done.finish() == [0, 0], done.printed()
   began = time.monotonic()
-  other = start("pair", total_steps=2)
+  other = start("pair", total_steps=4)
   codes = other.finish()
   assert codes[0] == 2 and codes[1] != 0, other.printed()
-  assert "total_steps: 1 there, 2 here" in other.logs[0].read_text()
+  assert "total_steps: 3 there, 4 here" in other.logs[0].read_text()
   assert time.monotonic() - began < PATIENCE / 2
