@@ -82,7 +82,12 @@ def conv(
 
 
 def linear(
-  features: int, *, name: str, zero_init: bool = False, dtype: DTypeLike = jnp.float32
+  features: int,
+  *,
+  name: str,
+  zero_init: bool = False,
+  use_bias: bool = True,
+  dtype: DTypeLike = jnp.float32,
 ) -> nn.Dense:
   """A linear layer with Haiku's initial weights and a zero bias.
 
@@ -90,13 +95,19 @@ def linear(
     features: outputs.
     name: of the submodule.
     zero_init: whether the weights start at zero too.
+    use_bias: whether there is a bias; BatchNorm would take it away again.
     dtype: of the computation; parameters are float32.
 
   Returns:
     The module.
   """
-  kernel_init = nn.initializers.zeros if zero_init else fan_in_truncated_normal
-  return nn.Dense(features, dtype=jnp.dtype(dtype), kernel_init=kernel_init, name=name)
+  return nn.Dense(
+    features,
+    use_bias=use_bias,
+    dtype=jnp.dtype(dtype),
+    kernel_init=nn.initializers.zeros if zero_init else fan_in_truncated_normal,
+    name=name,
+  )
 
 
 def _per_channel(values: Array, ndim: int) -> Array:

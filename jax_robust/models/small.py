@@ -69,7 +69,7 @@ class MLP(Classifier, kw_only=True):
 
   Attributes:
     hidden: sizes of the hidden layers.
-    norm: whether there is BatchNorm.
+    norm: whether there is BatchNorm; without it the layers have a bias.
     The others are `Classifier`'s.
   """
 
@@ -82,7 +82,7 @@ class MLP(Classifier, kw_only=True):
     batchnorm = self.batchnorm_factory()
     y = self.preprocess(x).reshape(x.shape[0], -1)
     for i, features in enumerate(self.hidden):
-      y = linear(features, dtype=self.dtype, name=f"hidden_{i}")(y)
+      y = linear(features, use_bias=not self.norm, dtype=self.dtype, name=f"hidden_{i}")(y)
       if self.norm:
         y = batchnorm(name=f"batchnorm_{i}")(y, train)
       y = self.activate(y)
