@@ -7,7 +7,7 @@ average over `AXIS`. All three take and return the same pytrees.
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,15 +96,14 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(place, tree)
 
 
-def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
   """Makes a global batch, sharded by rows, of the rows that this process loaded."""
   sharding = NamedSharding(mesh, PartitionSpec(AXIS))
   if jax.process_count() == 1:
-    return jax.device_put(dict(batch), sharding)
-  return {
-    name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
-    for name, rows in batch.items()
-  }
+    return jax.device_put(batch, sharding)
+  return jax.tree.map(
+    lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
+  )
 
 
 def map_step(
@@ -160,7 +159,7 @@ def _pmap(step, mesh: Mesh, *, per_row: bool, donated) -> Callable:
   count = mesh.devices.size
   replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
   mapped = jax.pmap(
-    step,
+    lambda marked, rows: step(marked[0], rows),
     axis_name=AXIS,
     in_axes=(None, 0),
     out_axes=0 if per_row else None,
@@ -179,9 +178,11 @@ def _pmap(step, mesh: Mesh, *, per_row: bool, donated) -> Callable:
   # pmap's arrays are those of one process; the others' rows are out of its sight.
   @functools.wraps(step)
   def call(state, batch):
-    rows = multihost_utils.global_array_to_host_local_array(split(dict(batch)), mesh, sharded)
+    # An empty state must not stay empty: with it, pmap of jax 0.10 splits nothing.
+    marked = state, () if jax.tree.leaves(state) else np.float32(0)
+    rows = multihost_utils.global_array_to_host_local_array(split(batch), mesh, sharded)
     result = multihost_utils.host_local_array_to_global_array(
-      mapped(state, rows), mesh, sharded if per_row else replicated
+      mapped(marked, rows), mesh, sharded if per_row else replicated
     )
     return merge(result) if per_row else result
 

@@ -96,3 +96,18 @@ def test_13_examples_on_eight_devices_are_those_on_one(mode):
   for name in ("clean", "robust"):
     np.testing.assert_array_equal(found[name], expected[name])
   np.testing.assert_allclose(found["x_adv"], expected["x_adv"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", parallel.MODES)
+@pytest.mark.parametrize("state", [None, (), 2.0])
+def test_a_step_may_have_no_state(mode, state):
+  mesh, rows = parallel.data_mesh(8), np.arange(16.0).reshape(8, 2)
+  scale = 1.0 if state is None or state == () else state
+  step = parallel.map_step(
+    lambda axis_name: lambda _, rows: jnp.sum(scale * rows[0], axis=1),
+    mesh,
+    mode=mode,
+    per_row=True,
+  )
+  found = step(state, parallel.shard_batch((rows, rows), mesh))
+  np.testing.assert_array_equal(found, scale * rows.sum(axis=1))
