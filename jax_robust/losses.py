@@ -6,12 +6,21 @@ from jaxtyping import Array, Float, Int
 
 from jax_robust.types import LossFn
 
+_DLR_OFFSET = 1e-12  # as in the reference program
+
 
 def _as_probabilities(logits: Array, targets: Array) -> Array:
   """Integer labels become one-hot rows; probability rows pass through."""
   if jnp.issubdtype(targets.dtype, jnp.integer):
     return jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
   return targets
+
+
+def _as_labels(targets: Array) -> Array:
+  """Probability rows become the class of their arg max; integer labels pass through."""
+  if jnp.issubdtype(targets.dtype, jnp.integer):
+    return targets
+  return jnp.argmax(targets, axis=-1)
 
 
 def cross_entropy(
@@ -82,14 +91,91 @@ def margin(
   >>> margin(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([0])).tolist()
   [-0.5]
   """
-  labels = targets
-  if not jnp.issubdtype(targets.dtype, jnp.integer):
-    labels = jnp.argmax(targets, axis=-1)
-  is_true = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
+  is_true = jax.nn.one_hot(_as_labels(targets), outputs.shape[-1], dtype=bool)
   true_logit = jnp.sum(jnp.where(is_true, outputs, 0.0), axis=-1)
   # -inf, not a large constant: 1e8 is no longer exact in float16 and bfloat16.
   best_other = jnp.max(jnp.where(is_true, -jnp.inf, outputs), axis=-1)
   return best_other - true_logit
+
+
+def dlr(
+  outputs: Float[Array, "b k"], targets: Int[Array, " b"] | Float[Array, "b k"]
+) -> Float[Array, " b"]:
+  """Difference of logits ratio: `(max_{k != y} z_k - z_y) / (z_1st - z_3rd)`, to be ascended.
+
+  Negative where the example is classified correctly, as `margin` is, but blind to the scale of the
+  logits, so that no gradient vanishes because a model is confident. Logarithms of probabilities
+  give what logits give.
+
+  Guarantees:
+    `dlr_ignores_shift_and_scale`: of the logits of an example.
+    `dlr_has_the_sign_of_the_margin`.
+
+  Args:
+    outputs: logits z, `[b, k]`, k >= 3.
+    targets: integer labels `[b]`, or probabilities `[b, k]`, whose arg max is taken for y.
+
+  Returns:
+    One loss per example, `[b]`, without unit. 1e-12 is added to the denominator, so equal logits
+    give 0.
+
+  Raises:
+    ValueError: fewer than 3 classes.
+
+  Reference: Croce and Hein, 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble
+  of Diverse Parameter-free Attacks", https://arxiv.org/abs/2003.01690.
+
+  >>> import jax.numpy as jnp
+  >>> dlr(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([0])).tolist()
+  [-0.25]
+  """
+  outputs = _largest_logits_exist(outputs, 3, "dlr")
+  top = jax.lax.top_k(outputs, 3)[0]
+  return margin(outputs, targets) / (top[:, 0] - top[:, 2] + _DLR_OFFSET)
+
+
+def targeted_dlr(
+  outputs: Float[Array, "b k"],
+  labels: Int[Array, " b"] | Float[Array, "b k"],
+  goals: Int[Array, " b"],
+) -> Float[Array, " b"]:
+  """Targeted DLR: `(z_goal - z_y) / (z_1st - (z_3rd + z_4th) / 2)`, to be ascended.
+
+  Guarantees:
+    `targeted_dlr_ignores_shift_and_scale`: of the logits of an example.
+
+  Args:
+    outputs: logits z, `[b, k]`, k >= 4.
+    labels: true classes y, integers `[b]`, or probabilities `[b, k]`, whose arg max is taken.
+    goals: the classes to make for, `[b]`.
+
+  Returns:
+    One loss per example, `[b]`, without unit: positive where the goal is ahead of y.
+
+  Raises:
+    ValueError: fewer than 4 classes.
+
+  Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690.
+
+  >>> import jax.numpy as jnp
+  >>> targeted_dlr(jnp.array([[4.0, 3.0, 2.0, 2.0]]), jnp.array([0]), jnp.array([2])).tolist()
+  [-1.0]
+  """
+  outputs = _largest_logits_exist(outputs, 4, "targeted_dlr")
+  top = jax.lax.top_k(outputs, 4)[0]
+  true_logit = jnp.take_along_axis(outputs, _as_labels(labels)[:, None], axis=-1)[:, 0]
+  goal_logit = jnp.take_along_axis(outputs, goals[:, None], axis=-1)[:, 0]
+  return (goal_logit - true_logit) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _DLR_OFFSET)
+
+
+def _largest_logits_exist(outputs: Array, num_needed: int, name: str) -> Array:
+  """The logits in float32 at least, where 1e-12 is not 0; raises if there are too few of them."""
+  if outputs.shape[-1] < num_needed:
+    raise ValueError(
+      f"outputs have {outputs.shape[-1]} classes: {name} needs at least {num_needed}, since its "
+      "denominator is made of that many logits; cross_entropy and margin work with 2"
+    )
+  return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 
 
 def over_exits(loss_fn: LossFn) -> LossFn:
@@ -109,5 +195,10 @@ def over_exits(loss_fn: LossFn) -> LossFn:
   return loss_over_exits
 
 
-LOSSES = {"cross_entropy": cross_entropy, "kl_divergence": kl_divergence, "margin": margin}
+LOSSES = {
+  "cross_entropy": cross_entropy,
+  "kl_divergence": kl_divergence,
+  "margin": margin,
+  "dlr": dlr,
+}
 """The losses by the name a config gives them."""

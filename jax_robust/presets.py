@@ -47,6 +47,13 @@ def base() -> ml_collections.ConfigDict:
         "checkpoint": "best",
         "precision": "highest",
       },
+      "autoattack": {
+        "version": "standard",
+        "chunk_size": 500,
+        "shard": "0/1",
+        "save_examples": False,
+        "pieces": (),
+      },
     }
   )
 

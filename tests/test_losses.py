@@ -87,6 +87,69 @@ def test_margin_gradient_is_of_two_logits():
   np.testing.assert_array_equal(np.argmin(gradient, axis=1), LABELS)
 
 
+def test_dlr_is_the_margin_over_a_gap():
+  top = -np.sort(-np.asarray(LOGITS), axis=1)
+  expected = np.asarray(losses.margin(LOGITS, LABELS)) / (top[:, 0] - top[:, 2])
+  np.testing.assert_allclose(losses.dlr(LOGITS, LABELS), expected, rtol=1e-5)
+  np.testing.assert_allclose(losses.dlr(LOGITS, ONE_HOT), expected, rtol=1e-5)
+
+
+def test_dlr_has_the_sign_of_the_margin():
+  for target in (LABELS, SOFT):
+    np.testing.assert_array_equal(
+      np.sign(losses.dlr(LOGITS, target)), np.sign(losses.margin(LOGITS, target))
+    )
+
+
+def test_targeted_dlr_is_by_hand():
+  logits = jnp.array([[5.0, 1.0, 4.0, 3.0, -2.0]] * 3)
+  labels, goals = jnp.array([0, 2, 0]), jnp.array([4, 0, 0])
+  expected = np.array([-7, 1, 0]) / (5 - 0.5 * (3 + 1))
+  np.testing.assert_allclose(losses.targeted_dlr(logits, labels, goals), expected, rtol=1e-6)
+  soft = jax.nn.one_hot(labels, 5)
+  np.testing.assert_allclose(losses.targeted_dlr(logits, soft, goals), expected, rtol=1e-6)
+
+
+def test_dlr_ignores_shift_and_scale():
+  changed = 1e-3 * LOGITS + 1e-3
+  np.testing.assert_allclose(losses.dlr(changed, LABELS), losses.dlr(LOGITS, LABELS), rtol=1e-4)
+  log_probs = jax.nn.log_softmax(LOGITS)
+  np.testing.assert_allclose(losses.dlr(log_probs, LABELS), losses.dlr(LOGITS, LABELS), rtol=1e-4)
+
+
+def test_targeted_dlr_ignores_shift_and_scale():
+  goals = (LABELS + 2) % 5
+  expected = losses.targeted_dlr(LOGITS, LABELS, goals)
+  for changed in (1e-3 * LOGITS + 1e-3, jax.nn.log_softmax(LOGITS)):
+    np.testing.assert_allclose(losses.targeted_dlr(changed, LABELS, goals), expected, rtol=1e-4)
+
+
+def test_dlr_gradients_are_those_of_differences():
+  goals = (LABELS + 2) % 5
+  for loss in (
+    lambda z: losses.dlr(z, LABELS).sum(),
+    lambda z: losses.targeted_dlr(z, LABELS, goals).sum(),
+  ):
+    with jax.enable_x64(True):
+      check_grads(jax.jit(loss), (jnp.float64(LOGITS),), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_dlr_of_equal_logits_is_zero(dtype):
+  logits, labels = jnp.ones((2, 5), dtype), jnp.array([0, 3])
+  np.testing.assert_array_equal(losses.dlr(logits, labels), np.zeros(2))
+  np.testing.assert_array_equal(losses.targeted_dlr(logits, labels, labels), np.zeros(2))
+
+
+def test_dlr_needs_three_classes_and_the_targeted_one_four():
+  assert losses.dlr(LOGITS[:, :3], LABELS % 3).shape == (6,)
+  with pytest.raises(ValueError, match="2 classes: dlr needs at least 3"):
+    losses.dlr(LOGITS[:, :2], LABELS % 2)
+  assert losses.targeted_dlr(LOGITS[:, :4], LABELS % 4, LABELS % 3).shape == (6,)
+  with pytest.raises(ValueError, match="3 classes: targeted_dlr needs at least 4"):
+    losses.targeted_dlr(LOGITS[:, :3], LABELS % 3, LABELS % 2)
+
+
 @every_loss
 def test_losses_are_per_example(name):
   loss = losses.LOSSES[name](LOGITS, ONE_HOT)
@@ -105,11 +168,12 @@ def test_losses_are_invariant_to_a_shift_of_the_logits(name):
 
 @every_loss
 def test_large_logits_stay_finite(name):
-  logits = jnp.array([[1e4, -1e4, 0.0]])
+  logits = jnp.array([[1e4, -1e4, 0.0, 0.0]])
+  expected = 2.0 if name == "dlr" else 2e4
   value, gradient = jax.value_and_grad(
-    lambda z: losses.LOSSES[name](z, jnp.array([[0.0, 1.0, 0.0]])).sum()
+    lambda z: losses.LOSSES[name](z, jnp.array([[0.0, 1.0, 0.0, 0.0]])).sum()
   )(logits)
-  np.testing.assert_allclose(value, 2e4, rtol=1e-6)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
   assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
 
 

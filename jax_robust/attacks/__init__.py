@@ -1,12 +1,28 @@
 """Attacks: pure functions `attack(logits_fn, x, targets, rng, *, ball, ...) -> x_adv`."""
 
+from jax_robust.attacks.apgd import apgd as apgd
+from jax_robust.attacks.apgd import apgd_targeted as apgd_targeted
+from jax_robust.attacks.autoattack import AutoAttackResult as AutoAttackResult
+from jax_robust.attacks.autoattack import autoattack as autoattack
+from jax_robust.attacks.autoattack import make_autoattack as make_autoattack
 from jax_robust.attacks.balls import BALLS as BALLS
 from jax_robust.attacks.balls import Ball as Ball
 from jax_robust.attacks.balls import l1_ball as l1_ball
 from jax_robust.attacks.balls import l2_ball as l2_ball
 from jax_robust.attacks.balls import linf_ball as linf_ball
+from jax_robust.attacks.cw import cw_l2 as cw_l2
+from jax_robust.attacks.cw import cw_search as cw_search
+from jax_robust.attacks.ddn import ddn as ddn
+from jax_robust.attacks.ddn import ddn_search as ddn_search
+from jax_robust.attacks.fab import fab as fab
+from jax_robust.attacks.fab import fab_targeted as fab_targeted
 from jax_robust.attacks.gradient import default_unroll as default_unroll
 from jax_robust.attacks.gradient import pgd as pgd
+from jax_robust.attacks.iterative import bim as bim
+from jax_robust.attacks.iterative import cw_linf as cw_linf
+from jax_robust.attacks.iterative import mim as mim
+from jax_robust.attacks.multi_targeted import multi_targeted as multi_targeted
+from jax_robust.attacks.multi_targeted import multi_targeted_search as multi_targeted_search
 from jax_robust.attacks.projections import onto_l1 as onto_l1
 from jax_robust.attacks.projections import onto_l2 as onto_l2
 from jax_robust.attacks.projections import onto_l2_and_box as onto_l2_and_box
@@ -18,7 +34,12 @@ from jax_robust.attacks.recipes import make_attack as make_attack
 from jax_robust.attacks.single_step import fgsm as fgsm
 from jax_robust.attacks.single_step import n_fgsm as n_fgsm
 from jax_robust.attacks.single_step import rs_fgsm as rs_fgsm
+from jax_robust.attacks.square import square as square
 from jax_robust.attacks.steps import adam as adam
 from jax_robust.attacks.steps import piecewise_constant as piecewise_constant
+from jax_robust.attacks.survivors import Devices as Devices
 from jax_robust.attacks.transforms import exit_at as exit_at
 from jax_robust.attacks.transforms import mean_of_exits as mean_of_exits
+from jax_robust.attacks.transforms import transfer as transfer
+from jax_robust.attacks.versions import VERSIONS as VERSIONS
+from jax_robust.attacks.versions import make_stages as make_stages

@@ -4,15 +4,38 @@ import functools
 import inspect
 from typing import Any
 
+from jax_robust.attacks.apgd import apgd, apgd_targeted
 from jax_robust.attacks.balls import BALLS
 from jax_robust.attacks.checks import near_miss
+from jax_robust.attacks.cw import cw_l2
+from jax_robust.attacks.ddn import ddn
+from jax_robust.attacks.fab import fab, fab_targeted
 from jax_robust.attacks.gradient import pgd
+from jax_robust.attacks.iterative import bim, cw_linf, mim
+from jax_robust.attacks.multi_targeted import multi_targeted
 from jax_robust.attacks.single_step import fgsm, n_fgsm, rs_fgsm
+from jax_robust.attacks.square import square
 from jax_robust.attacks.steps import adam, piecewise_constant
 from jax_robust.losses import LOSSES
 from jax_robust.types import Attack
 
-ATTACKS = {"fgsm": fgsm, "rs_fgsm": rs_fgsm, "n_fgsm": n_fgsm, "pgd": pgd}
+ATTACKS = {
+  "fgsm": fgsm,
+  "rs_fgsm": rs_fgsm,
+  "n_fgsm": n_fgsm,
+  "pgd": pgd,
+  "bim": bim,
+  "mim": mim,
+  "cw_linf": cw_linf,
+  "multi_targeted": multi_targeted,
+  "cw_l2": cw_l2,
+  "ddn": ddn,
+  "apgd": apgd,
+  "apgd_targeted": apgd_targeted,
+  "fab": fab,
+  "fab_targeted": fab_targeted,
+  "square": square,
+}
 """The attacks by the name a config gives them."""
 
 OPTIMIZERS = {"adam": adam}

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 from jax_robust import losses
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
-from jax_robust.attacks.gradient import pgd
+from jax_robust.attacks.gradient import CLASSIFIER_NOISE, fold, pgd
 from jax_robust.attacks.projections import per_example
+from jax_robust.attacks.transforms import keyed
 from jax_robust.types import LogitsFn, LossFn, as_keys
 
 
@@ -29,10 +30,11 @@ def fgsm(
   Guarantees: those of `pgd`, of which it is one step from x.
 
   Args:
-    logits_fn: `x -> outputs`; a tuple of outputs (exits) is attacked in the mean of its losses.
+    logits_fn: `x -> outputs`, or `(x, rng) -> outputs` of a randomised classifier; a tuple of
+      outputs (exits) is attacked in the mean of its losses.
     x: images in [0, 1], `[b, ...]`.
     targets: what `loss_fn` takes: labels `[b]` or probabilities `[b, k]`.
-    rng: unused; every attack takes it.
+    rng: one key, or one per example, for a randomised classifier only.
     ball: the threat model.
     loss_fn: per-example loss to ascend.
     step_size: in units of the image; default eps.
@@ -73,7 +75,8 @@ def rs_fgsm(
   Guarantees: those of `pgd`, of which it is one step from a uniform start.
 
   Args:
-    logits_fn: `x -> outputs`; a tuple of outputs (exits) is attacked in the mean of its losses.
+    logits_fn: `x -> outputs`, or `(x, rng) -> outputs` of a randomised classifier; a tuple of
+      outputs (exits) is attacked in the mean of its losses.
     x: images in [0, 1], `[b, ...]`.
     targets: what `loss_fn` takes: labels `[b]` or probabilities `[b, k]`.
     rng: one key, or one per example.
@@ -121,7 +124,8 @@ def n_fgsm(
     `zero_radius_is_the_identity`, `result_is_independent_of_the_batch`, `no_gradient_flows_out`.
 
   Args:
-    logits_fn: `x -> outputs`; a tuple of outputs (exits) is attacked in the mean of its losses.
+    logits_fn: `x -> outputs`, or `(x, rng) -> outputs` of a randomised classifier; a tuple of
+      outputs (exits) is attacked in the mean of its losses.
     x: images in [0, 1], `[b, ...]`.
     targets: what `loss_fn` takes: labels `[b]` or probabilities `[b, k]`.
     rng: one key, or one per example.
@@ -152,8 +156,10 @@ def n_fgsm(
   loss_fn = losses.over_exits(loss_fn)
   step_size = ball.eps if step_size is None else step_size
 
-  noise = ball.sample(as_keys(rng, x.shape[0]), x) * per_example(noise_scale, x)
+  keys = as_keys(rng, x.shape[0])
+  noise = ball.sample(keys, x) * per_example(noise_scale, x)
   x_noisy = jnp.clip(x + noise, 0.0, 1.0)
-  gradient = jax.grad(lambda x: jnp.sum(loss_fn(logits_fn(x), targets)))(x_noisy)
+  ask, noise_keys = keyed(logits_fn), fold(keys, CLASSIFIER_NOISE)
+  gradient = jax.grad(lambda x: jnp.sum(loss_fn(ask(x, noise_keys), targets)))(x_noisy)
   x_adv = x_noisy + per_example(step_size, x) * ball.ascent(gradient)
   return jax.lax.stop_gradient(jnp.clip(x_adv, 0.0, 1.0))

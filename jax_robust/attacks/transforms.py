@@ -1,6 +1,53 @@
 """Wrappers `logits_fn -> logits_fn` that choose what of a classifier is attacked."""
 
-from jax_robust.types import LogitsFn
+import inspect
+
+import jax
+
+from jax_robust.types import Attack, LogitsFn
+
+
+def takes_rng(logits_fn: LogitsFn) -> bool:
+  """Whether a classifier is a randomised one: a function of two required arguments, `(x, rng)`.
+
+  >>> takes_rng(lambda x: x), takes_rng(lambda x, rng: x), takes_rng(lambda x, scale=1: x)
+  (False, True, False)
+  """
+  try:
+    parameters = inspect.signature(logits_fn).parameters.values()
+  except (TypeError, ValueError):  # builtins have none
+    return False
+  positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+  return sum(p.kind in positional and p.default is p.empty for p in parameters) == 2
+
+
+def keyed(logits_fn: LogitsFn) -> LogitsFn:
+  """Gives every classifier one form: `(x [b, ...], keys [b]) -> outputs`.
+
+  A randomised one is called with one image and its key at a time, under `vmap`, so that what an
+  image gets depends neither on its place nor on its neighbours. Others ignore the keys.
+
+  Guarantees:
+    `noise_is_per_example`: row i depends on x[i] and keys[i] only.
+
+  Args:
+    logits_fn: `x -> outputs`, or `(x, rng) -> outputs` with one key for a batch.
+
+  Returns:
+    `(x, keys) -> outputs`.
+
+  >>> import jax, jax.numpy as jnp
+  >>> noisy = keyed(lambda x, rng: x + jax.random.normal(rng, x.shape))
+  >>> noisy(jnp.zeros((3, 2)), jax.random.split(jax.random.key(0), 3)).shape
+  (3, 2)
+  """
+  if not takes_rng(logits_fn):
+    return lambda x, keys: logits_fn(x)
+
+  def one(image, key):
+    return jax.tree.map(lambda outputs: outputs[0], logits_fn(image[None], key))
+
+  return jax.vmap(one)
 
 
 def exit_at(logits_fn: LogitsFn, k: int) -> LogitsFn:
@@ -55,6 +102,48 @@ def mean_of_exits(logits_fn: LogitsFn) -> LogitsFn:
     return sum(exits) / len(exits)
 
   return mean_logits
+
+
+def transfer(attack: Attack, surrogate_fn: LogitsFn) -> Attack:
+  """An attack whose examples are made on another classifier: black-box, without a single query.
+
+  The result is an attack like any other, to be evaluated on the classifier under test, which it is
+  given and never asks. Whether its examples fool that classifier is for the evaluation to say: none
+  is taken back where it does not, nor where the classifier erred at x and no longer does.
+
+  The targets are the true ones, not what the surrogate predicts. A minimum-norm attack, and any
+  that ends at success, stops just beyond the surrogate's boundary, and leaves x alone where the
+  surrogate errs by itself; attacks that go on transfer further: `mim`, `pgd`, or `cw_linf` with its
+  default confidence.
+
+  Guarantees:
+    `victim_is_never_asked`: the result does not depend on the `logits_fn` that it is given.
+    `transfer_is_the_attack_on_the_surrogate`: bitwise.
+
+  Args:
+    attack: any attack.
+    surrogate_fn: what it is run on: `x -> outputs`, or `(x, rng) -> outputs`; of the same classes
+      as the classifier under test.
+
+  Returns:
+    `attack(logits_fn, x, targets, rng) -> x_adv`; it takes the attack's keywords.
+
+  Reference: Papernot et al., 2016, "Transferability in Machine Learning",
+  https://arxiv.org/abs/1605.07277.
+
+  >>> import functools, jax, jax.numpy as jnp
+  >>> from jax_robust import attacks
+  >>> fgsm = functools.partial(attacks.fgsm, ball=attacks.linf_ball(0.25))
+  >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
+  >>> transfer(fgsm, lambda x: 2 * x)(lambda x: x, x, labels, jax.random.key(0)).tolist()
+  [[0.25, 0.75]]
+  """
+
+  def transferred(logits_fn, x, targets, rng, **options):
+    del logits_fn
+    return attack(surrogate_fn, x, targets, rng, **options)
+
+  return transferred
 
 
 def _exits(outputs):

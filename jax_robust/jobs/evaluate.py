@@ -1,7 +1,6 @@
 """The evaluation job: clean and attacked accuracy of trained weights on the test split."""
 
 import functools
-import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -11,12 +10,9 @@ import numpy as np
 
 from jax_robust.data import pipeline
 from jax_robust.evaluate import plotting, report, scoring
-from jax_robust.jobs import build, check, weights, workdir
+from jax_robust.jobs import build, check, chunks, weights, workdir
 from jax_robust.jobs.train import make_scorer, process_shard
 from jax_robust.train import metrics, parallel
-
-PICTURED = 6
-"""How many images a picture shows."""
 
 
 class Evaluation(NamedTuple):
@@ -68,14 +64,7 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
   source = build.eval_source(
     build.load_split(config, config.data.test_split), config.evaluation.num_examples
   )
-  net = build.model(config, source.num_classes)
-  name = str(path)
-  if config.init_from and not (path / "checkpoints").exists():
-    name = config.init_from
-    arrays, info = weights.read_weights(name), {"step": None, "checkpoint": "init_from"}
-  else:
-    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
-  params, model_state = weights.fit(arrays, net, source.image_shape, name=name)
+  net, params, model_state, info = load_net(config, path, source)
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = parallel.data_mesh(batch_size)
   scorer = make_scorer(config, net, mesh)
@@ -111,24 +100,28 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
     ],
     "precision": config.evaluation.precision,
     "split": config.data.test_split,
-    "weights": {**info, "sha256": _digest(arrays)},
-    "images_sha256": _digest({"image": source.read(np.arange(source.num_examples))[0]}),
+    "weights": info,
+    **chunks.sha256_of(source),
   }
   return Evaluation(result, _examples(source, chosen), curve)
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-  """A checksum of named arrays."""
-  digest = hashlib.sha256()
-  for name in sorted(arrays):
-    digest.update(name.encode())
-    digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-  return digest.hexdigest()
+def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
+  """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
+  net = build.model(config, source.num_classes)
+  if config.init_from and not (path / "checkpoints").exists():
+    name, info = config.init_from, {"step": None, "checkpoint": "init_from"}
+    arrays = weights.read_weights(name)
+  else:
+    name = str(path)
+    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
+  params, model_state = weights.fit(arrays, net, source.image_shape, name=name)
+  return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 
 
 def _examples(source, flags) -> list[plotting.Example]:
   """The first images of the split."""
-  images, labels = source.read(flags["id"][:PICTURED])
+  images, labels = source.read(flags["id"][: chunks.PICTURED])
   return [
     plotting.Example(
       images[i] / np.float32(255),

@@ -84,6 +84,15 @@ def read_weights(reference: str) -> dict[str, np.ndarray]:
     return convert.load_arrays(path)
 
 
+def digest(arrays: dict[str, np.ndarray]) -> str:
+  """A checksum of named arrays."""
+  sha256 = hashlib.sha256()
+  for name in sorted(arrays):
+    sha256.update(name.encode())
+    sha256.update(np.ascontiguousarray(arrays[name]).tobytes())
+  return sha256.hexdigest()
+
+
 def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[Any, Any]:
   """Arranges named weights as `(params, model_state)` of a net.
 

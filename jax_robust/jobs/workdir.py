@@ -18,8 +18,8 @@ from jax_robust import config as config_lib
 from jax_robust.config import near_path
 
 MAY_CHANGE = (
-  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "job",
-  "generated.path", "generated.verify",
+  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
+  "autoattack.", "job", "generated.path", "generated.verify",
 )  # fmt: skip
 """Keys, by their beginning, that may differ on resume: they don't change what is learnt.
 

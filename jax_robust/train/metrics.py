@@ -167,16 +167,25 @@ def progress_line(step: int, total_steps: int, values: Mapping[str, float]) -> s
   'step 5/10  80.0 images/s  eta 0:01:05  data wait 2%  loss 1.25'
   """
   eta = values[f"{TIME_PREFIX}eta_seconds"]
-  minutes, seconds = divmod(round(eta) if math.isfinite(eta) else 0, 60)
-  hours, minutes = divmod(minutes, 60)
   parts = [
     f"step {step}/{total_steps}",
     f"{values[f'{TIME_PREFIX}images_per_second']:.1f} images/s",
-    f"eta {hours}:{minutes:02d}:{seconds:02d}",
+    f"eta {clock(eta)}",
     f"data wait {values[f'{TIME_PREFIX}data_wait_share']:.0%}",
   ]
   parts += [f"{name} {value:.4g}" for name, value in values.items() if "/" not in name]
   return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+  """A duration as a clock shows it; one that is not known is 0.
+
+  >>> clock(3661.2)
+  '1:01:01'
+  """
+  minutes, seconds = divmod(round(seconds) if math.isfinite(seconds) else 0, 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def report(line: str) -> None:

@@ -26,9 +26,9 @@ def run_process(argv, cache, end=None, *, printed) -> Result:
   Args:
     argv: of the command line.
     cache: folder of the compilation cache.
-    end: `(what, "row" or "save", count, seconds)`: the signal `what` is sent to the process, or the
-      function `what` called in it, so long after its count-th row of metrics, or after the start of
-      its count-th save.
+    end: `(what, event, count, seconds)`: the signal `what` is sent to the process, or the function
+      `what` called in it, so long after its count-th event: "row" is a row of metrics, "save" the
+      start of a save, "chunk" a chunk of an evaluation.
     printed: a file for what it prints.
 
   Returns:
@@ -52,6 +52,7 @@ def _main(argv, cache, end, printed):
   import jax
 
   from jax_robust import main
+  from jax_robust.jobs import chunks
   from jax_robust.train import checkpoint, metrics
 
   jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -61,6 +62,7 @@ def _main(argv, cache, end, printed):
     owner, name = {
       "row": (metrics.MetricsWriter, "write"),
       "save": (checkpoint.Checkpointer, "save"),
+      "chunk": (chunks, "write"),
     }[event]
     act = what if callable(what) else functools.partial(os.kill, os.getpid(), what)
     _after(owner, name, count, seconds, act)

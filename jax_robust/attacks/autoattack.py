@@ -1,0 +1,283 @@
+"""AutoAttack: attacks in sequence on the images that still stand, and what each of them left."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jax_robust.attacks import guards, versions
+from jax_robust.attacks.balls import Ball
+from jax_robust.attacks.classes import likeliest_wrong
+from jax_robust.attacks.predict import fold_all, fold_ids, make_predict
+from jax_robust.attacks.survivors import Devices, attack_survivors, compile_search
+from jax_robust.attacks.transforms import keyed, takes_rng
+from jax_robust.types import LogitsFn
+
+TOLERANCE = 1e-6
+"""By how much of eps a returned point may be outside the ball: float32's rounding of a norm."""
+
+_DRAWS = 20  # of a randomised net, as many as `rand` takes for a gradient
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class AutoAttackResult(NamedTuple):
+  """What an evaluation found about each of n images, on the host.
+
+  Attributes:
+    clean: classified correctly without an attack.
+    robust: correct, and no attack changed that.
+    robust_after: the flags after each attack, by name, in order.
+    x_adv: the adversarial point found, else the image, `[n, ...]`.
+    pred, pred_adv: predicted class at the image and at `x_adv`.
+    num_forward, num_backward: passes of the net spent on each image.
+    rejected: by attack, how many points it claimed that the check did not confirm.
+    warnings: reasons to distrust the result.
+  """
+
+  clean: Bool[np.ndarray, " n"]
+  robust: Bool[np.ndarray, " n"]
+  robust_after: Mapping[str, Bool[np.ndarray, " n"]]
+  x_adv: Float[np.ndarray, "n *dims"]
+  pred: Int[np.ndarray, " n"]
+  pred_adv: Int[np.ndarray, " n"]
+  num_forward: Int[np.ndarray, " n"]
+  num_backward: Int[np.ndarray, " n"]
+  rejected: Mapping[str, int]
+  warnings: tuple[str, ...]
+
+
+def autoattack(
+  logits_fn: LogitsFn,
+  x: Shaped[Array | np.ndarray, "n *dims"],
+  labels: Int[Array | np.ndarray, " n"],
+  rng: Array,
+  *,
+  ball: Ball,
+  version: str | Sequence[str] = "standard",
+  ids: Int[Array | np.ndarray, " n"] | None = None,
+  batch_size: int = 128,
+  devices: Devices = Devices(),
+  check: bool = True,
+  report: Callable[[str], None] = lambda line: None,
+) -> AutoAttackResult:
+  """Evaluates a classifier by AutoAttack: APGD-CE, APGD-T, FAB-T and Square, in `standard`.
+
+  Every attack starts at the original images, and only those go on that all attacks before it left
+  correct. Driven from the host: not for use under `jit`.
+
+  Deviations from the reference (a392200), each of which leaves the flags' distribution as it is or
+  makes the evaluation stricter:
+    - An image is done with its first adversarial point, where the reference runs APGD and FAB to
+      their end; its `x_adv` is another one.
+    - Randomness belongs to the image (`ids`), not to the batch: Square draws its windows per
+      image, and no result depends on batch size, order or devices.
+    - Every point found is looked at again: in float32, inside ball and box, misclassified in a
+      pass of its own. What fails is not an attack, and is counted in `rejected`.
+    - Where the net has fewer classes than a loss needs, that attack is left out, with a warning.
+    - NaN or infinite logits of an image raise an error.
+    - A randomised net is scored by its mean probabilities over 20 draws, not by one pass.
+
+  Guarantees:
+    `flags_only_fall`: an image that is not robust after one attack is not robust after the next.
+    `adversarial_points_are_valid`: for each image that fell, distance(x_adv, x) <= eps (1 + 1e-6),
+      0 <= x_adv <= 1, and `pred_adv` differs from the label.
+    `independent_of_the_batch_size`: nor of the order of the images, given their ids.
+
+  Args:
+    logits_fn: `x -> outputs`, or randomised `(x, rng) -> outputs`: anything that JAX can trace.
+    x: images in [0, 1], `[n, ...]`.
+    labels: true classes, `[n]`.
+    rng: one key, folded with the ids, or one per image.
+    ball: the threat model, with one radius.
+    version: 'standard', 'plus', 'rand', 'aa+mt' (with MultiTargeted, as DeepMind reports), or names
+      of attacks: see `versions.ATTACKS`.
+    ids: names of the images for the randomness; by default their places.
+    batch_size: rows that go through the net at once.
+    devices: how rows are spread over devices.
+    check: look at the net before starting (see `guards`).
+    report: takes lines of a log that reads as AutoAttack's.
+
+  Returns:
+    The result, for every image.
+
+  Raises:
+    ValueError: an unknown version; images outside [0, 1], labels out of range; NaN logits.
+
+  Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
+  >>> x, labels = jnp.array([[0.9, 0.1, 0.5], [0.6, 0.5, 0.5]]), jnp.array([0, 0])
+  >>> result = autoattack(
+  ...   lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.1), version=("apgd-ce",)
+  ... )
+  >>> result.robust.tolist()
+  [True, False]
+  """
+  evaluate = make_autoattack(
+    logits_fn, norm=ball.norm, version=version, batch_size=batch_size, devices=devices
+  )
+  return evaluate(x, labels, rng, ball=ball, ids=ids, check=check, report=report)
+
+
+def make_autoattack(
+  logits_fn: LogitsFn,
+  *,
+  norm: str,
+  version: str | Sequence[str] = "standard",
+  batch_size: int = 128,
+  devices: Devices = Devices(),
+) -> Callable[..., AutoAttackResult]:
+  """`autoattack` for one net and many sets of images or radii: what was compiled is kept.
+
+  Args: as those of `autoattack`; `norm` is that of the balls.
+
+  Returns:
+    `evaluate(x, labels, rng, *, ball, ids=None, check=True, report=...) -> AutoAttackResult`.
+  """
+  stages = versions.make_stages(version, norm)
+  names = ", ".join(stage.name for stage in stages)
+  num_draws = _DRAWS if takes_rng(logits_fn) else 1
+  logits_fn = keyed(logits_fn)
+  compiled = {
+    stage.name: [(compile_search(each, logits_fn, devices), n) for each, n in stage.searches]
+    for stage in stages
+  }
+  predict = make_predict(logits_fn, batch_size=batch_size, num_draws=num_draws, devices=devices)
+
+  def evaluate(
+    x, labels, rng, *, ball, ids=None, check=True, report=lambda line: None
+  ) -> AutoAttackResult:
+    x, labels = np.asarray(x), np.asarray(labels)
+    _check_arguments(x, ball, norm)
+    guards.check_images(x, labels)
+    keys = rng if rng.ndim else fold_ids(rng, np.arange(len(x)) if ids is None else np.asarray(ids))
+    report(f"using {version if isinstance(version, str) else 'custom'} version including {names}.")
+    images = _Images(x, labels, keys, predict(x, fold_all(keys, 0)))
+    guards.check_labels(labels, images.logits.shape[-1])
+    warnings = []
+    if check:
+      few = slice(0, batch_size)
+      warnings += guards.check_model(logits_fn, x[few], labels[few], keys[few], version == "rand")
+    left_out = [s.name for s in stages if s.min_classes > images.logits.shape[-1]]
+    if left_out:
+      warnings.append(f"left out for lack of classes: {', '.join(left_out)}")
+    for line in warnings:
+      report(f"Warning: {line}")
+    kept = [(s, compiled[s.name]) for s in stages if s.name not in left_out]
+    return _run(images, kept, predict, ball, batch_size, tuple(warnings), report)
+
+  return evaluate
+
+
+class _Images(NamedTuple):
+  """What an evaluation is about: images, labels, keys, and the net's logits of the images."""
+
+  x: np.ndarray
+  labels: np.ndarray
+  keys: Array
+  logits: np.ndarray
+
+
+def _run(images, stages, predict, ball, batch_size, warnings, report) -> AutoAttackResult:
+  """The sequence of attacks."""
+  began = time.monotonic()
+  pred = np.argmax(images.logits, -1)
+  clean = pred == images.labels
+  robust, x_adv, pred_adv = clean.copy(), images.x.copy(), pred.copy()
+  forward = np.ones(len(clean), np.int64)
+  backward = np.zeros(len(clean), np.int64)
+  robust_after, rejected = {}, {}
+  report(f"initial accuracy: {clean.mean():.2%}")
+  for stage, searches in stages:
+    rejected[stage.name] = 0
+    before = forward.sum(), backward.sum()
+    keys = fold_all(images.keys, 1 + list(versions.ATTACKS).index(stage.name))
+    for compiled, num_restarts in searches:
+      standing = np.flatnonzero(robust)
+      if not standing.size:
+        break
+      here = images._replace(
+        x=images.x[standing], labels=images.labels[standing], keys=keys[standing],
+        logits=images.logits[standing],
+      )  # fmt: skip
+      fallen = attack_survivors(
+        compiled, here.x, here.labels, here.keys, _goals(stage, here, num_restarts),
+        ball=ball, batch_size=batch_size, report=_progress(stage.name, len(standing), report),
+      )  # fmt: skip
+      forward[standing] += fallen.num_forward
+      backward[standing] += fallen.num_backward
+      claims = np.flatnonzero(fallen.found)
+      confirmed, guess = _confirm(fallen.x_adv[claims], here, claims, predict, ball)
+      rejected[stage.name] += int((~confirmed).sum())
+      forward[standing[claims]] += 1
+      won = standing[claims[confirmed]]
+      robust[won], x_adv[won] = False, fallen.x_adv[claims[confirmed]]
+      pred_adv[won] = guess[confirmed]
+    robust_after[stage.name] = robust.copy()
+    report(
+      f"robust accuracy after {stage.name.upper()}: {robust.mean():.2%} "
+      f"(total time {time.monotonic() - began:.1f} s, {forward.sum() - before[0]} forward and "
+      f"{backward.sum() - before[1]} backward passes)"
+    )
+  found = guards.check_rejected(rejected) + guards.check_square(clean, robust_after)
+  for line in found:
+    report(f"Warning: {line}")
+  farthest = ball.distance(jnp.asarray(x_adv), jnp.asarray(images.x)).max()
+  report(
+    f"max {ball.norm} perturbation: {farthest:.5f}, nan in tensor: {np.isnan(x_adv).sum()}, "
+    f"max: {x_adv.max():.5f}, min: {x_adv.min():.5f}"
+  )
+  report(f"robust accuracy: {robust.mean():.2%}")
+  return AutoAttackResult(
+    clean, robust, robust_after, x_adv, pred, pred_adv, forward, backward, rejected,
+    (*warnings, *found),
+  )  # fmt: skip
+
+
+def _goals(stage, images, num_restarts) -> np.ndarray:
+  """The class that each try makes for, `[t, n]`; of an untargeted attack, its restarts."""
+  if not stage.num_targets:
+    return np.zeros((num_restarts, len(images.labels)), np.int32)
+  ranked = likeliest_wrong(
+    jnp.asarray(images.logits), jnp.asarray(images.labels), stage.num_targets
+  )
+  return np.repeat(np.asarray(ranked, np.int32), num_restarts, axis=0)
+
+
+def _confirm(x_adv, images, claims, predict, ball) -> tuple[np.ndarray, np.ndarray]:
+  """Which points are attacks, and what is predicted for all: the evaluator's own look at them."""
+  if not len(claims):
+    return np.zeros(0, bool), np.zeros(0, np.int64)
+  logits = predict(x_adv, fold_all(images.keys[claims], 0))
+  guess = np.argmax(logits, -1)
+  distance = np.asarray(ball.distance(jnp.asarray(x_adv), jnp.asarray(images.x[claims])))
+  in_ball = distance <= np.float32(ball.eps) * (1 + TOLERANCE)
+  in_box = ((x_adv >= 0) & (x_adv <= 1)).reshape(len(claims), -1).all(1)
+  sane = np.isfinite(logits).all(1)
+  return in_ball & in_box & sane & (guess != images.labels[claims]), guess
+
+
+def _progress(name, num_images, report):
+  """A line of the log every ten seconds, in the words of AutoAttack's."""
+  last = time.monotonic()
+
+  def progress(done, tries, fallen):
+    nonlocal last
+    if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+      last = time.monotonic()
+      report(f"{name} - {done}/{tries} - {fallen} out of {num_images} successfully perturbed")
+
+  return progress
+
+
+def _check_arguments(x, ball, norm):
+  """Raises on what would be evaluated wrongly."""
+  if not np.issubdtype(x.dtype, np.floating):
+    raise TypeError(f"x has dtype {x.dtype}: expected floating-point images in [0, 1]")
+  if ball.norm != norm or np.ndim(ball.eps):
+    raise ValueError(f"ball={ball}: expected a ball of one radius, in {norm!r}")

@@ -1,0 +1,192 @@
+"""DDN: the nearest adversarial point in l2, by steps whose norm and direction are decoupled."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jax_robust import losses, types
+from jax_robust.attacks import nearest
+from jax_robust.attacks.balls import Ball
+from jax_robust.attacks.classes import check_single_exit, misclassified
+from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
+from jax_robust.attacks.steps import Schedule
+from jax_robust.attacks.stepwise import Problem, Search
+
+_FIRST_STEP, _LAST_STEP = 1.0, 0.01
+
+
+class DdnState(NamedTuple):
+  """A row of DDN: what every search has, the iterate, and how far from x it is meant to be.
+
+  Attributes:
+    distance: of `x_adv` from x, infinite while there is none, `[b]`.
+    iterate: the point that the net is asked about next, inside the box, `[b, ...]`.
+    norm: its distance from x before rounding and box, `[b]`.
+  """
+
+  problem: Problem
+  count: Int[Array, " b"]
+  found: Bool[Array, " b"]
+  x_adv: Array
+  distance: Float[Array, " b"]
+  iterate: Array
+  norm: Float[Array, " b"]
+
+
+def ddn(
+  logits_fn: types.LogitsFn,
+  x: Float[Array, "b *dims"],
+  targets: Any,
+  rng: Array,
+  *,
+  ball: Ball,
+  loss_fn: types.LossFn = losses.cross_entropy,
+  num_steps: int = 100,
+  step_size: Schedule | Array | float | None = None,
+  initial_norm: Array | float = 1.0,
+  gamma: Array | float = 0.05,
+  levels: int | None = None,
+) -> Float[Array, "b *dims"]:
+  """The nearest adversarial point: `x <- x_0 + norm d / ||d||`, d = x - x_0 + step_size ascent(g).
+
+  g is the gradient of the loss at x, x_0 the image; the box clips each iterate. The norm shrinks by
+  the factor 1 - gamma where the iterate is misclassified, and grows by 1 + gamma where it is not,
+  up to that of the farthest corner of the box. Of all the points on the way the nearest that was
+  misclassified is kept, the image itself included. Where the gradient vanishes, a normal direction
+  takes its place.
+
+  It minimises a distance, so eps guides nothing: it only says what counts.
+
+  Guarantees:
+    `result_is_in_ball_and_box`: distance(x_adv, x) <= eps, 0 <= x_adv <= 1.
+    `result_is_misclassified_or_x`: where nothing was found within eps, x is returned, bitwise.
+    `linear_optimum_is_approached`: within 1 % of the least distance to a linear boundary.
+    `levels_are_kept`: with `levels`, the pixels that moved are multiples of 1 / (levels - 1).
+    `result_is_independent_of_the_batch`, `success_never_falls_with_eps`, `no_gradient_flows_out`.
+
+  Args:
+    logits_fn: `x -> logits [b, k]`, or `(x, rng) -> logits` of a randomised classifier.
+    x: images in [0, 1], `[b, ...]`.
+    targets: labels `[b]`; or probabilities `[b, k]`, of which the arg max is to be avoided.
+    rng: one key, or one per example, for a randomised classifier and vanishing gradients.
+    ball: an l2 ball. A large eps asks for the least distance, whatever it is.
+    loss_fn: per-example loss to ascend.
+    num_steps: passes, forward and backward; static.
+    step_size: in units of the image, a number or a function of the step number; default a cosine
+      from 1 to 0.01.
+    initial_norm: the distance of the first step, in units of the image.
+    gamma: the share by which the norm changes, between 0 and 1.
+    levels: round every iterate to this many levels: 256 for images stored in bytes; static.
+
+  Returns:
+    x_adv `[b, ...]`, dtype of x.
+
+  Raises:
+    TypeError: x is not floating-point.
+    ValueError: the ball is not l2; no steps; fewer than 2 levels; gamma is not between 0 and 1; a
+      classifier with several exits.
+
+  Reference: Rony et al., 2019, "Decoupling Direction and Norm for Efficient Gradient-Based L2
+  Adversarial Attacks and Defenses", https://arxiv.org/abs/1811.09600.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import l2_ball
+  >>> x, labels = jnp.array([[0.6, 0.4]]), jnp.array([0])
+  >>> x_adv = ddn(lambda x: x, x, labels, jax.random.key(0), ball=l2_ball(1.0))
+  >>> x_adv.round(2).tolist()
+  [[0.5, 0.5]]
+  """
+  nearest.check_l2("ddn", ball)
+  search = ddn_search(
+    loss_fn=loss_fn, num_steps=num_steps, step_size=step_size, initial_norm=initial_norm,
+    gamma=gamma, levels=levels,
+  )  # fmt: skip
+  return nearest.nearest_in_ball(search, logits_fn, x, targets, rng, ball)
+
+
+def ddn_search(
+  *,
+  loss_fn: types.LossFn = losses.cross_entropy,
+  num_steps: int = 100,
+  step_size: Schedule | Array | float | None = None,
+  initial_norm: Array | float = 1.0,
+  gamma: Array | float = 0.05,
+  levels: int | None = None,
+) -> Search:
+  """`ddn` as pieces for `stepwise`: `num_steps` passes.
+
+  Its `found` says that `x_adv` is inside the ball; a search that is not stopped there goes on to
+  nearer points. The labels of its problem are the targets of `loss_fn`.
+
+  Raises:
+    ValueError: no steps; fewer than 2 levels; gamma is not between 0 and 1.
+  """
+  if num_steps < 1 or (levels is not None and levels < 2):
+    raise ValueError(f"num_steps={num_steps}, levels={levels}: expected at least 1 step, 2 levels")
+  if isinstance(gamma, (int, float)) and not 0 < gamma < 1:
+    raise ValueError(f"gamma={gamma}: expected a share between 0 and 1")
+  if step_size is None:
+    step_size = functools.partial(_cosine, num_steps=num_steps)
+  return Search(
+    init=functools.partial(_init, initial_norm=initial_norm),
+    step=functools.partial(_step, loss_fn=loss_fn, step_size=step_size, gamma=gamma, levels=levels),
+    num_steps=num_steps,
+  )
+
+
+def _cosine(count, num_steps):
+  """From the first step size to the last along half a cosine."""
+  share = 0.5 * (1 + jnp.cos(jnp.pi * count / num_steps))
+  return _LAST_STEP + (_FIRST_STEP - _LAST_STEP) * share
+
+
+def _init(ball, problem, *, initial_norm):
+  """The state of a row that has not asked the net anything."""
+  del ball
+  x, b = problem.x, problem.x.shape[:1]
+  return DdnState(
+    problem=problem,
+    count=jnp.zeros(b, jnp.int32),
+    found=jnp.zeros(b, bool),
+    x_adv=x,
+    distance=jnp.full_like(x, jnp.inf, shape=b),
+    iterate=x,
+    norm=jnp.broadcast_to(jnp.asarray(initial_norm, x.dtype), b),
+  )
+
+
+def _step(ball, logits_fn, state, *, loss_fn, step_size, gamma, levels):
+  """Asks the net about the iterate, then moves it by direction and norm."""
+  x, labels, point = state.problem.x, state.problem.labels, state.iterate
+  keys = jax.vmap(jax.random.fold_in)(state.problem.keys, state.count)
+  model_keys, direction_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+
+  def loss_at(point):
+    logits = logits_fn(point, model_keys)
+    check_single_exit(logits)
+    adversarial = misclassified(logits, labels)
+    return jnp.sum(loss_fn(logits, labels)), adversarial
+
+  gradient, adversarial = jax.grad(loss_at, has_aux=True)(point)
+  state = nearest.keep_nearest(ball, state, point, adversarial)
+
+  size = step_size(state.count) if callable(step_size) else step_size
+  delta = point - x + per_example(size, x) * _direction(ball, gradient, direction_keys)
+  farthest = l2_norm(jnp.maximum(x, 1 - x)).reshape(-1)
+  norm = state.norm * jnp.where(adversarial, 1 - gamma, 1 + gamma).astype(x.dtype)
+  norm = jnp.minimum(norm, farthest)
+  length = l2_norm(delta)
+  point = x + delta * (per_example(norm, x) / jnp.where(length > 0, length, 1.0))
+  if levels is not None:
+    point = jnp.round(point * (levels - 1)) / (levels - 1)
+  return state._replace(count=state.count + 1, iterate=jnp.clip(point, 0.0, 1.0), norm=norm)
+
+
+def _direction(ball, gradient, keys):
+  """The unit gradient, or a random unit vector where it vanishes and says nothing."""
+  gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+  normal = jax.vmap(lambda key: jax.random.normal(key, gradient.shape[1:], gradient.dtype))(keys)
+  return ball.ascent(jnp.where(max_pixels(jnp.abs(gradient)) > 0, gradient, normal))

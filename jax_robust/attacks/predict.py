@@ -1,0 +1,67 @@
+"""What a net predicts for many images: in batches of one size, in full precision."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jax_robust.attacks import guards
+from jax_robust.attacks.classes import check_single_exit
+from jax_robust.attacks.survivors import Devices, row_count
+from jax_robust.types import LogitsFn
+
+
+def make_predict(
+  logits_fn: LogitsFn, *, batch_size: int, num_draws: int = 1, devices: Devices = Devices()
+) -> Callable[[Any, Array], np.ndarray]:
+  """Builds `predict(x, keys) -> logits [n, k]` on the host, in float32, in batches of one size.
+
+  Where a net is randomised it returns the logarithm of its mean probabilities over draws.
+  """
+
+  def ask(_, rows):
+    x, keys = rows
+    with jax.default_matmul_precision("highest"):
+      if num_draws == 1:
+        return _logits(logits_fn, x, keys)
+      probs = [
+        jax.nn.softmax(_logits(logits_fn, x, fold_all(keys, draw))) for draw in range(num_draws)
+      ]
+    return jnp.log(sum(probs) / num_draws)
+
+  compiled = devices.compile_fn(ask)
+
+  def predict(x, keys):
+    size = row_count(len(x), batch_size, devices.count)
+    pieces = []
+    for first in range(0, len(x), size):
+      rows = np.arange(first, first + size) % len(x)
+      logits = compiled(None, devices.place((x[rows], keys[rows])))
+      pieces.append(np.asarray(logits)[: len(x) - first])
+    logits = np.concatenate(pieces)
+    guards.check_finite(logits)
+    return logits
+
+  return predict
+
+
+def _logits(logits_fn, x, keys):
+  """What a net says, in float32."""
+  outputs = logits_fn(x, keys)
+  check_single_exit(outputs)
+  return outputs.astype(jnp.float32)
+
+
+@jax.jit
+def fold_ids(rng: Array, ids: Any) -> Array:
+  """The keys of images: one key folded with each id."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(rng, ids)
+
+
+@jax.jit
+def fold_all(keys: Array, number: Any) -> Array:
+  """Every key, folded with one number."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

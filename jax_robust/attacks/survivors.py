@@ -1,0 +1,243 @@
+"""Drives a search from the host over the images that still stand, so that no row is wasted.
+
+A search is run once per image and goal. Rows whose image fell, or whose try is over, are given to
+the next pair of image and goal; where no pair is left, rows are moved together into a smaller
+batch. An image is never attacked after it fell, and shapes are few, so little is compiled.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jax_robust.attacks import stepwise
+from jax_robust.attacks.balls import Ball
+from jax_robust.types import LogitsFn
+
+_STEPS_BETWEEN_LOOKS = 10
+"""Steps between two looks from the host: a fallen row idles for half of them on average."""
+
+
+class Fallen(NamedTuple):
+  """What a search did to each of n images.
+
+  Attributes:
+    found: whether an adversarial point was found, `[n]`.
+    x_adv: that point; the image itself where there is none, `[n, ...]`.
+    num_forward: forward passes of the net spent on the image, `[n]`.
+    num_backward: backward passes, `[n]`.
+  """
+
+  found: Bool[np.ndarray, " n"]
+  x_adv: Float[np.ndarray, "n *dims"]
+  num_forward: Int[np.ndarray, " n"]
+  num_backward: Int[np.ndarray, " n"]
+
+
+class Devices(NamedTuple):
+  """How the rows of a batch are spread over devices.
+
+  Attributes:
+    compile_fn: compiles `fn(shared, rows) -> rows`; rows have the batch as first axis.
+    place: puts rows of the host on the devices.
+    count: how many devices share the rows evenly.
+  """
+
+  compile_fn: Callable[[Callable], Callable] = jax.jit
+  place: Callable[[Any], Any] = jax.device_put
+  count: int = 1
+
+
+class _Rows(NamedTuple):
+  """A search's state, the passes each row took, and the rows that have nothing to do."""
+
+  state: Any
+  num_passes: Array
+  is_idle: Array
+
+
+class Compiled(NamedTuple):
+  """A search that is ready to run on the devices, for batches of any size and every radius."""
+
+  search: stepwise.Search
+  start: Callable
+  refill: Callable
+  advance: Callable
+  devices: Devices
+
+
+def compile_search(
+  search: stepwise.Search, logits_fn: LogitsFn, devices: Devices = Devices()
+) -> Compiled:
+  """Prepares a search for `attack_survivors`; each batch size is compiled when it first occurs.
+
+  Args:
+    search: the attack.
+    logits_fn: `(x, keys) -> outputs`, as `transforms.keyed` makes it.
+    devices: how rows are spread.
+  """
+
+  def start(ball, rows):
+    problem, is_idle = rows
+    state = jax.lax.stop_gradient(search.init(ball, problem))
+    return _Rows(state, jnp.zeros(is_idle.shape, jnp.int32), is_idle)
+
+  def refill(ball, rows):
+    old, problem, is_fresh, is_idle = rows
+    rows = stepwise.select(is_fresh, start(ball, (problem, is_idle)), old)
+    return rows._replace(is_idle=is_idle)
+
+  def step(ball, rows):
+    resting = rows.is_idle | stepwise.is_done(search, rows.state, stop_when_found=True)
+    moved = jax.lax.stop_gradient(search.step(ball, logits_fn, rows.state))
+    state = stepwise.select(resting, rows.state, moved)
+    return rows._replace(state=state, num_passes=rows.num_passes + ~resting)
+
+  def advance(ball, rows):
+    if _steps_per_call() == 1:
+      return step(ball, rows)
+    return jax.lax.fori_loop(0, _steps_per_call(), lambda _, rows: step(ball, rows), rows)
+
+  return Compiled(search, *map(devices.compile_fn, (start, refill, advance)), devices)
+
+
+def _steps_per_call() -> int:
+  """On the CPU a convolution inside a loop is many times slower than one outside."""
+  return 1 if jax.default_backend() == "cpu" else _STEPS_BETWEEN_LOOKS
+
+
+def attack_survivors(
+  compiled: Compiled,
+  x: Float[np.ndarray, "n *dims"],
+  labels: Int[np.ndarray, " n"],
+  keys: Key[Array, " n"],
+  goals: Int[np.ndarray, "t n"],
+  *,
+  ball: Ball,
+  batch_size: int,
+  report: Callable[[int, int, int], None] = lambda done, tries, fallen: None,
+) -> Fallen:
+  """Runs a search for every image and every one of its goals, until the image falls.
+
+  Guarantees:
+    `independent_of_the_batch_size`: which rows share a batch changes nothing.
+    `fallen_images_rest`: no image is attacked after it fell.
+
+  Args:
+    compiled: the attack, from `compile_search`.
+    x: images in [0, 1], on the host.
+    labels: of the images.
+    keys: one per image; the t-th try's is folded with t.
+    goals: the class that each try makes for, in the order of the tries; where a search has no goal
+      its rows only count the restarts.
+    ball: the threat model, with one radius.
+    batch_size: rows of the largest batch.
+    report: called with tries done, tries in all, and images fallen.
+
+  Returns:
+    What was found, for each image.
+  """
+  num_tries, num_images = goals.shape
+  found, x_adv = np.zeros(num_images, bool), np.array(x)
+  passes = np.zeros(num_images, np.int64)
+  queue = _Queue(num_tries, num_images, found)
+  size = row_count(num_tries * num_images, batch_size, compiled.devices.count)
+  owner, rows = np.full(size, -1), None
+  while True:
+    rows, owner = _hand_out(rows, owner, queue, compiled, (x, labels, keys, goals), ball)
+    is_busy = owner >= 0
+    if not is_busy.any():
+      break
+    for _ in range(_STEPS_BETWEEN_LOOKS // _steps_per_call()):
+      rows = compiled.advance(ball, rows)
+    fell, count, spent = jax.device_get((rows.state.found, rows.state.count, rows.num_passes))
+    winners = np.flatnonzero(is_busy & fell)
+    if winners.size:
+      points = np.asarray(rows.state.x_adv)
+      found[owner[winners]] = True
+      # Backwards, so that of two tries of one image the first one counts.
+      x_adv[owner[winners[::-1]]] = points[winners[::-1]]
+    over = is_busy & ((count >= compiled.search.num_steps) | found[owner])
+    np.add.at(passes, owner[over], spent[over])
+    owner[over] = -1
+    report(queue.given - int((owner >= 0).sum()), num_tries * num_images, int(found.sum()))
+  search = compiled.search
+  return Fallen(found, x_adv, search.num_forward * passes, search.num_backward * passes)
+
+
+class _Queue:
+  """The tries that were not begun: all images' first, then all images' second, ..."""
+
+  def __init__(self, num_tries: int, num_images: int, found: np.ndarray):
+    self.given = 0
+    self._total = num_tries * num_images
+    self._num_images = num_images
+    self._found = found
+
+  def __iter__(self) -> Iterator[tuple[int, int]]:
+    """Hands out `(try, image)`, without those of images that fell."""
+    while self.given < self._total:
+      number, image = divmod(self.given, self._num_images)
+      self.given += 1
+      if not self._found[image]:
+        yield number, image
+
+
+def _hand_out(rows, owner, queue, compiled, arrays, ball):
+  """Gives free rows to tries that wait, or moves rows together where none does."""
+  x, labels, keys, goals = arrays
+  free = np.flatnonzero(owner < 0)
+  given = list(zip(free, queue, strict=False))  # `free` first: a try that is taken out must be run
+  if not given:
+    return _move_together(rows, owner, compiled.devices)
+  owner = owner.copy()
+  tries = np.zeros(len(owner), np.int32)
+  for row, (number, image) in given:
+    owner[row], tries[row] = image, number
+  is_fresh = np.zeros(len(owner), bool)
+  is_fresh[[row for row, _ in given]] = True
+  image = np.maximum(owner, 0)
+  problem = stepwise.Problem(
+    x[image], labels[image], goals[tries, image], _fold(keys, image, tries)
+  )
+  problem, is_fresh, is_idle = compiled.devices.place((problem, is_fresh, owner < 0))
+  if rows is None:
+    return compiled.start(ball, (problem, is_idle)), owner
+  return compiled.refill(ball, (rows, problem, is_fresh, is_idle)), owner
+
+
+@jax.jit
+def _fold(keys, image, tries):
+  """The keys of tries."""
+  return jax.vmap(jax.random.fold_in)(keys[image], tries)
+
+
+def _move_together(rows, owner, devices):
+  """Halves the batch, or more, where that many rows are free."""
+  busy = np.flatnonzero(owner >= 0)
+  size = row_count(len(busy), len(owner), devices.count)
+  if not len(busy) or size > len(owner) // 2:
+    return rows, owner
+  kept = np.resize(busy, size)
+  owner = np.where(np.arange(size) < len(busy), owner[kept], -1)
+  rows = _take(rows, kept)._replace(is_idle=jnp.asarray(owner < 0))
+  return devices.place(rows), owner
+
+
+@jax.jit
+def _take(rows, kept):
+  """Some rows of everything."""
+  return jax.tree.map(lambda leaf: leaf[kept], rows)
+
+
+def row_count(num_rows: int, largest: int, num_devices: int) -> int:
+  """Rows of a batch: a multiple of eight and of the devices, so that few shapes are compiled.
+
+  >>> row_count(3, 128, 1), row_count(70, 128, 1), row_count(1000, 100, 1)
+  (8, 72, 96)
+  """
+  unit = np.lcm(8, num_devices)
+  return int(max(min(-(-num_rows // unit) * unit, largest // unit * unit), unit))

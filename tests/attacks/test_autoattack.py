@@ -1,0 +1,261 @@
+"""AutoAttack on nets whose robust images are known, and on nets that mislead it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_robust import attacks
+from jax_robust.attacks import versions
+from jax_robust.attacks.stepwise import Search
+
+EPS = {"linf": 0.05, "l2": 0.17}
+BALLS = {"linf": attacks.linf_ball, "l2": attacks.l2_ball}
+NUM_CLASSES = 5
+
+
+def linear_problem(num_rows=24):
+  """A linear net on 4 x 4 x 1 pixels far from the box, and each image's exact distances."""
+  draw = np.random.default_rng(0)
+  weights = draw.normal(size=(16, NUM_CLASSES)).astype(np.float32)
+  x = draw.uniform(0.3, 0.7, (num_rows, 4, 4, 1)).astype(np.float32)
+  logits = x.reshape(num_rows, -1) @ weights
+  labels = logits.argmax(1)
+  distances = {}
+  for norm, dual in (("linf", 1), ("l2", 2)):
+    normals = weights[:, :, None] - weights[:, None, :]
+    lengths = np.linalg.norm(normals, ord=dual, axis=0) + np.eye(NUM_CLASSES)
+    gaps = logits[np.arange(num_rows), labels][:, None] - logits
+    gaps[np.arange(num_rows), labels] = np.inf
+    distances[norm] = (gaps / lengths[labels]).min(1)
+  labels[0] = (labels[0] + 1) % NUM_CLASSES  # one is wrong without an attack
+  return lambda x: x.reshape(x.shape[0], -1) @ weights, x, labels, distances
+
+
+@functools.cache
+def evaluate(norm, version, batch_size=16, scale=1.0):
+  """The evaluation of the linear net."""
+  logits_fn, x, labels, _ = linear_problem()
+  ball = BALLS[norm](scale * EPS[norm])
+  return attacks.autoattack(
+    logits_fn, x, labels, jax.random.key(0), ball=ball, version=version, batch_size=batch_size
+  )
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_linear_net_gives_the_exact_flags(norm):
+  _, _, _, distances = linear_problem()
+  expected = distances[norm] > EPS[norm]
+  expected[0] = False
+  assert np.abs(distances[norm] - EPS[norm]).min() > 1e-4  # no image hangs on rounding
+  assert 5 < expected.sum() < 20
+  result = evaluate(norm, "standard")
+  np.testing.assert_array_equal(result.robust, expected)
+  assert list(result.robust_after) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+  assert not result.clean[0] and result.clean[1:].all()
+  assert result.rejected == dict.fromkeys(result.robust_after, 0)
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "mt"])
+@pytest.mark.parametrize("norm", BALLS)
+def test_each_gradient_attack_by_itself_reaches_the_optimum(norm, name):
+  np.testing.assert_array_equal(evaluate(norm, (name,)).robust, evaluate(norm, "standard").robust)
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_flags_only_fall(norm):
+  result = evaluate(norm, "standard")
+  before = result.clean
+  for flags in result.robust_after.values():
+    assert not np.any(flags & ~before)
+    before = flags
+  np.testing.assert_array_equal(before, result.robust)
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_adversarial_points_are_valid(norm):
+  logits_fn, x, labels, _ = linear_problem()
+  result = evaluate(norm, "standard")
+  fell = result.clean & ~result.robust
+  delta = (result.x_adv - x).reshape(len(x), -1).astype(np.float64)
+  distance = np.linalg.norm(delta, ord={"linf": np.inf, "l2": 2}[norm], axis=1)
+  assert np.all(distance[fell] <= EPS[norm] * (1 + 1e-5)) and np.all(distance[~fell] == 0)
+  assert result.x_adv.min() >= 0 and result.x_adv.max() <= 1
+  pred = np.asarray(logits_fn(result.x_adv)).argmax(1)
+  np.testing.assert_array_equal(pred, result.pred_adv)
+  np.testing.assert_array_equal(pred == labels, result.robust)
+
+
+@pytest.mark.parametrize("version", [("apgd-ce",), ("fab-t",), ("square",)])
+def test_independent_of_the_batch_size(version):
+  logits_fn, x, labels, _ = linear_problem()
+  whole = evaluate("linf", version)
+  for batch_size in (8, 64):
+    other = evaluate("linf", version, batch_size)
+    np.testing.assert_array_equal(other.robust, whole.robust)
+    np.testing.assert_allclose(other.x_adv, whole.x_adv, atol=1e-6)
+  order = np.random.default_rng(1).permutation(len(x))[:9]
+  some = attacks.autoattack(
+    logits_fn, x[order], labels[order], jax.random.key(0),
+    ball=attacks.linf_ball(EPS["linf"]), version=version, ids=order,
+  )  # fmt: skip
+  np.testing.assert_array_equal(some.robust, whole.robust[order])
+  np.testing.assert_allclose(some.x_adv, whole.x_adv[order], atol=1e-6)
+
+
+def test_robust_flags_never_rise_with_eps():
+  logits_fn, x, labels, _ = linear_problem()
+  run = attacks.make_autoattack(
+    logits_fn, norm="linf", version=("apgd-ce", "square"), batch_size=24
+  )
+  at = lambda eps: run(x, labels, jax.random.key(0), ball=attacks.linf_ball(eps), check=False)  # noqa: E731
+  before = at(0.0)
+  np.testing.assert_array_equal(before.robust, before.clean)
+  np.testing.assert_array_equal(before.x_adv, x)
+  for eps in (0.025, 0.05, 0.1, 0.4):
+    after = at(eps)
+    assert not np.any(after.robust & ~before.robust)
+    before = after
+  assert not before.robust.any()
+
+
+def test_passes_are_counted_and_fallen_images_rest():
+  result = evaluate("linf", ("apgd-ce",))
+  assert not result.num_backward[0] and result.num_forward[0] == 1  # wrong from the start
+  np.testing.assert_array_equal(result.num_backward[result.robust], 5 * 101)
+  fell = result.clean & ~result.robust
+  assert np.all(result.num_backward[fell] < 5 * 101)
+  np.testing.assert_array_equal(result.num_forward[fell], result.num_backward[fell] + 2)
+  assert not evaluate("linf", ("square",)).num_backward.any()
+
+
+def test_a_planted_adversarial_is_found():
+  """An active test: class 0 everywhere but within .03 of one hidden corner of the ball."""
+  x = np.full((3, 4, 4, 1), 0.5, np.float32)
+  signs = np.sign(np.random.default_rng(0).normal(size=(1, 4, 4, 1))).astype(np.float32)
+
+  def logits_fn(x):
+    distance = jnp.mean(jnp.abs(x - (0.5 + 0.1 * signs)), axis=(1, 2, 3))
+    low = jnp.full_like(distance, -9.0)
+    return jnp.stack([jnp.full_like(distance, -0.03), -distance, low, low], axis=1)
+
+  run = functools.partial(
+    attacks.autoattack, logits_fn, x, np.zeros(3, np.int32), jax.random.key(0)
+  )
+  found = run(ball=attacks.linf_ball(0.1))
+  assert found.clean.all() and not found.robust.any()
+  assert run(ball=attacks.linf_ball(0.06)).robust.all()  # the corner is out of reach
+
+
+def test_square_wins_where_gradients_are_masked():
+  logits_fn, x, labels, _ = linear_problem()
+  lines = []
+  result = attacks.autoattack(
+    lambda x: logits_fn(jnp.round(x * 64) / 64), x, labels, jax.random.key(0),
+    ball=attacks.linf_ball(2 * EPS["linf"]), report=lines.append,
+  )  # fmt: skip
+  assert result.robust_after["apgd-t"].sum() >= result.clean.sum() - 2  # luck of a random start
+  assert result.robust.sum() < 0.5 * result.clean.sum()
+  text = " ".join(result.warnings)
+  assert "gradient of the cross entropy is exactly zero for 24 of 24 images" in text
+  assert "Square broke images that the gradient attacks had left" in text
+  assert any(line.startswith("Warning: Square") for line in lines)
+
+
+def noisy(logits_fn, scale):
+  """A net that adds noise to its input."""
+  return lambda x, rng: logits_fn(x + scale * jax.random.normal(rng, x.shape))
+
+
+def test_a_randomised_net_is_evaluated_with_expectations():
+  logits_fn, x, labels, distances = linear_problem()
+  ball = attacks.linf_ball(2 * EPS["linf"])
+  result = attacks.autoattack(
+    noisy(logits_fn, 0.1), x, labels, jax.random.key(0), ball=ball, version="rand"
+  )
+  assert not any("randomised" in line for line in result.warnings)
+  far, near = distances["linf"] > 3 * EPS["linf"], distances["linf"] < EPS["linf"]
+  assert not result.robust[near].any()
+  assert result.robust[far][1:].all() or not far[1:].any()
+  other = attacks.autoattack(
+    noisy(logits_fn, 0.1), x, labels, jax.random.key(0), ball=ball, version=("apgd-ce",)
+  )
+  assert any("use version='rand'" in line for line in other.warnings)
+
+
+@pytest.mark.parametrize(("num_classes", "left_out"), [(2, "apgd-dlr, apgd-t"), (3, "apgd-t")])
+def test_too_few_classes_leave_attacks_out_and_say_so(num_classes, left_out):
+  logits_fn, x, labels, _ = linear_problem()
+  labels = np.asarray(logits_fn(x))[:, :num_classes].argmax(1)
+  result = attacks.autoattack(
+    lambda x: logits_fn(x)[:, :num_classes], x, labels, jax.random.key(0),
+    ball=attacks.linf_ball(EPS["linf"]), version=("apgd-ce", "apgd-dlr", "apgd-t", "fab-t"),
+  )  # fmt: skip
+  assert f"left out for lack of classes: {left_out}" in result.warnings
+  assert (
+    set(result.robust_after).isdisjoint(left_out.split(", ")) and "fab-t" in result.robust_after
+  )
+
+
+def test_a_claim_that_does_not_hold_is_not_an_attack(monkeypatch):
+  logits_fn, x, labels, _ = linear_problem()
+  honest = versions.ATTACKS["apgd-ce"](versions.Settings(num_steps=3)).searches[0][0]
+
+  def step(ball, logits_fn, state):
+    state = honest.step(ball, logits_fn, state)
+    outside = jnp.clip(state.problem.x + 3 * ball.eps, 0, 1)
+    return state._replace(found=jnp.ones_like(state.found), x_adv=outside)
+
+  liar = versions.Stage("liar", ((Search(honest.init, step, 3), 1),))
+  monkeypatch.setitem(versions.ATTACKS, "liar", lambda settings: liar)
+  result = attacks.autoattack(
+    logits_fn, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.01), version=("liar",)
+  )
+  np.testing.assert_array_equal(result.robust, result.clean)
+  assert result.rejected == {"liar": int(result.clean.sum())}
+  assert any("were not confirmed" in line for line in result.warnings)
+  np.testing.assert_array_equal(result.x_adv, x)
+
+
+def test_the_log_reads_as_autoattacks():
+  logits_fn, x, labels, _ = linear_problem()
+  lines = []
+  attacks.autoattack(
+    logits_fn, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.01),
+    version=("apgd-ce",), report=lines.append,
+  )  # fmt: skip
+  assert lines[0] == "using custom version including apgd-ce."
+  assert lines[1] == "initial accuracy: 95.83%"
+  assert lines[2].startswith("robust accuracy after APGD-CE: ") and "(total time " in lines[2]
+  assert lines[3].startswith("max linf perturbation: 0.0") and "nan in tensor: 0" in lines[3]
+  assert lines[4].startswith("robust accuracy: ")
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"version": "standart"}, "version='standart': expected 'standard'"),
+    ({"version": ("apgd",)}, "attack 'apgd': expected 'apgd-"),
+    ({"version": ()}, "expected one or several different attacks"),
+    ({"x": np.full((24, 4, 4, 1), 1.5, np.float32)}, r"leave \[0, 1\] or are not finite"),
+    ({"x": np.full((24, 4, 4, 1), np.nan, np.float32)}, r"leave \[0, 1\] or are not finite"),
+    ({"labels": np.full(24, 5)}, "labels 5, 5, .* are outside 0 to 4"),
+    ({"logits_fn": lambda x: jnp.full((x.shape[0], 4), jnp.nan)}, "logits are NaN or infinite"),
+    ({"ball": attacks.linf_ball(jnp.full(24, 0.1))}, "expected a ball of one radius"),
+  ],
+)
+def test_what_can_not_be_evaluated_is_refused(change, message):
+  logits_fn, x, labels, _ = linear_problem()
+  arguments = {"logits_fn": logits_fn, "x": x, "labels": labels, "rng": jax.random.key(0)}
+  with pytest.raises(ValueError, match=message):
+    attacks.autoattack(**{**arguments, "ball": attacks.linf_ball(0.1), **change})
+
+
+def test_integer_images_are_refused():
+  logits_fn, x, labels, _ = linear_problem()
+  with pytest.raises(TypeError, match="expected floating-point images"):
+    attacks.autoattack(
+      logits_fn, np.uint8(x), labels, jax.random.key(0), ball=attacks.linf_ball(0.1)
+    )

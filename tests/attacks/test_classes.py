@@ -1,0 +1,44 @@
+"""Which outputs count as wrong, and which wrong classes are tried."""
+
+import jax.numpy as jnp
+import pytest
+
+from jax_robust.attacks.classes import (
+  as_labels,
+  check_single_exit,
+  likeliest_wrong,
+  main_outputs,
+  misclassified,
+)
+
+
+def test_misclassified():
+  logits = jnp.array([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0], [1.0, jnp.nan], [-jnp.inf, 0.0]])
+  expected = [True, False, False, False, True]
+  assert misclassified(logits, jnp.zeros(5, jnp.int32)).tolist() == expected
+
+
+def test_several_exits_are_wrong_together():
+  right, wrong = jnp.array([[2.0, 1.0]]), jnp.array([[1.0, 2.0]])
+  assert not misclassified((right, wrong), jnp.array([0])).any()
+  assert misclassified((wrong, wrong), jnp.array([0])).all()
+  assert main_outputs((right, wrong)).tolist() == [[1.5, 1.5]]
+
+
+def test_a_tuple_where_one_array_is_needed_is_refused():
+  with pytest.raises(ValueError, match="2 exits: expected one array .*exit_at"):
+    check_single_exit((jnp.zeros((1, 2)), jnp.zeros((1, 2))))
+
+
+def test_labels_of_probabilities():
+  assert as_labels(jnp.array([[0.1, 0.9], [0.7, 0.3]])).tolist() == [1, 0]
+  assert as_labels(jnp.array([3, 1])).tolist() == [3, 1]
+
+
+def test_likeliest_wrong_classes_skip_the_label_and_put_nan_last():
+  logits = jnp.array([[3.0, 1.0, 2.0, 0.0], [0.0, jnp.nan, 2.0, 1.0]])
+  labels = jnp.array([0, 3])
+  assert likeliest_wrong(logits, labels, 2).tolist() == [[2, 2], [1, 0]]
+  assert likeliest_wrong(logits, labels, 9).tolist() == [[2, 2], [1, 0], [3, 1]]
+  with pytest.raises(ValueError, match="num_targets=0 of 4 classes"):
+    likeliest_wrong(logits, labels, 0)

@@ -1,0 +1,67 @@
+"""Our standard AutoAttack on the oracle net, over the devices that JAX finds."""
+
+import argparse
+import json
+import pathlib
+import re
+import sys
+import time
+
+import jax
+import numpy as np
+
+from jax_robust import attacks
+from jax_robust.train import parallel
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "attacks"))
+import oracle_net
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--file", required=True)
+  parser.add_argument("--norm", default="Linf")
+  parser.add_argument("--images", type=int, default=200)
+  parser.add_argument("--batch", type=int, default=128)
+  parser.add_argument("--seed", type=int, default=0)
+  args = parser.parse_args()
+  compiled = [0.0]
+
+  def listen(event, seconds, **_):
+    if event.endswith("backend_compile_duration"):
+      compiled[0] += seconds
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  recorded = np.load(args.file)
+  x, labels = (np.asarray(a)[: args.images] for a in oracle_net.images_and_labels(recorded))
+  ball = {"Linf": attacks.linf_ball, "L2": attacks.l2_ball}[args.norm]
+  ball = ball(float(recorded[f"{args.norm}/eps"]))
+  mesh = parallel.data_mesh(args.batch)
+  devices = attacks.Devices(
+    compile_fn=lambda fn: parallel.map_step(lambda axis: fn, mesh, per_row=True),
+    place=lambda rows: parallel.shard_batch(rows, mesh),
+    count=mesh.devices.size,
+  )
+  evaluate = attacks.make_autoattack(
+    oracle_net.make_logits_fn(recorded), norm=ball.norm, batch_size=args.batch, devices=devices
+  )
+  marks = []
+
+  def report(line):
+    if line.startswith(("initial accuracy", "robust accuracy after")):
+      marks.append((time.monotonic(), compiled[0], re.findall(r"(\d+) (?:forward|backward)", line)))
+
+  result = evaluate(x, labels, jax.random.key(args.seed), ball=ball, check=False, report=report)
+  found = {}
+  for i, (name, robust) in enumerate(result.robust_after.items()):
+    (began, before, _), (ended, after, passes) = marks[i], marks[i + 1]
+    found[name] = {
+      "seconds": ended - began, "compile_seconds": after - before, "forward": int(passes[0]),
+      "backward": int(passes[1]), "robust": robust.tolist(),
+    }  # fmt: skip
+  what = f"jax {jax.__version__}, {jax.device_count()} {jax.default_backend()} devices"
+  json.dump({"what": what, **found}, sys.stdout)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,86 @@
+"""The reference's standard AutoAttack on the oracle net; needs torch, numpy and `autoattack`.
+
+The counterpart of `jax_autoattack.py`. Each attack is timed by itself on the images that those
+before it left, as the program itself runs them.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from autoattack import AutoAttack
+from torch import nn
+
+STRIDES = (1, 2, 1, 2, 1)
+
+
+class Net(nn.Module):
+  """Five convolutions with BatchNorm, mean over space, linear; normalises its input itself."""
+
+  def __init__(self, weights):
+    super().__init__()
+    channels = [weights["convs.0.weight"].shape[1]]
+    channels += [weights[f"convs.{i}.weight"].shape[0] for i in range(len(STRIDES))]
+    self.convs = nn.ModuleList(
+      nn.Conv2d(channels[i], channels[i + 1], 3, stride, 1, bias=False)
+      for i, stride in enumerate(STRIDES)
+    )
+    self.bns = nn.ModuleList(nn.BatchNorm2d(size) for size in channels[1:])
+    self.fc = nn.Linear(channels[-1], len(weights["fc.bias"]))
+    state = {name: torch.tensor(value) for name, value in weights.items()}
+    missing = self.load_state_dict(state, strict=False).missing_keys
+    assert all(name.endswith("num_batches_tracked") for name in missing), missing
+    self.mean = torch.tensor((0.4914, 0.4822, 0.4465)).view(1, 3, 1, 1)
+    self.std = torch.tensor((0.2470, 0.2435, 0.2616)).view(1, 3, 1, 1)
+    self.images_seen = 0
+
+  def forward(self, x):
+    self.images_seen += len(x)
+    x = (x - self.mean) / self.std
+    for conv, bn in zip(self.convs, self.bns, strict=True):
+      x = F.relu(bn(conv(x)))
+    return self.fc(x.mean((2, 3)))
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--file", required=True)
+  parser.add_argument("--norm", default="Linf")
+  parser.add_argument("--images", type=int, default=200)
+  parser.add_argument("--batch", type=int, default=128)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--cores", type=int, default=2)
+  args = parser.parse_args()
+  torch.set_num_threads(args.cores)
+  recorded = np.load(args.file)
+  prefix = "weights/"
+  weights = {n.removeprefix(prefix): recorded[n] for n in recorded.files if n.startswith(prefix)}
+  net = Net(weights).eval()
+  x = torch.tensor(recorded["images_uint8"][: args.images]).permute(0, 3, 1, 2).float() / 255
+  labels = torch.tensor(recorded["labels"][: args.images]).long()
+  with torch.no_grad():
+    robust = net(x).argmax(1) == labels
+  adversary = AutoAttack(
+    net, norm=args.norm, eps=float(recorded[f"{args.norm}/eps"]), seed=args.seed, device="cpu",
+    verbose=False,
+  )  # fmt: skip
+  found = {}
+  for name in list(adversary.attacks_to_run):
+    adversary.attacks_to_run = [name]
+    standing = robust.nonzero().squeeze(1)
+    net.images_seen, began = 0, time.monotonic()
+    x_adv = adversary.run_standard_evaluation(x[standing], labels[standing], bs=args.batch)
+    seconds = time.monotonic() - began
+    passes = net.images_seen
+    with torch.no_grad():
+      robust[standing] = net(x_adv).argmax(1) == labels[standing]
+    found[name] = {"seconds": seconds, "forward": passes, "robust": robust.tolist()}
+  json.dump({"what": f"torch {torch.__version__}, {args.cores} threads", **found}, sys.stdout)
+
+
+if __name__ == "__main__":
+  main()
