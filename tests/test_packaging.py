@@ -1,5 +1,6 @@
 """What a wheel would hold: every package, and the configs under `jax_robust.configs`."""
 
+import re
 import tomllib
 
 
@@ -20,3 +21,18 @@ def test_packages_hold_no_stray_top_level_folder(repository):
   assert {name for name in folders if not name.startswith(".")} - allowed <= {
     name for name in folders if name.endswith((".egg-info", "__pycache__"))
   } | {"build", "dist"}
+
+
+def test_every_dependency_is_used(repository):
+  project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+  names = {re.match(r"[\w.-]+", requirement)[0] for requirement in project["dependencies"]}
+  names.remove("importlib_resources")  # see there
+  modules = {
+    "ml-collections": "ml_collections", "orbax-checkpoint": "orbax", "pillow": "PIL",
+    "scikit-learn": "sklearn", "tensorflow-cpu": "tensorflow", "tensorflow-datasets":
+    "tensorflow_datasets",
+  }  # fmt: skip
+  text = "\n".join(path.read_text() for path in (repository / "jax_robust").rglob("*.py"))
+  for name in names:
+    module = modules.get(name, name)
+    assert re.search(rf"^\s*(import|from) {module}\b", text, re.MULTILINE), f"{name} is not used"

@@ -8,6 +8,7 @@ batch. An image is never attacked after it fell, and shapes are few, so little i
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +84,7 @@ def compile_search(
   def start(ball, rows):
     problem, is_idle = rows
     state = jax.lax.stop_gradient(search.init(ball, problem))
+    chex.assert_tree_shape_prefix(state, is_idle.shape)  # or rows would be mixed up
     return _Rows(state, jnp.zeros(is_idle.shape, jnp.int32), is_idle)
 
   def refill(ball, rows):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -51,12 +52,17 @@ def make_update(
   Returns:
     `update(state, batch) -> (state, metrics)`. The metrics hold `finite`: whether loss, gradient
     and new parameters all are.
+
+  Raises:
+    AssertionError: (when traced) `prepare` gave arrays of different numbers of rows, or the
+      objective another model state than it was given.
   """
 
   def update(state: TrainState, raw: Mapping[str, Any]):
     step_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     prepare_key, objective_key = jax.random.split(step_key)
     batch = dict(prepare(raw, prepare_key))
+    chex.assert_tree_shape_prefix(batch, batch["row"].shape)
     batch["rng"] = jax.vmap(jax.random.fold_in, (None, 0))(objective_key, batch["row"])
     progress = Progress(state.step, state.step / steps_per_epoch)
 
@@ -71,6 +77,7 @@ def make_update(
       lambda piece: grad_fn(state.params, piece), pieces, num_microbatches
     )
     metrics = {**metrics, "loss": loss}
+    chex.assert_trees_all_equal_shapes_and_dtypes(model_state, state.model_state)
     if axis_name is not None:
       grads, model_state, metrics = _pmean((grads, model_state, metrics), axis_name)
 

@@ -60,7 +60,8 @@ def main():
   prefix = "weights/"
   weights = {n.removeprefix(prefix): recorded[n] for n in recorded.files if n.startswith(prefix)}
   net = Net(weights).eval()
-  x = torch.tensor(recorded["images_uint8"][: args.images]).permute(0, 3, 1, 2).float() / 255
+  # Contiguous: the program takes views of gradients, and a gradient has the strides of its input.
+  x = torch.tensor(recorded["images_uint8"][: args.images]).permute(0, 3, 1, 2).contiguous() / 255
   labels = torch.tensor(recorded["labels"][: args.images]).long()
   with torch.no_grad():
     robust = net(x).argmax(1) == labels

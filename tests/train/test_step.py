@@ -264,3 +264,23 @@ def test_axis_name_averages_over_the_mapped_axis():
 
   _, metrics = mapped(state, batch | {"x": batch["x"].at[1, 0].set(np.nan)})
   np.testing.assert_array_equal(metrics["finite"], [False, False])
+
+
+def broken(apply_fn, params, model_state, batch, rng, progress):
+  """Loses the running statistics."""
+  return jnp.sum(params["logits"]["bias"]), ({}, {})
+
+
+@pytest.mark.parametrize(
+  ("objective", "rows", "message"),
+  [(broken, ROWS, "tree"), (objectives.standard, ROWS - 1, "prefix")],
+)
+def test_a_broken_contract_is_an_error_when_traced(objective, rows, message):
+  net = models.create("mlp", num_classes=3, hidden=(5,), norm=True)
+  state = create_state(net, optax.sgd(1.0), (4, 4, 1), seed=0)
+  update = step.make_update(
+    objective, make_apply_fn(net), optax.sgd(1.0), prepare=lambda raw, key: raw, steps_per_epoch=1.0
+  )
+  batch = {**images(), "target": images()["target"][:rows]}
+  with pytest.raises(AssertionError, match=message):
+    jax.eval_shape(update, state, jax.tree.map(jnp.asarray, batch))
