@@ -1,4 +1,4 @@
-"""The examples in docstrings and in the README run as they stand."""
+"""The examples in docstrings and in the pages run as they stand."""
 
 import doctest
 import importlib
@@ -21,7 +21,8 @@ def test_docstring_examples(name):
   assert result.failed == 0
 
 
-def test_readme_examples(repository):
-  result = doctest.testfile(str(repository / "README.md"), module_relative=False, optionflags=FLAGS)
-  assert result.attempted >= 10
+@pytest.mark.parametrize(("page", "least"), [("README.md", 10), ("docs/evaluation.md", 8)])
+def test_examples_of_the_pages(repository, page, least):
+  result = doctest.testfile(str(repository / page), module_relative=False, optionflags=FLAGS)
+  assert result.attempted >= least
   assert result.failed == 0

@@ -1,9 +1,12 @@
 """AutoAttack: attacks in sequence on the images that still stand, and what each of them left."""
 
+import functools
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
@@ -11,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jax_robust.attacks import guards, versions
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
+from jax_robust.attacks.constants import lift, without_jit
 from jax_robust.attacks.predict import fold_all, fold_ids, make_predict
 from jax_robust.attacks.survivors import Devices, attack_survivors, compile_search
 from jax_robust.attacks.transforms import keyed, takes_rng
@@ -57,7 +61,7 @@ def autoattack(
   rng: Array,
   *,
   ball: Ball,
-  version: str | Sequence[str] = "standard",
+  version: str | Sequence[str | versions.Stage] = "standard",
   ids: Int[Array | np.ndarray, " n"] | None = None,
   batch_size: int = 128,
   devices: Devices = Devices(),
@@ -94,7 +98,7 @@ def autoattack(
     rng: one key, folded with the ids, or one per image.
     ball: the threat model, with one radius.
     version: 'standard', 'plus', 'rand', 'aa+mt' (with MultiTargeted, as DeepMind reports), or names
-      of attacks: see `versions.ATTACKS`.
+      of attacks, or stages: see `make_stages`.
     ids: names of the images for the randomness; by default their places.
     batch_size: rows that go through the net at once.
     devices: how rows are spread over devices.
@@ -128,7 +132,7 @@ def make_autoattack(
   logits_fn: LogitsFn,
   *,
   norm: str,
-  version: str | Sequence[str] = "standard",
+  version: str | Sequence[str | versions.Stage] = "standard",
   batch_size: int = 128,
   devices: Devices = Devices(),
 ) -> Callable[..., AutoAttackResult]:
@@ -142,21 +146,32 @@ def make_autoattack(
   stages = versions.make_stages(version, norm)
   names = ", ".join(stage.name for stage in stages)
   num_draws = _DRAWS if takes_rng(logits_fn) else 1
-  logits_fn = keyed(logits_fn)
-  compiled = {
-    stage.name: [(compile_search(each, logits_fn, devices), n) for each, n in stage.searches]
-    for stage in stages
-  }
-  predict = make_predict(logits_fn, batch_size=batch_size, num_draws=num_draws, devices=devices)
+  logits_fn = keyed(without_jit(logits_fn))
+
+  @functools.cache
+  def compiled(image_shape, dtype):
+    """The searches by their stages, and `predict`, for images of one shape."""
+    net = lift(
+      logits_fn,
+      jax.ShapeDtypeStruct((1, *image_shape), dtype),
+      jax.random.split(jax.random.key(0), 1),
+    )
+    searches = {
+      stage.name: [(compile_search(each, net, devices), n) for each, n in stage.searches]
+      for stage in stages
+    }
+    predict = make_predict(net, batch_size=batch_size, num_draws=num_draws, devices=devices)
+    return searches, predict
 
   def evaluate(
     x, labels, rng, *, ball, ids=None, check=True, report=lambda line: None
   ) -> AutoAttackResult:
     x, labels = np.asarray(x), np.asarray(labels)
-    _check_arguments(x, ball, norm)
     guards.check_images(x, labels)
+    guards.check_ball(ball, norm)
     keys = rng if rng.ndim else fold_ids(rng, np.arange(len(x)) if ids is None else np.asarray(ids))
     report(f"using {version if isinstance(version, str) else 'custom'} version including {names}.")
+    searches, predict = compiled(x.shape[1:], x.dtype)
     images = _Images(x, labels, keys, predict(x, fold_all(keys, 0)))
     guards.check_labels(labels, images.logits.shape[-1])
     warnings = []
@@ -168,7 +183,7 @@ def make_autoattack(
       warnings.append(f"left out for lack of classes: {', '.join(left_out)}")
     for line in warnings:
       report(f"Warning: {line}")
-    kept = [(s, compiled[s.name]) for s in stages if s.name not in left_out]
+    kept = [(s, searches[s.name]) for s in stages if s.name not in left_out]
     return _run(images, kept, predict, ball, batch_size, tuple(warnings), report)
 
   return evaluate
@@ -196,7 +211,7 @@ def _run(images, stages, predict, ball, batch_size, warnings, report) -> AutoAtt
   for stage, searches in stages:
     rejected[stage.name] = 0
     before = forward.sum(), backward.sum()
-    keys = fold_all(images.keys, 1 + list(versions.ATTACKS).index(stage.name))
+    keys = fold_all(images.keys, np.uint32(zlib.crc32(stage.name.encode())))
     for compiled, num_restarts in searches:
       standing = np.flatnonzero(robust)
       if not standing.size:
@@ -227,16 +242,21 @@ def _run(images, stages, predict, ball, batch_size, warnings, report) -> AutoAtt
   found = guards.check_rejected(rejected) + guards.check_square(clean, robust_after)
   for line in found:
     report(f"Warning: {line}")
-  farthest = ball.distance(jnp.asarray(x_adv), jnp.asarray(images.x)).max()
+  _report_end(ball, images.x, x_adv, robust, report)
+  return AutoAttackResult(
+    clean, robust, robust_after, x_adv, pred, pred_adv, forward, backward, rejected,
+    (*warnings, *found),
+  )  # fmt: skip
+
+
+def _report_end(ball, x, x_adv, robust, report):
+  """The last two lines of AutoAttack's log."""
+  farthest = ball.distance(jnp.asarray(x_adv), jnp.asarray(x)).max()
   report(
     f"max {ball.norm} perturbation: {farthest:.5f}, nan in tensor: {np.isnan(x_adv).sum()}, "
     f"max: {x_adv.max():.5f}, min: {x_adv.min():.5f}"
   )
   report(f"robust accuracy: {robust.mean():.2%}")
-  return AutoAttackResult(
-    clean, robust, robust_after, x_adv, pred, pred_adv, forward, backward, rejected,
-    (*warnings, *found),
-  )  # fmt: skip
 
 
 def _goals(stage, images, num_restarts) -> np.ndarray:
@@ -273,11 +293,3 @@ def _progress(name, num_images, report):
       report(f"{name} - {done}/{tries} - {fallen} out of {num_images} successfully perturbed")
 
   return progress
-
-
-def _check_arguments(x, ball, norm):
-  """Raises on what would be evaluated wrongly."""
-  if not np.issubdtype(x.dtype, np.floating):
-    raise TypeError(f"x has dtype {x.dtype}: expected floating-point images in [0, 1]")
-  if ball.norm != norm or np.ndim(ball.eps):
-    raise ValueError(f"ball={ball}: expected a ball of one radius, in {norm!r}")

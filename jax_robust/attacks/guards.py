@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import losses
+from jax_robust.attacks.balls import Ball
 from jax_robust.types import LogitsFn
 
 NOISE = 1e-4
@@ -22,7 +23,9 @@ SQUARE_GAIN = 0.002
 
 
 def check_images(x: np.ndarray, labels: np.ndarray) -> None:
-  """Raises ValueError on images that no evaluation should see: outside [0, 1], NaN, none at all."""
+  """Raises on images that no evaluation should see: integers, outside [0, 1], NaN, none at all."""
+  if not np.issubdtype(x.dtype, np.floating):
+    raise TypeError(f"x has dtype {x.dtype}: expected floating-point images in [0, 1]")
   if len(x) == 0 or len(x) != len(labels):
     raise ValueError(f"{len(x)} images and {len(labels)} labels: expected one label per image")
   # Not `x < 0 or x > 1`: a NaN must fail the comparison.
@@ -32,6 +35,12 @@ def check_images(x: np.ndarray, labels: np.ndarray) -> None:
       f"images {_some(bad)} leave [0, 1] or are not finite: attacks work in pixel space; put the "
       "normalisation into the model"
     )
+
+
+def check_ball(ball: Ball, norm: str) -> None:
+  """Raises ValueError on a ball of another norm, or of a radius for each image."""
+  if ball.norm != norm or np.ndim(ball.eps):
+    raise ValueError(f"ball={ball}: expected a ball of one radius, in {norm!r}")
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:

@@ -1,5 +1,6 @@
 """What a net predicts for many images: in batches of one size, in full precision."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,20 +11,21 @@ from jaxtyping import Array
 
 from jax_robust.attacks import guards
 from jax_robust.attacks.classes import check_single_exit
+from jax_robust.attacks.constants import Lifted
 from jax_robust.attacks.survivors import Devices, row_count
-from jax_robust.types import LogitsFn
 
 
 def make_predict(
-  logits_fn: LogitsFn, *, batch_size: int, num_draws: int = 1, devices: Devices = Devices()
+  net: Lifted, *, batch_size: int, num_draws: int = 1, devices: Devices = Devices()
 ) -> Callable[[Any, Array], np.ndarray]:
   """Builds `predict(x, keys) -> logits [n, k]` on the host, in float32, in batches of one size.
 
   Where a net is randomised it returns the logarithm of its mean probabilities over draws.
   """
 
-  def ask(_, rows):
+  def ask(constants, rows):
     x, keys = rows
+    logits_fn = functools.partial(net.apply, constants)
     with jax.default_matmul_precision("highest"):
       if num_draws == 1:
         return _logits(logits_fn, x, keys)
@@ -32,14 +34,14 @@ def make_predict(
       ]
     return jnp.log(sum(probs) / num_draws)
 
-  compiled = devices.compile_fn(ask)
+  compiled, constants = devices.compile_fn(ask), devices.share(net.constants)
 
   def predict(x, keys):
     size = row_count(len(x), batch_size, devices.count)
     pieces = []
     for first in range(0, len(x), size):
       rows = np.arange(first, first + size) % len(x)
-      logits = compiled(None, devices.place((x[rows], keys[rows])))
+      logits = compiled(constants, devices.place((x[rows], keys[rows])))
       pieces.append(np.asarray(logits)[: len(x) - first])
     logits = np.concatenate(pieces)
     guards.check_finite(logits)

@@ -5,6 +5,7 @@ the next pair of image and goal; where no pair is left, rows are moved together 
 batch. An image is never attacked after it fell, and shapes are few, so little is compiled.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.types import LogitsFn
+from jax_robust.attacks.constants import Lifted
 
 _STEPS_BETWEEN_LOOKS = 10
 """Steps between two looks from the host: a fallen row idles for half of them on average."""
@@ -44,11 +45,15 @@ class Devices(NamedTuple):
   Attributes:
     compile_fn: compiles `fn(shared, rows) -> rows`; rows have the batch as first axis.
     place: puts rows of the host on the devices.
+    share: puts what all rows need, weights above all, on every device.
     count: how many devices share the rows evenly.
   """
 
-  compile_fn: Callable[[Callable], Callable] = jax.jit
+  compile_fn: Callable[[Callable], Callable] = lambda fn: jax.jit(
+    fn, compiler_options=stepwise.compiler_options()
+  )
   place: Callable[[Any], Any] = jax.device_put
+  share: Callable[[Any], Any] = lambda tree: tree
   count: int = 1
 
 
@@ -64,46 +69,48 @@ class Compiled(NamedTuple):
   """A search that is ready to run on the devices, for batches of any size and every radius."""
 
   search: stepwise.Search
+  constants: Any
   start: Callable
   refill: Callable
   advance: Callable
   devices: Devices
 
 
-def compile_search(
-  search: stepwise.Search, logits_fn: LogitsFn, devices: Devices = Devices()
-) -> Compiled:
+def compile_search(search: stepwise.Search, net: Lifted, devices: Devices = Devices()) -> Compiled:
   """Prepares a search for `attack_survivors`; each batch size is compiled when it first occurs.
 
   Args:
     search: the attack.
-    logits_fn: `(x, keys) -> outputs`, as `transforms.keyed` makes it.
+    net: what is attacked.
     devices: how rows are spread.
   """
 
-  def start(ball, rows):
-    problem, is_idle = rows
+  def start(shared, rows):
+    (ball, _), (problem, is_idle) = shared, rows
     state = jax.lax.stop_gradient(search.init(ball, problem))
     chex.assert_tree_shape_prefix(state, is_idle.shape)  # or rows would be mixed up
     return _Rows(state, jnp.zeros(is_idle.shape, jnp.int32), is_idle)
 
-  def refill(ball, rows):
+  def refill(shared, rows):
     old, problem, is_fresh, is_idle = rows
-    rows = stepwise.select(is_fresh, start(ball, (problem, is_idle)), old)
+    rows = stepwise.select(is_fresh, start(shared, (problem, is_idle)), old)
     return rows._replace(is_idle=is_idle)
 
-  def step(ball, rows):
+  def step(shared, rows):
+    ball, constants = shared
+    logits_fn = functools.partial(net.apply, constants)
     resting = rows.is_idle | stepwise.is_done(search, rows.state, stop_when_found=True)
     moved = jax.lax.stop_gradient(search.step(ball, logits_fn, rows.state))
     state = stepwise.select(resting, rows.state, moved)
     return rows._replace(state=state, num_passes=rows.num_passes + ~resting)
 
-  def advance(ball, rows):
+  def advance(shared, rows):
     if _steps_per_call() == 1:
-      return step(ball, rows)
-    return jax.lax.fori_loop(0, _steps_per_call(), lambda _, rows: step(ball, rows), rows)
+      return step(shared, rows)
+    return jax.lax.fori_loop(0, _steps_per_call(), lambda _, rows: step(shared, rows), rows)
 
-  return Compiled(search, *map(devices.compile_fn, (start, refill, advance)), devices)
+  programs = map(devices.compile_fn, (start, refill, advance))
+  return Compiled(search, devices.share(net.constants), *programs, devices)
 
 
 def _steps_per_call() -> int:
@@ -146,15 +153,16 @@ def attack_survivors(
   found, x_adv = np.zeros(num_images, bool), np.array(x)
   passes = np.zeros(num_images, np.int64)
   queue = _Queue(num_tries, num_images, found)
+  shared = ball, compiled.constants
   size = row_count(num_tries * num_images, batch_size, compiled.devices.count)
   owner, rows = np.full(size, -1), None
   while True:
-    rows, owner = _hand_out(rows, owner, queue, compiled, (x, labels, keys, goals), ball)
+    rows, owner = _hand_out(rows, owner, queue, compiled, (x, labels, keys, goals), shared)
     is_busy = owner >= 0
     if not is_busy.any():
       break
     for _ in range(_STEPS_BETWEEN_LOOKS // _steps_per_call()):
-      rows = compiled.advance(ball, rows)
+      rows = compiled.advance(shared, rows)
     fell, count, spent = jax.device_get((rows.state.found, rows.state.count, rows.num_passes))
     winners = np.flatnonzero(is_busy & fell)
     if winners.size:
@@ -188,7 +196,7 @@ class _Queue:
         yield number, image
 
 
-def _hand_out(rows, owner, queue, compiled, arrays, ball):
+def _hand_out(rows, owner, queue, compiled, arrays, shared):
   """Gives free rows to tries that wait, or moves rows together where none does."""
   x, labels, keys, goals = arrays
   free = np.flatnonzero(owner < 0)
@@ -207,8 +215,8 @@ def _hand_out(rows, owner, queue, compiled, arrays, ball):
   )
   problem, is_fresh, is_idle = compiled.devices.place((problem, is_fresh, owner < 0))
   if rows is None:
-    return compiled.start(ball, (problem, is_idle)), owner
-  return compiled.refill(ball, (rows, problem, is_fresh, is_idle)), owner
+    return compiled.start(shared, (problem, is_idle)), owner
+  return compiled.refill(shared, (rows, problem, is_fresh, is_idle)), owner
 
 
 @jax.jit
@@ -236,10 +244,14 @@ def _take(rows, kept):
 
 
 def row_count(num_rows: int, largest: int, num_devices: int) -> int:
-  """Rows of a batch: a multiple of eight and of the devices, so that few shapes are compiled.
+  """Rows of a batch: a number that all devices share, with few different ones between n and 2 n.
 
-  >>> row_count(3, 128, 1), row_count(70, 128, 1), row_count(1000, 100, 1)
-  (8, 72, 96)
+  At most a sixteenth of the rows are idle for the sake of that, and a row for each device.
+
+  >>> row_count(3, 128, 1), row_count(49, 128, 2), row_count(71, 128, 1), row_count(1000, 100, 1)
+  (3, 50, 72, 100)
   """
-  unit = np.lcm(8, num_devices)
-  return int(max(min(-(-num_rows // unit) * unit, largest // unit * unit), unit))
+  rows = min(num_rows, largest)
+  unit = 1 << max(rows.bit_length() - 5, 0)
+  rows = -(-rows // unit) * unit
+  return max(-(-rows // num_devices), 1) * num_devices

@@ -116,12 +116,13 @@ VERSIONS = {
 """The versions by name: their attacks in order, and their settings."""
 
 
-def make_stages(version: str | Sequence[str], norm: str) -> tuple[Stage, ...]:
+def make_stages(version: str | Sequence[str | Stage], norm: str) -> tuple[Stage, ...]:
   """The attacks of a version, or those named, in order.
 
   Args:
-    version: one of `VERSIONS`, or names of `ATTACKS`, which run with five restarts as the
-      reference's `custom` does.
+    version: one of `VERSIONS`; or names of `ATTACKS`, which run with five restarts as the
+      reference's `custom` does; or stages with other settings, or of your own, such as
+      `ATTACKS["apgd-ce"](Settings(num_steps=1000))`.
     norm: of the ball; `standard` has other settings in l1.
 
   Raises:
@@ -136,11 +137,11 @@ def make_stages(version: str | Sequence[str], norm: str) -> tuple[Stage, ...]:
   else:
     names, settings = tuple(version), Settings()
   for name in names:
-    if name not in ATTACKS:
+    if not isinstance(name, Stage) and name not in ATTACKS:
       raise ValueError(f"version: attack {name!r}: expected {near_miss(name, ATTACKS)}")
-  if not names or len(set(names)) < len(names):
+  stages = [each if isinstance(each, Stage) else ATTACKS[each](settings) for each in names]
+  if not stages or len({stage.name for stage in stages}) < len(stages):
     raise ValueError(f"version={version!r}: expected one or several different attacks")
-  stages = [ATTACKS[name](settings) for name in names]
   if version == "aa+mt":  # of the papers, whose restarts are not AutoAttack's
     stages[-1] = _multi_targeted(Settings())
   return tuple(stages)

@@ -120,6 +120,7 @@ def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable,
       lambda axis_name: fn, mesh, mode=config.parallel, per_row=True
     ),
     place=lambda rows: parallel.shard_batch(rows, mesh),
+    share=lambda tree: parallel.replicate(tree, mesh),
     count=mesh.devices.size,
   )
   evaluate = attacks.make_autoattack(

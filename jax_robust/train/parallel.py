@@ -15,6 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jax_robust.attacks.stepwise import compiler_options
+
 AXIS = "data"
 MODES = ("jit", "pmap", "shard_map")
 
@@ -140,7 +142,12 @@ def map_step(
   replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
   if mode == "jit":
     placed = NamedSharding(mesh, sharded if per_row else replicated)
-    return jax.jit(make_step(None), out_shardings=placed, donate_argnums=donated)
+    return jax.jit(
+      make_step(None),
+      out_shardings=placed,
+      donate_argnums=donated,
+      compiler_options=compiler_options(),
+    )
   if mode == "shard_map":
     # check_vma=False: with the check on, pmean of gradients would be the sum over devices.
     mapped = jax.shard_map(
@@ -150,7 +157,7 @@ def map_step(
       out_specs=sharded if per_row else replicated,
       check_vma=False,
     )
-    return jax.jit(mapped, donate_argnums=donated)
+    return jax.jit(mapped, donate_argnums=donated, compiler_options=compiler_options())
   return _pmap(make_step(AXIS), mesh, per_row=per_row, donated=donated)
 
 

@@ -156,7 +156,8 @@ def test_square_wins_where_gradients_are_masked():
     lambda x: logits_fn(jnp.round(x * 64) / 64), x, labels, jax.random.key(0),
     ball=attacks.linf_ball(2 * EPS["linf"]), report=lines.append,
   )  # fmt: skip
-  assert result.robust_after["apgd-t"].sum() >= result.clean.sum() - 2  # luck of a random start
+  # What falls to them is a random start's luck.
+  assert result.robust_after["apgd-t"].sum() >= 0.75 * result.clean.sum()
   assert result.robust.sum() < 0.5 * result.clean.sum()
   text = " ".join(result.warnings)
   assert "gradient of the cross entropy is exactly zero for 24 of 24 images" in text
@@ -199,7 +200,7 @@ def test_too_few_classes_leave_attacks_out_and_say_so(num_classes, left_out):
   )
 
 
-def test_a_claim_that_does_not_hold_is_not_an_attack(monkeypatch):
+def test_a_claim_that_does_not_hold_is_not_an_attack():
   logits_fn, x, labels, _ = linear_problem()
   honest = versions.ATTACKS["apgd-ce"](versions.Settings(num_steps=3)).searches[0][0]
 
@@ -209,9 +210,8 @@ def test_a_claim_that_does_not_hold_is_not_an_attack(monkeypatch):
     return state._replace(found=jnp.ones_like(state.found), x_adv=outside)
 
   liar = versions.Stage("liar", ((Search(honest.init, step, 3), 1),))
-  monkeypatch.setitem(versions.ATTACKS, "liar", lambda settings: liar)
   result = attacks.autoattack(
-    logits_fn, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.01), version=("liar",)
+    logits_fn, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.01), version=(liar,)
   )
   np.testing.assert_array_equal(result.robust, result.clean)
   assert result.rejected == {"liar": int(result.clean.sum())}

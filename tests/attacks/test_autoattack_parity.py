@@ -7,7 +7,7 @@ import oracle_net
 import pytest
 
 from jax_robust import losses
-from jax_robust.attacks import l2_ball, linf_ball, stepwise
+from jax_robust.attacks import autoattack, l2_ball, linf_ball, stepwise, versions
 from jax_robust.attacks.apgd_steps import apgd_search
 from jax_robust.types import as_keys
 
@@ -59,3 +59,46 @@ def test_apgd_from_x_agrees(recorded, norm, loss_name, chosen):
   assert np.sum(deviating) <= np.ceil(MOST_DEVIATING[name] * deviating.size)
   assert np.mean(deviating[still_correct]) <= MOST_DEVIATING["ce"]
   np.testing.assert_array_equal(~np.asarray(state.found), still_correct)
+
+
+def evaluate(recorded, norm, version, seed):
+  """Our flags after each attack, on all images."""
+  x, labels = oracle_net.images_and_labels(recorded)
+  ball = BALLS[norm](float(recorded[f"{norm}/eps"]))
+  result = autoattack(
+    oracle_net.make_logits_fn(recorded), x, labels, jax.random.key(seed), ball=ball, version=version
+  )
+  assert not any(result.rejected.values())
+  return result.robust_after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("norm", BALLS)
+def test_standard_agrees_with_three_seeds_of_the_reference(recorded, norm, seed):
+  ours = evaluate(recorded, norm, "standard", seed)
+  for name, robust in ours.items():
+    theirs = np.stack([recorded[f"{norm}/seed{s}/robust_after_{name}"] for s in range(3)])
+    missed = np.sum(robust & ~theirs.any(0))
+    extra = np.sum(~robust & theirs.all(0))
+    undecided = np.sum(theirs.any(0) & ~theirs.all(0))
+    counts = ", ".join(map(str, theirs.sum(1)))
+    print(f"{norm} seed {seed} {name}: {robust.sum()} robust, reference {counts}; "
+          f"{missed} only we left, {extra} only we broke")  # fmt: skip
+    assert missed <= 1 and extra <= 1 + undecided, name
+
+
+ALONE = {"apgd-dlr": 2, "apgd-t": 2, "fab-t": 2, "square": 6}
+"""By how many images an attack by itself may differ."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("norm", BALLS)
+def test_each_attack_by_itself_agrees(recorded, norm, name):
+  once = versions.ATTACKS[name](versions.Settings(num_restarts=1))
+  robust = evaluate(recorded, norm, (once,), 0)[name]
+  theirs = recorded[f"{norm}/alone/robust_after_{name}"]
+  print(f"{norm} {name} alone: {robust.sum()} robust, reference {theirs.sum()}; "
+        f"{np.sum(robust != theirs)} images differ")  # fmt: skip
+  assert np.sum(robust != theirs) <= ALONE[name]

@@ -40,6 +40,7 @@ def main():
   devices = attacks.Devices(
     compile_fn=lambda fn: parallel.map_step(lambda axis: fn, mesh, per_row=True),
     place=lambda rows: parallel.shard_batch(rows, mesh),
+    share=lambda tree: parallel.replicate(tree, mesh),
     count=mesh.devices.size,
   )
   evaluate = attacks.make_autoattack(

@@ -36,6 +36,7 @@ def sizes():
 def run(python, script, *flags, cores):
   """One evaluation in a process of its own."""
   env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(cores))
+  env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as launch/local.sh
   env.pop("XLA_FLAGS", None)  # the suite's eight virtual devices
   env["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), env.get("PYTHONPATH", "")])
   command = [python, str(HERE / script), *flags]

@@ -29,6 +29,7 @@ class Side:
     env = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="2", JAX_PLATFORMS="cpu")
     env.pop("XLA_FLAGS", None)  # the suite's eight virtual devices
     env["JAX_NUM_CPU_DEVICES"] = str(len(cores))  # as `main` sets it
+    env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as launch/local.sh
     env["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), env.get("PYTHONPATH", "")])
     self.process = subprocess.Popen(
       [python, str(HERE / script), *flags],

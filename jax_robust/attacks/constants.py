@@ -1,0 +1,77 @@
+"""What a classifier is closed over, as an argument of what is compiled.
+
+XLA would copy the weights that a `logits_fn` closes over into every program that asks it. An
+evaluation compiles dozens of programs, and a large net has gigabytes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+from jaxtyping import Array
+
+from jax_robust.types import LogitsFn
+
+
+class Lifted(NamedTuple):
+  """A classifier without its constants.
+
+  Attributes:
+    apply: `(constants, x, keys) -> outputs`.
+    constants: the arrays that it was closed over.
+  """
+
+  apply: Callable[[Any, Array, Array], Any]
+  constants: tuple[Any, ...]
+
+
+def lift(logits_fn: LogitsFn, x: Any, keys: Any) -> Lifted:
+  """Separates a classifier from the arrays it is closed over.
+
+  Guarantees:
+    `lifted_is_the_classifier`: `apply(constants, x, keys)` is `logits_fn(x, keys)`.
+
+  Args:
+    logits_fn: `(x, keys) -> outputs`.
+    x: images, or their shapes and dtype; other batch sizes will do as well.
+    keys: one per image.
+
+  Returns:
+    The two parts.
+
+  >>> import jax.numpy as jnp
+  >>> weights = jnp.eye(3)
+  >>> lifted = lift(lambda x, keys: x @ weights, jnp.ones((1, 3)), jnp.zeros(1))
+  >>> [constant.shape for constant in lifted.constants]
+  [(3, 3)]
+  """
+  found = jax.make_jaxpr(logits_fn)(_shapes(x), _shapes(keys)).consts
+  constants = tuple(c for c in found if isinstance(c, (jax.Array, np.ndarray)) and c.size > 1)
+  # By identity: an array made anew at every trace may depend on the batch, and stays inside.
+  places = {id(constant): i for i, constant in enumerate(constants)}
+
+  def apply(values, x, keys):
+    closed, outputs = jax.make_jaxpr(logits_fn, return_shape=True)(_shapes(x), _shapes(keys))
+    consts = [values[places[id(c)]] if id(c) in places else c for c in closed.consts]
+    leaves = jaxpr_as_fun(closed.replace(consts=consts))(x, keys)
+    return jax.tree.unflatten(jax.tree.structure(outputs), leaves)
+
+  return Lifted(apply, constants)
+
+
+def without_jit(logits_fn: LogitsFn) -> LogitsFn:
+  """The function that `jax.jit` was given: the constants of a jitted one are out of `lift`'s sight.
+
+  >>> def double(x):
+  ...   return 2 * x
+  >>> without_jit(jax.jit(double)) is double, without_jit(double) is double
+  (True, True)
+  """
+  return logits_fn.__wrapped__ if isinstance(logits_fn, jax.stages.Wrapped) else logits_fn
+
+
+def _shapes(array: Any) -> jax.ShapeDtypeStruct:
+  """What a trace needs to know of an array."""
+  return jax.ShapeDtypeStruct(array.shape, array.dtype)
