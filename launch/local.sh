@@ -37,7 +37,9 @@ if ((${#arguments[@]} == 0)); then
   exit 2
 fi
 
+# Huge pages: otherwise the page faults of large temporary arrays take a tenth of the time on a CPU.
 base=(env TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}")
+base+=(GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}")
 if [[ -n "$devices" ]] || ((processes > 1)); then
   # The last of several equal XLA flags wins, so that what the caller has set otherwise is kept.
   flags="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=${devices:-1}"
