@@ -26,11 +26,14 @@ def make_logits_fn(recorded):
     if name.startswith("weights/")
   }
 
+  mean, stddev = (
+    np.asarray(recorded[name] if name in recorded.files else default).reshape(1, 1, 1, -1)
+    for name, default in (("mean", _MEAN), ("std", _STDDEV))
+  )
+
   def logits_fn(x):
     w = {name: jnp.asarray(value, x.dtype) for name, value in weights.items()}
-    x = (x - jnp.asarray(_MEAN, x.dtype).reshape(1, 1, 1, 3)) / jnp.asarray(
-      _STDDEV, x.dtype
-    ).reshape(1, 1, 1, 3)
+    x = (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(stddev, x.dtype)
     for i, stride in enumerate(_STRIDES):
       kernel = w[f"convs.{i}.weight"]
       dimensions = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "OIHW", "NHWC"))

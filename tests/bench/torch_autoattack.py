@@ -21,7 +21,7 @@ STRIDES = (1, 2, 1, 2, 1)
 class Net(nn.Module):
   """Five convolutions with BatchNorm, mean over space, linear; normalises its input itself."""
 
-  def __init__(self, weights):
+  def __init__(self, weights, mean, std):
     super().__init__()
     channels = [weights["convs.0.weight"].shape[1]]
     channels += [weights[f"convs.{i}.weight"].shape[0] for i in range(len(STRIDES))]
@@ -34,8 +34,7 @@ class Net(nn.Module):
     state = {name: torch.tensor(value) for name, value in weights.items()}
     missing = self.load_state_dict(state, strict=False).missing_keys
     assert all(name.endswith("num_batches_tracked") for name in missing), missing
-    self.mean = torch.tensor((0.4914, 0.4822, 0.4465)).view(1, 3, 1, 1)
-    self.std = torch.tensor((0.2470, 0.2435, 0.2616)).view(1, 3, 1, 1)
+    self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
     self.images_seen = 0
 
   def forward(self, x):
@@ -59,7 +58,10 @@ def main():
   recorded = np.load(args.file)
   prefix = "weights/"
   weights = {n.removeprefix(prefix): recorded[n] for n in recorded.files if n.startswith(prefix)}
-  net = Net(weights).eval()
+  mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+  if "mean" in recorded.files:
+    mean, std = recorded["mean"], recorded["std"]
+  net = Net(weights, mean, std).eval()
   # Contiguous: the program takes views of gradients, and a gradient has the strides of its input.
   x = torch.tensor(recorded["images_uint8"][: args.images]).permute(0, 3, 1, 2).contiguous() / 255
   labels = torch.tensor(recorded["labels"][: args.images]).long()
