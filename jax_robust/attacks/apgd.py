@@ -48,7 +48,8 @@ def apgd(
 
   Deviations from the reference: projections stay inside the ball to the last bit; l2 gradients are
   normalised however small they are; the projection in l1 is bisected; with `eot` the loss that is
-  followed is the mean over the draws, not the last draw's.
+  followed is the mean over the draws, and the class that of their mean probabilities, not the last
+  draw's.
 
   Guarantees:
     `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.

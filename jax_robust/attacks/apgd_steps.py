@@ -133,7 +133,7 @@ def _fresh(problem, x_start):
 
 
 def _ask(logits_fn: LogitsFn, loss_fn, state, eot):
-  """Loss and gradient at the point, means over `eot` draws, and whether the last draw is wrong."""
+  """Loss and gradient at the point, means over `eot` draws, and whether the mean draw is wrong."""
   problem = state.problem
   keys = jax.vmap(lambda key, count: jax.random.split(jax.random.fold_in(key, count), eot))(
     problem.keys, state.count + 1
@@ -150,8 +150,11 @@ def _ask(logits_fn: LogitsFn, loss_fn, state, eot):
     return jnp.sum(loss), (loss.astype(state.loss.dtype), outputs)
 
   gradient, (loss, outputs) = jax.grad(loss_at, has_aux=True)(state.point)
-  last = jax.tree.map(lambda z: z.reshape(-1, eot, z.shape[-1])[:, -1], outputs)
-  return loss, gradient, misclassified(last, problem.labels)
+  if eot > 1:  # one draw that is wrong by chance is no success
+    outputs = jax.tree.map(
+      lambda z: jnp.mean(jax.nn.softmax(z).reshape(-1, eot, z.shape[-1]), axis=1), outputs
+    )
+  return loss, gradient, misclassified(outputs, problem.labels)
 
 
 def _remember(state, now, first_step, loss, gradient, wrong):

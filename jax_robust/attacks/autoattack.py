@@ -83,7 +83,8 @@ def autoattack(
       pass of its own. What fails is not an attack, and is counted in `rejected`.
     - Where the net has fewer classes than a loss needs, that attack is left out, with a warning.
     - NaN or infinite logits of an image raise an error.
-    - A randomised net is scored by its mean probabilities over 20 draws, not by one pass.
+    - A randomised net is scored by its mean probabilities over 20 draws, not by one pass, and its
+      images are attacked to the end of a run, since one success may be chance.
 
   Guarantees:
     `flags_only_fall`: an image that is not robust after one attack is not robust after the next.
@@ -157,7 +158,10 @@ def make_autoattack(
       jax.random.split(jax.random.key(0), 1),
     )
     searches = {
-      stage.name: [(compile_search(each, net, devices), n) for each, n in stage.searches]
+      stage.name: [
+        (compile_search(each, net, devices, stop_when_found=num_draws == 1), n)
+        for each, n in stage.searches
+      ]
       for stage in stages
     }
     predict = make_predict(net, batch_size=batch_size, num_draws=num_draws, devices=devices)

@@ -69,6 +69,7 @@ class Compiled(NamedTuple):
   """A search that is ready to run on the devices, for batches of any size and every radius."""
 
   search: stepwise.Search
+  stop_when_found: bool
   constants: Any
   start: Callable
   refill: Callable
@@ -76,13 +77,21 @@ class Compiled(NamedTuple):
   devices: Devices
 
 
-def compile_search(search: stepwise.Search, net: Lifted, devices: Devices = Devices()) -> Compiled:
+def compile_search(
+  search: stepwise.Search,
+  net: Lifted,
+  devices: Devices = Devices(),
+  *,
+  stop_when_found: bool = True,
+) -> Compiled:
   """Prepares a search for `attack_survivors`; each batch size is compiled when it first occurs.
 
   Args:
     search: the attack.
     net: what is attacked.
     devices: how rows are spread.
+    stop_when_found: whether a try ends with its first adversarial point: not to be believed of a
+      randomised net, where that point may be chance.
   """
 
   def start(shared, rows):
@@ -99,7 +108,7 @@ def compile_search(search: stepwise.Search, net: Lifted, devices: Devices = Devi
   def step(shared, rows):
     ball, constants = shared
     logits_fn = functools.partial(net.apply, constants)
-    resting = rows.is_idle | stepwise.is_done(search, rows.state, stop_when_found=True)
+    resting = rows.is_idle | stepwise.is_done(search, rows.state, stop_when_found=stop_when_found)
     moved = jax.lax.stop_gradient(search.step(ball, logits_fn, rows.state))
     state = stepwise.select(resting, rows.state, moved)
     return rows._replace(state=state, num_passes=rows.num_passes + ~resting)
@@ -110,7 +119,8 @@ def compile_search(search: stepwise.Search, net: Lifted, devices: Devices = Devi
     return jax.lax.fori_loop(0, _steps_per_call(), lambda _, rows: step(shared, rows), rows)
 
   programs = map(devices.compile_fn, (start, refill, advance))
-  return Compiled(search, devices.share(net.constants), *programs, devices)
+  constants = devices.share(net.constants)
+  return Compiled(search, stop_when_found, constants, *programs, devices)
 
 
 def _steps_per_call() -> int:
@@ -164,13 +174,14 @@ def attack_survivors(
     for _ in range(_STEPS_BETWEEN_LOOKS // _steps_per_call()):
       rows = compiled.advance(shared, rows)
     fell, count, spent = jax.device_get((rows.state.found, rows.state.count, rows.num_passes))
-    winners = np.flatnonzero(is_busy & fell)
+    ended = count >= compiled.search.num_steps
+    winners = np.flatnonzero(is_busy & fell & (ended | compiled.stop_when_found))
     if winners.size:
       points = np.asarray(rows.state.x_adv)
       found[owner[winners]] = True
       # Backwards, so that of two tries of one image the first one counts.
       x_adv[owner[winners[::-1]]] = points[winners[::-1]]
-    over = is_busy & ((count >= compiled.search.num_steps) | found[owner])
+    over = is_busy & (ended | found[owner])
     np.add.at(passes, owner[over], spent[over])
     owner[over] = -1
     report(queue.given - int((owner >= 0).sum()), num_tries * num_images, int(found.sum()))

@@ -259,3 +259,34 @@ def test_integer_images_are_refused():
     attacks.autoattack(
       logits_fn, np.uint8(x), labels, jax.random.key(0), ball=attacks.linf_ball(0.1)
     )
+
+
+def test_expectations_win_where_noise_masks_the_gradient():
+  logits_fn, x, labels, _ = linear_problem()
+
+  def net(x, rng):
+    noise = 2 * jax.random.normal(rng, (16, NUM_CLASSES))
+    return logits_fn(x) + (x.reshape(x.shape[0], -1) - 0.5) @ noise
+
+  robust = {}
+  for eot in (1, 20):
+    stage = versions.ATTACKS["apgd-ce"](versions.Settings(num_restarts=1, eot=eot))
+    robust[eot] = attacks.autoattack(
+      net, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.1), version=(stage,), check=False
+    ).robust.sum()
+  assert robust[20] < 0.75 * robust[1]
+
+
+def test_random_labels_leave_what_the_net_gets_right_by_chance():
+  logits_fn, x, _, distances = linear_problem()
+  guess = np.asarray(logits_fn(x)).argmax(1)
+  labels = np.random.default_rng(5).integers(0, NUM_CLASSES, len(x))
+  result = attacks.autoattack(
+    logits_fn, x, labels, jax.random.key(0), ball=attacks.linf_ball(EPS["linf"]),
+    version=("apgd-ce",), check=False,
+  )  # fmt: skip
+  np.testing.assert_array_equal(result.clean, guess == labels)
+  assert 0 < result.clean.sum() < 12
+  np.testing.assert_array_equal(result.robust, result.clean & (distances["linf"] > EPS["linf"]))
+  np.testing.assert_array_equal(result.x_adv[~result.clean], x[~result.clean])
+  assert np.all(result.num_forward[~result.clean] == 1)
