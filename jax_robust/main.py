@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from jax_robust import config as config_lib
+from jax_robust import presets
 
 HELP = """\
 Train, attack and export robust image classifiers.
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if argv else 2
   try:
     arguments = parse(argv)
-    config = config_lib.load(arguments.config)
+    config = presets.complete(config_lib.load(arguments.config))
     for key, text in arguments.overrides:
       config_lib.override(config, key, text)
     if arguments.print_config:

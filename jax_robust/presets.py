@@ -58,6 +58,19 @@ def base() -> ml_collections.ConfigDict:
   )
 
 
+PLAIN_BLOCKS = ("data", "generated", "evaluation", "autoattack")
+"""Blocks with fixed keys; the others are the keywords of whatever function they name."""
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Adds what a config lacks in its plain blocks: one of an earlier version has fewer keys."""
+  defaults = base()
+  with config.unlocked():
+    for name in PLAIN_BLOCKS:
+      config[name] = {**defaults[name].to_dict(), **config.get(name, {})}
+  return config
+
+
 def trades_attack(**changes) -> dict:
   """TRADES' inner attack as released: ten steps of Adam on the input towards another prediction."""
   return {**attacks.RECIPES["trades_adam"], "loss": "kl_divergence", **changes}

@@ -25,7 +25,7 @@ MAY_IMPORT = {
   "jobs": (
     *CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config", "presets",
   ),
-  "main": ("jobs", "config", "data", "train"),
+  "main": ("jobs", "config", "presets", "data", "train"),
   "__init__": ("attacks", "losses", "jobs"),
 }  # fmt: skip
 """The rooms of the package, and those whose doors are open to each."""

@@ -57,6 +57,17 @@ def test_help_is_worth_reading(capsys, flag):
   assert max(map(len, text.splitlines())) <= 100
 
 
+def test_a_config_of_an_earlier_version_gets_what_was_added_since(capsys, tmp_path):
+  data = config_lib.to_data(config_lib.load("quickstart"))
+  del data["autoattack"], data["evaluation"]["precision"]
+  (tmp_path / "config.json").write_text(json.dumps(data))
+  flags = [f"--config={tmp_path / 'config.json'}", "--config.autoattack.chunk_size=7"]
+  assert main.main([*flags, "--print-config"]) == 0
+  shown = json.loads(capsys.readouterr().out)
+  assert shown["autoattack"]["chunk_size"] == 7 and shown["autoattack"]["version"] == "standard"
+  assert shown["evaluation"]["precision"] == "highest"
+
+
 def test_nothing_at_all_shows_the_help_and_is_a_mistake(capsys):
   assert main.main([]) == 2
   assert "Jobs, as config.job names them" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def _check_keys(config: Any) -> None:
   check_options("", config, required | durations | set(OPTIONAL))
   for key in sorted(required - set(config)):
     raise ConfigError(f"the config has no {key!r}: begin with jax_robust.presets.base()")
-  for name in ("data", "generated", "evaluation", "autoattack"):
+  for name in presets.PLAIN_BLOCKS:
     check_options(name, config[name], base[name].keys())
     for key in sorted(set(base[name]) - set(config[name])):
       raise ConfigError(f"the config has no '{name}.{key}': begin with jax_robust.presets.base()")

@@ -82,3 +82,5 @@ def test_square_better_than_gradients_is_named():
     clean, {"apgd-ce": square, "square": square}
   )
   assert not guards.check_square(clean, {"square": square})
+  one_less = {"apgd-ce": gradients, "square": np.arange(100) < 59}
+  assert not guards.check_square(clean, one_less)
