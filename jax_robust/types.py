@@ -62,3 +62,8 @@ def as_keys(rng: jax.Array, num_examples: int) -> jax.Array:
   if rng.ndim == 1:
     return rng
   return jax.vmap(jax.random.fold_in, (None, 0))(rng, jax.numpy.arange(num_examples))
+
+
+def fold(keys: jax.Array, number: Any) -> jax.Array:
+  """Every example's key `[b]`, folded with one number."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
+from jax_robust.types import fold
 
 LARGE_RADII = ((3.0, 0.3), (2.0, 0.3), (1.0, None))
 """Radius in units of eps, and share of the iterations, of each stage; the last has what is left."""
@@ -84,7 +85,7 @@ def random_start(ball, problem):
   """On the sphere for linf and l2, as far as the box allows; projected noise for l1."""
   x = problem.x
   dtype = jnp.promote_types(x.dtype, jnp.float32)
-  keys = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, 0)
+  keys = fold(problem.keys, 0)
   if ball.norm == "linf":
     draw = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], dtype, minval=-1.0))(keys)
     direction = draw / jnp.maximum(max_pixels(jnp.abs(draw)), 1e-12)

@@ -15,10 +15,10 @@ from jax_robust.attacks import guards, versions
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.constants import lift, without_jit
-from jax_robust.attacks.predict import fold_all, fold_ids, make_predict
+from jax_robust.attacks.predict import fold_ids, make_predict
 from jax_robust.attacks.survivors import Devices, attack_survivors, compile_search
 from jax_robust.attacks.transforms import keyed, takes_rng
-from jax_robust.types import LogitsFn
+from jax_robust.types import LogitsFn, fold
 
 TOLERANCE = 1e-6
 """By how much of eps a returned point may be outside the ball: float32's rounding of a norm."""
@@ -176,7 +176,7 @@ def make_autoattack(
     keys = rng if rng.ndim else fold_ids(rng, np.arange(len(x)) if ids is None else np.asarray(ids))
     report(f"using {version if isinstance(version, str) else 'custom'} version including {names}.")
     searches, predict = compiled(x.shape[1:], x.dtype)
-    images = _Images(x, labels, keys, predict(x, fold_all(keys, 0)))
+    images = _Images(x, labels, keys, predict(x, fold(keys, 0)))
     guards.check_labels(labels, images.logits.shape[-1])
     warnings = []
     if check:
@@ -215,7 +215,7 @@ def _run(images, stages, predict, ball, batch_size, warnings, report) -> AutoAtt
   for stage, searches in stages:
     rejected[stage.name] = 0
     before = forward.sum(), backward.sum()
-    keys = fold_all(images.keys, np.uint32(zlib.crc32(stage.name.encode())))
+    keys = fold(images.keys, np.uint32(zlib.crc32(stage.name.encode())))
     for compiled, num_restarts in searches:
       standing = np.flatnonzero(robust)
       if not standing.size:
@@ -277,7 +277,7 @@ def _confirm(x_adv, images, claims, predict, ball) -> tuple[np.ndarray, np.ndarr
   """Which points are attacks, and what is predicted for all: the evaluator's own look at them."""
   if not len(claims):
     return np.zeros(0, bool), np.zeros(0, np.int64)
-  logits = predict(x_adv, fold_all(images.keys[claims], 0))
+  logits = predict(x_adv, fold(images.keys[claims], 0))
   guess = np.argmax(logits, -1)
   distance = np.asarray(ball.distance(jnp.asarray(x_adv), jnp.asarray(images.x[claims])))
   in_ball = distance <= np.float32(ball.eps) * (1 + TOLERANCE)

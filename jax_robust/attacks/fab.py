@@ -15,7 +15,7 @@ from jax_robust.attacks.classes import as_labels, check_single_exit, likeliest_w
 from jax_robust.attacks.fab_search import fab_search as fab_search
 from jax_robust.attacks.stepwise import Problem
 from jax_robust.attacks.transforms import keyed
-from jax_robust.types import LogitsFn, as_keys
+from jax_robust.types import LogitsFn, as_keys, fold
 
 
 def fab(
@@ -158,7 +158,6 @@ def _check(num_steps, num_restarts):
 
 def _nearest(make_search, logits_fn, problem, goals, *, num_restarts, ball):
   """The nearest adversarial point over all goals `[t, b]` and restarts, or x."""
-  keys_of_try = jax.vmap(jax.random.fold_in, (0, None))
   carry = problem.x, jnp.full_like(problem.x, jnp.inf, shape=problem.x.shape[:1])
   num_goals = goals.shape[0]
   numbers, goals = jnp.arange(num_restarts * num_goals), jnp.tile(goals, (num_restarts, 1))
@@ -170,7 +169,7 @@ def _nearest(make_search, logits_fn, problem, goals, *, num_restarts, ball):
     number, goal = numbered
     # Only what is nearer counts now, and random starts are near enough to find it.
     within = dataclasses.replace(ball, eps=jnp.minimum(ball.eps, distance))
-    keys = keys_of_try(problem.keys, number)
+    keys = fold(problem.keys, number)
     tried = drive(within, search.init(within, problem._replace(goals=goal, keys=keys)))
     nearer = tried.found & (tried.distance < distance)
     x_adv = stepwise.select(nearer, tried.x_adv, x_adv)

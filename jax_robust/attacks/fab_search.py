@@ -13,7 +13,7 @@ from jax_robust.attacks.hyperplanes import MOVES
 from jax_robust.attacks.nearest import keep_nearest
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example, sum_pixels
 from jax_robust.attacks.stepwise import Problem, Search, select
-from jax_robust.types import LogitsFn
+from jax_robust.types import LogitsFn, fold
 
 _BIAS_MAX = 0.1  # alpha_max of the paper: the largest pull towards x
 _OVERSHOOT = 1.05  # eta
@@ -85,7 +85,7 @@ def _random_start(ball: Ball, problem: Problem) -> Array:
   x = problem.x
   uniform = functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
   draw = uniform if ball.norm == "linf" else jax.random.normal
-  keys = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, 0)
+  keys = fold(problem.keys, 0)
   direction = jax.vmap(lambda key: draw(key, x.shape[1:], x.dtype))(keys)
   unit = direction / per_example(ball.distance(direction, jnp.zeros_like(x)), x)
   return jnp.clip(x + 0.5 * per_example(ball.eps, x) * unit, 0.0, 1.0)

@@ -24,7 +24,7 @@ from jax_robust.attacks.checks import check_images, near_miss
 from jax_robust.attacks.projections import max_pixels, per_example
 from jax_robust.attacks.steps import Schedule
 from jax_robust.attacks.transforms import keyed, takes_rng
-from jax_robust.types import LogitsFn, LossFn, as_keys
+from jax_robust.types import LogitsFn, LossFn, as_keys, fold
 
 STARTS = ("uniform", "normal", "zero")
 
@@ -237,11 +237,6 @@ def _expected_loss(logits_fn, loss_fn, targets, eot):
     return jnp.mean(jax.vmap(loss_of_draw)(jnp.arange(eot)), axis=0)
 
   return mean_loss
-
-
-def fold(keys, number):
-  """Each example's key, folded with one number."""
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def _start(start, keys, x, ball):

@@ -13,7 +13,7 @@ import numpy as np
 
 from jax_robust import losses
 from jax_robust.attacks.balls import Ball
-from jax_robust.types import LogitsFn
+from jax_robust.types import LogitsFn, fold
 
 NOISE = 1e-4
 """How far logits of unit length may differ between two passes."""
@@ -75,7 +75,7 @@ def check_model(
   """
   x, labels = jnp.asarray(x), jnp.asarray(labels)
   ask = jax.jit(lambda x, keys: logits_fn(x, keys))
-  other_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+  other_keys = fold(keys, 1)
   logits = np.asarray(ask(x, keys), np.float32)
   passes = [logits] + [np.asarray(ask(x, other_keys), np.float32) for _ in range(2)]
   found = []

@@ -13,6 +13,7 @@ from jax_robust.attacks import guards
 from jax_robust.attacks.classes import check_single_exit
 from jax_robust.attacks.constants import Lifted
 from jax_robust.attacks.survivors import Devices, row_count
+from jax_robust.types import fold
 
 
 def make_predict(
@@ -29,9 +30,7 @@ def make_predict(
     with jax.default_matmul_precision("highest"):
       if num_draws == 1:
         return _logits(logits_fn, x, keys)
-      probs = [
-        jax.nn.softmax(_logits(logits_fn, x, fold_all(keys, draw))) for draw in range(num_draws)
-      ]
+      probs = [jax.nn.softmax(_logits(logits_fn, x, fold(keys, draw))) for draw in range(num_draws)]
     return jnp.log(sum(probs) / num_draws)
 
   compiled, constants = devices.compile_fn(ask), devices.share(net.constants)
@@ -61,9 +60,3 @@ def _logits(logits_fn, x, keys):
 def fold_ids(rng: Array, ids: Any) -> Array:
   """The keys of images: one key folded with each id."""
   return jax.vmap(jax.random.fold_in, (None, 0))(rng, ids)
-
-
-@jax.jit
-def fold_all(keys: Array, number: Any) -> Array:
-  """Every key, folded with one number."""
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

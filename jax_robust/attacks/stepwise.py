@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jax_robust.attacks.balls import Ball
-from jax_robust.types import LogitsFn
+from jax_robust.types import LogitsFn, fold
 
 
 class Problem(NamedTuple):
@@ -163,7 +163,7 @@ def run_all(
   def attempt(carry, numbered):
     x_adv, found = carry
     number, goal = numbered
-    keys = jax.vmap(jax.random.fold_in, (0, None))(problem.keys, number)
+    keys = fold(problem.keys, number)
     tried = drive(ball, search.init(ball, problem._replace(goals=goal, keys=keys)))
     return (select(found, x_adv, tried.x_adv), found | tried.found), None
 

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,7 +96,6 @@ def compile_search(
   def start(shared, rows):
     (ball, _), (problem, is_idle) = shared, rows
     state = jax.lax.stop_gradient(search.init(ball, problem))
-    chex.assert_tree_shape_prefix(state, is_idle.shape)  # or rows would be mixed up
     return _Rows(state, jnp.zeros(is_idle.shape, jnp.int32), is_idle)
 
   def refill(shared, rows):

@@ -16,6 +16,13 @@ BALLS = {"linf": attacks.linf_ball, "l2": attacks.l2_ball}
 NUM_CLASSES = 5
 
 
+ONCE = versions.Settings(num_restarts=1, num_queries=300)
+STANDARD = tuple(versions.ATTACKS[name](ONCE) for name in versions.STANDARD)
+"""`standard`, but for a Square that is as long as most tests need it."""
+
+SHORT_SQUARE = STANDARD[-1]
+
+
 def linear_problem(num_rows=24):
   """A linear net on 4 x 4 x 1 pixels far from the box, and each image's exact distances."""
   draw = np.random.default_rng(0)
@@ -51,7 +58,7 @@ def test_linear_net_gives_the_exact_flags(norm):
   expected[0] = False
   assert np.abs(distances[norm] - EPS[norm]).min() > 1e-4  # no image hangs on rounding
   assert 5 < expected.sum() < 20
-  result = evaluate(norm, "standard")
+  result = evaluate(norm, STANDARD)
   np.testing.assert_array_equal(result.robust, expected)
   assert list(result.robust_after) == ["apgd-ce", "apgd-t", "fab-t", "square"]
   assert not result.clean[0] and result.clean[1:].all()
@@ -61,12 +68,12 @@ def test_linear_net_gives_the_exact_flags(norm):
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "mt"])
 @pytest.mark.parametrize("norm", BALLS)
 def test_each_gradient_attack_by_itself_reaches_the_optimum(norm, name):
-  np.testing.assert_array_equal(evaluate(norm, (name,)).robust, evaluate(norm, "standard").robust)
+  np.testing.assert_array_equal(evaluate(norm, (name,)).robust, evaluate(norm, STANDARD).robust)
 
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_flags_only_fall(norm):
-  result = evaluate(norm, "standard")
+  result = evaluate(norm, STANDARD)
   before = result.clean
   for flags in result.robust_after.values():
     assert not np.any(flags & ~before)
@@ -77,7 +84,7 @@ def test_flags_only_fall(norm):
 @pytest.mark.parametrize("norm", BALLS)
 def test_adversarial_points_are_valid(norm):
   logits_fn, x, labels, _ = linear_problem()
-  result = evaluate(norm, "standard")
+  result = evaluate(norm, STANDARD)
   fell = result.clean & ~result.robust
   delta = (result.x_adv - x).reshape(len(x), -1).astype(np.float64)
   distance = np.linalg.norm(delta, ord={"linf": np.inf, "l2": 2}[norm], axis=1)
@@ -88,7 +95,7 @@ def test_adversarial_points_are_valid(norm):
   np.testing.assert_array_equal(pred == labels, result.robust)
 
 
-@pytest.mark.parametrize("version", [("apgd-ce",), ("fab-t",), ("square",)])
+@pytest.mark.parametrize("version", [("apgd-ce",), ("fab-t",), (SHORT_SQUARE,)])
 def test_independent_of_the_batch_size(version):
   logits_fn, x, labels, _ = linear_problem()
   whole = evaluate("linf", version)
@@ -108,7 +115,7 @@ def test_independent_of_the_batch_size(version):
 def test_robust_flags_never_rise_with_eps():
   logits_fn, x, labels, _ = linear_problem()
   run = attacks.make_autoattack(
-    logits_fn, norm="linf", version=("apgd-ce", "square"), batch_size=24
+    logits_fn, norm="linf", version=("apgd-ce", SHORT_SQUARE), batch_size=24
   )
   at = lambda eps: run(x, labels, jax.random.key(0), ball=attacks.linf_ball(eps), check=False)  # noqa: E731
   before = at(0.0)
@@ -141,9 +148,8 @@ def test_a_planted_adversarial_is_found():
     low = jnp.full_like(distance, -9.0)
     return jnp.stack([jnp.full_like(distance, -0.03), -distance, low, low], axis=1)
 
-  run = functools.partial(
-    attacks.autoattack, logits_fn, x, np.zeros(3, np.int32), jax.random.key(0)
-  )
+  evaluate = attacks.make_autoattack(logits_fn, norm="linf")
+  run = functools.partial(evaluate, x, np.zeros(3, np.int32), jax.random.key(0))
   found = run(ball=attacks.linf_ball(0.1))
   assert found.clean.all() and not found.robust.any()
   assert run(ball=attacks.linf_ball(0.06)).robust.all()  # the corner is out of reach
@@ -155,6 +161,7 @@ def test_square_wins_where_gradients_are_masked():
   result = attacks.autoattack(
     lambda x: logits_fn(jnp.round(x * 64) / 64), x, labels, jax.random.key(0),
     ball=attacks.linf_ball(2 * EPS["linf"]), report=lines.append,
+    version=("apgd-ce", "apgd-t", SHORT_SQUARE),
   )  # fmt: skip
   # What falls to them is a random start's luck.
   assert result.robust_after["apgd-t"].sum() >= 0.75 * result.clean.sum()
