@@ -1,4 +1,7 @@
-"""Our attacks beside recorded runs of the reference program, on the same net and images."""
+"""Our attacks beside recorded runs of the reference program, on the same net and images.
+
+The slow ones want `XLA_FLAGS=`: what the suite sets compiles quickly and runs slowly.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,7 @@
 """Nets without a recorded run, attacked by the reference program itself and by us.
 
-JAX_ROBUST_TORCH_PYTHON=python-with-torch-and-autoattack pytest -m slow tests/attacks/...
+  XLA_FLAGS= JAX_ROBUST_TORCH_PYTHON=python-with-torch-and-autoattack \\
+    pytest -m slow -n 0 -s tests/attacks/test_other_nets_parity.py
 """
 
 import json
