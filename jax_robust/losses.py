@@ -1,5 +1,7 @@
 """Per-example losses over logits. Nothing is reduced over the batch; attacks ascend them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -16,8 +18,14 @@ def _as_probabilities(logits: Array, targets: Array) -> Array:
   return targets
 
 
-def _as_labels(targets: Array) -> Array:
-  """Probability rows become the class of their arg max; integer labels pass through."""
+def as_labels(targets: Any) -> Int[Array, " b"]:
+  """Integer labels; of probabilities `[b, k]` the arg max.
+
+  >>> import jax.numpy as jnp
+  >>> as_labels(jnp.array([[0.2, 0.8]])).tolist()
+  [1]
+  """
+  targets = jnp.asarray(targets)
   if jnp.issubdtype(targets.dtype, jnp.integer):
     return targets
   return jnp.argmax(targets, axis=-1)
@@ -91,7 +99,7 @@ def margin(
   >>> margin(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([0])).tolist()
   [-0.5]
   """
-  is_true = jax.nn.one_hot(_as_labels(targets), outputs.shape[-1], dtype=bool)
+  is_true = jax.nn.one_hot(as_labels(targets), outputs.shape[-1], dtype=bool)
   true_logit = jnp.sum(jnp.where(is_true, outputs, 0.0), axis=-1)
   # -inf, not a large constant: 1e8 is no longer exact in float16 and bfloat16.
   best_other = jnp.max(jnp.where(is_true, -jnp.inf, outputs), axis=-1)
@@ -163,7 +171,7 @@ def targeted_dlr(
   """
   outputs = _largest_logits_exist(outputs, 4, "targeted_dlr")
   top = jax.lax.top_k(outputs, 4)[0]
-  true_logit = jnp.take_along_axis(outputs, _as_labels(labels)[:, None], axis=-1)[:, 0]
+  true_logit = jnp.take_along_axis(outputs, as_labels(labels)[:, None], axis=-1)[:, 0]
   goal_logit = jnp.take_along_axis(outputs, goals[:, None], axis=-1)[:, 0]
   return (goal_logit - true_logit) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _DLR_OFFSET)
 

@@ -10,7 +10,7 @@ from jax_robust import losses
 from jax_robust.attacks.apgd_steps import apgd_search
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
-from jax_robust.attacks.classes import as_labels, likeliest_wrong
+from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.stepwise import Problem, run_all
 from jax_robust.attacks.transforms import keyed
 from jax_robust.types import LogitsFn, LossFn, as_keys
@@ -72,7 +72,7 @@ def apgd(
     num_steps: iterations of a run, which asks the net `num_steps + 1` times; static.
     num_restarts: independent starts; static.
     eot: draws of a randomised net per step, as rows of one pass, over which gradient and loss are
-      averaged. The last decides whether the point is adversarial, as in the reference. Static.
+      averaged; their mean probabilities decide whether the point is adversarial. Static.
     rho: see above.
     start: points to start from, `[b, ...]`. Default: at random, on the sphere in linf and l2
       before the box clips it.
@@ -104,7 +104,7 @@ def apgd(
     lambda outputs, labels, goals: loss_fn(outputs, goals),
     num_steps=num_steps, eot=eot, rho=rho, start=start, large_radii=large_radii,
   )  # fmt: skip
-  problem = Problem(x, as_labels(targets), targets, as_keys(rng, x.shape[0]))
+  problem = Problem(x, losses.as_labels(targets), targets, as_keys(rng, x.shape[0]))
   tries = jnp.broadcast_to(targets, (num_restarts, *targets.shape))
   return run_all(search, keyed(logits_fn), problem, tries, ball=ball)[0]
 
@@ -161,7 +161,7 @@ def apgd_targeted(
   """
   check_images(x)
   _check(num_steps, num_restarts, eot, None)
-  x, labels = jax.lax.stop_gradient((x, as_labels(targets)))
+  x, labels = jax.lax.stop_gradient((x, losses.as_labels(targets)))
   logits_fn, keys = keyed(logits_fn), as_keys(rng, x.shape[0])
   goals = likeliest_wrong(jax.lax.stop_gradient(logits_fn(x, keys)), labels, num_targets)
   search = apgd_search(

@@ -25,18 +25,6 @@ def check_single_exit(outputs: Any) -> None:
     )
 
 
-def as_labels(targets: Any) -> Int[Array, " b"]:
-  """Integer labels; of probabilities `[b, k]` the arg max.
-
-  >>> as_labels(jnp.array([[0.2, 0.8]])).tolist()
-  [1]
-  """
-  targets = jnp.asarray(targets)
-  if jnp.issubdtype(targets.dtype, jnp.integer):
-    return targets
-  return jnp.argmax(targets, axis=-1)
-
-
 def misclassified(outputs: Any, labels: Int[Array, " b"]) -> Bool[Array, " b"]:
   """Whether the arg max is another class than the label: of every exit, if there are more.
 

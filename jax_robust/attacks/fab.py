@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jax_robust import losses
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
-from jax_robust.attacks.classes import as_labels, check_single_exit, likeliest_wrong
+from jax_robust.attacks.classes import check_single_exit, likeliest_wrong
 from jax_robust.attacks.fab_search import fab_search as fab_search
 from jax_robust.attacks.stepwise import Problem
 from jax_robust.attacks.transforms import keyed
@@ -81,7 +82,7 @@ def fab(
   """
   check_images(x)
   _check(num_steps, num_restarts)
-  x, labels = jax.lax.stop_gradient((x, as_labels(targets)))
+  x, labels = jax.lax.stop_gradient((x, losses.as_labels(targets)))
   return _nearest(
     functools.partial(fab_search, num_steps=num_steps, targeted=False),
     keyed(logits_fn), Problem(x, labels, labels, as_keys(rng, x.shape[0])), labels[None],
@@ -137,7 +138,7 @@ def fab_targeted(
   """
   check_images(x)
   _check(num_steps, num_restarts)
-  x, labels = jax.lax.stop_gradient((x, as_labels(targets)))
+  x, labels = jax.lax.stop_gradient((x, losses.as_labels(targets)))
   logits_fn, keys = keyed(logits_fn), as_keys(rng, x.shape[0])
   clean = jax.lax.stop_gradient(logits_fn(x, keys))
   check_single_exit(clean)

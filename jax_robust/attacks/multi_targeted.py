@@ -12,7 +12,7 @@ from jax_robust import losses, types
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
-from jax_robust.attacks.classes import as_labels, check_single_exit, likeliest_wrong, misclassified
+from jax_robust.attacks.classes import check_single_exit, likeliest_wrong, misclassified
 from jax_robust.attacks.gradient import CLASSIFIER_NOISE, make_move
 from jax_robust.attacks.steps import Schedule, adam
 from jax_robust.attacks.stepwise import Problem, Search
@@ -100,7 +100,7 @@ def multi_targeted(
   """
   check_images(x)
   x, targets = jax.lax.stop_gradient((jnp.asarray(x), targets))
-  labels, keys = as_labels(targets), types.as_keys(rng, x.shape[0])
+  labels, keys = losses.as_labels(targets), types.as_keys(rng, x.shape[0])
   logits_fn = keyed(logits_fn)
   clean_logits = jax.lax.stop_gradient(logits_fn(x, types.fold(keys, CLASSIFIER_NOISE)))
   check_single_exit(clean_logits)

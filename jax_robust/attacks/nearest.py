@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jax_robust import losses
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
-from jax_robust.attacks.classes import as_labels
 from jax_robust.attacks.stepwise import Problem, Search
 from jax_robust.attacks.transforms import keyed
 from jax_robust.types import LogitsFn, as_keys
@@ -42,7 +42,7 @@ def nearest_in_ball(
   """Runs a minimum-norm search to its end: the nearest adversarial points in the ball, else x."""
   check_images(x)
   x, targets = jax.lax.stop_gradient((jnp.asarray(x), targets))
-  labels = as_labels(targets)
+  labels = losses.as_labels(targets)
   problem = Problem(x, labels, goals=labels, keys=as_keys(rng, x.shape[0]))
   state = stepwise.run(search, keyed(logits_fn), problem, ball=ball)
   return jax.lax.stop_gradient(state.x_adv)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from jax_robust import losses
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
-from jax_robust.attacks.classes import as_labels, misclassified
+from jax_robust.attacks.classes import misclassified
 from jax_robust.attacks.projections import per_example, sum_pixels
 from jax_robust.attacks.square_windows import draw_tiles, place_bumps, place_window, window_sizes
 from jax_robust.attacks.stepwise import Problem, Search, run_all, select
@@ -112,7 +112,7 @@ def square(
   if num_restarts < 1:
     raise ValueError(f"num_restarts={num_restarts}: expected at least 1")
   search = square_search(num_queries=num_queries, p_init=p_init, resc_schedule=resc_schedule)
-  x, labels = jax.lax.stop_gradient((x, as_labels(labels)))
+  x, labels = jax.lax.stop_gradient((x, losses.as_labels(labels)))
   problem = Problem(x, labels, labels, as_keys(rng, x.shape[0]))
   tries = jnp.broadcast_to(labels, (num_restarts, *labels.shape))
   return run_all(search, keyed(logits_fn), problem, tries, ball=ball)[0]

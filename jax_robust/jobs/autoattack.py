@@ -1,5 +1,6 @@
 """The AutoAttack job: one workdir, one net, one radius or several; it resumes at the last chunk."""
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,14 +44,14 @@ def autoattack(config: Any, folder: str) -> dict[str, Any]:
       "precision": config.evaluation.precision,
       **chunks.sha256_of(source),
     }
-    found = {}
-    for eps in sorted({*map(float, config.evaluation.eps_list), float(_main_eps(config))}):
+    found, main_eps = {}, float(config.evaluation.attack.eps)
+    for eps in sorted({*map(float, config.evaluation.eps_list), main_eps}):
       identity = {**common, "eps": eps}
       place = path / "results" / folder_of(common["norm"], eps)
       chunks.claim(place, identity)
       _fill(place, identity, options, source, evaluate, predict)
       found[eps] = identity, list(chunks.read(place))
-    return write_summary(path, config.model.name, found, main_eps=float(_main_eps(config)))
+    return write_summary(path, config.model.name, found, main_eps=main_eps)
 
 
 def read_options(config: Any) -> dict[str, Any]:
@@ -79,11 +80,6 @@ def _version(text: str) -> str | tuple[str, ...]:
   if "," in text or text in versions.ATTACKS:
     return tuple(name.strip() for name in text.split(",") if name.strip())
   return text
-
-
-def _main_eps(config) -> float:
-  """The radius of the headline."""
-  return config.evaluation.attack.eps
 
 
 def folder_of(norm: str, eps: float) -> str:
@@ -135,7 +131,8 @@ def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable,
     with jax.default_matmul_precision(config.evaluation.precision):
       return run(*args, **options)
 
-  return evaluate, jax.jit(logits_fn)
+  apply = jax.jit(lambda params, model_state, x: apply_fn(params, model_state, x, train=False)[0])
+  return evaluate, functools.partial(apply, params, model_state)
 
 
 def _fill(place, identity, options, source, evaluate, predict) -> None:

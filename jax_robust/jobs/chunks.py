@@ -134,7 +134,7 @@ def read(folder: pathlib.Path) -> Iterator[dict[str, np.ndarray]]:
 
 def difficulty(result: AutoAttackResult) -> np.ndarray:
   """How much it took to break each image: by which attack, then in how many passes; else 0."""
-  stage = np.sum([flags for flags in result.robust_after.values()], axis=0)
+  stage = np.sum(list(result.robust_after.values()), axis=0)
   passes = result.num_forward + result.num_backward
   return np.where(result.clean & ~result.robust, stage + passes / (passes.max() + 1.0) + 1.0, 0.0)
 

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
+from jax_robust import losses
 from jax_robust.attacks.classes import (
-  as_labels,
   check_single_exit,
   likeliest_wrong,
   main_outputs,
@@ -31,8 +31,8 @@ def test_a_tuple_where_one_array_is_needed_is_refused():
 
 
 def test_labels_of_probabilities():
-  assert as_labels(jnp.array([[0.1, 0.9], [0.7, 0.3]])).tolist() == [1, 0]
-  assert as_labels(jnp.array([3, 1])).tolist() == [3, 1]
+  assert losses.as_labels(jnp.array([[0.1, 0.9], [0.7, 0.3]])).tolist() == [1, 0]
+  assert losses.as_labels(jnp.array([3, 1])).tolist() == [3, 1]
 
 
 def test_likeliest_wrong_classes_skip_the_label_and_put_nan_last():

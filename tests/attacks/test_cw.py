@@ -6,33 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear_net import KEY, interior, least_distance, linear
 
 from jax_robust import attacks, losses
 
-KEY = jax.random.key(0)
-WEIGHTS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 FAR = attacks.l2_ball(10.0)
-
-
-def linear(x):
-  """Four classes whose boundaries are planes through the middle of the box."""
-  return (x - 0.5) @ jnp.asarray(WEIGHTS, x.dtype)
-
-
-def interior(num_rows=12):
-  x = jax.random.uniform(KEY, (num_rows, 6), minval=0.35, maxval=0.65)
-  return x, jnp.argmax(linear(x), axis=-1)
-
-
-def least_distance(x, labels):
-  """To the nearest of the boundaries between the label and another class, without a box."""
-  logits, x = np.asarray(linear(x), np.float64), np.asarray(x)
-  distances = np.full(logits.shape, np.inf)
-  for i, label in enumerate(np.asarray(labels)):
-    for k in set(range(4)) - {label}:
-      normal = (WEIGHTS[:, k] - WEIGHTS[:, label]).astype(np.float64)
-      distances[i, k] = (logits[i, label] - logits[i, k]) / np.linalg.norm(normal)
-  return distances.min(1)
 
 
 def cw(x, labels, ball=FAR, logits_fn=linear, **options):

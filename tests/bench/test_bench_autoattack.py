@@ -16,21 +16,11 @@ import sys
 
 import numpy as np
 import pytest
+from settings import sizes
 
 HERE = pathlib.Path(__file__).resolve().parent
 TORCH_PYTHON = os.environ.get("JAX_ROBUST_TORCH_PYTHON", sys.executable)
 LEAST_SPEED = 1.0  # of the reference's
-
-
-def sizes():
-  """Images, batch and rounds, from the environment."""
-  known = {"images": 200, "batch": 128, "rounds": 1, "cores": os.cpu_count()}
-  for item in filter(None, os.environ.get("JAX_ROBUST_BENCH", "").split(",")):
-    key, _, value = item.partition("=")
-    if key not in known:
-      raise ValueError(f"JAX_ROBUST_BENCH has {key!r}: expected some of {', '.join(known)}")
-    known[key] = int(value)
-  return known
 
 
 def run(python, script, *flags, cores):
@@ -87,7 +77,7 @@ def test_autoattack_against_the_reference(norm, oracles):
   check = subprocess.run([TORCH_PYTHON, "-c", "import torch, autoattack"], capture_output=True)
   if check.returncode:
     pytest.skip(f"{TORCH_PYTHON} lacks torch or autoattack: set JAX_ROBUST_TORCH_PYTHON")
-  size = sizes()
+  size = sizes(images=200, batch=128, rounds=1, cores=os.cpu_count())
   flags = [f"--file={oracles / 'autoattack' / 'cifar10_cnn.npz'}", f"--norm={norm}"]
   flags += [f"--{name}={size[name]}" for name in ("images", "batch")]
   theirs, ours = [], []

@@ -16,6 +16,7 @@ import subprocess
 import sys
 
 import pytest
+from settings import sizes
 
 HERE = pathlib.Path(__file__).resolve().parent
 TORCH_PYTHON = os.environ.get("JAX_ROBUST_TORCH_PYTHON", sys.executable)
@@ -60,17 +61,6 @@ class Side:
     self.process.wait()
 
 
-def sizes():
-  """Batch, width, attack steps, rounds and cores, from the environment."""
-  known = {"batch": 64, "width": 64, "num_steps": 10, "rounds": 3, "cores": os.cpu_count()}
-  for item in filter(None, os.environ.get("JAX_ROBUST_BENCH", "").split(",")):
-    key, _, value = item.partition("=")
-    if key not in known:
-      raise ValueError(f"JAX_ROBUST_BENCH has {key!r}: expected some of {', '.join(known)}")
-    known[key] = int(value)
-  return known
-
-
 def measure(commands, *, rounds, cores):
   """Starts every side, then steps them in turns; returns the first line and the steps of each."""
   available = set(sorted(os.sched_getaffinity(0))[:cores])
@@ -111,7 +101,7 @@ def test_trades_step_against_pytorch():
   """At least .75 of PyTorch eager's speed; `torch.compile`'s is printed beside it."""
   if subprocess.run([TORCH_PYTHON, "-c", "import torch"], capture_output=True).returncode:
     pytest.skip(f"{TORCH_PYTHON} has no torch: set JAX_ROBUST_TORCH_PYTHON to a Python that has it")
-  size = sizes()
+  size = sizes(batch=64, width=64, num_steps=10, rounds=3, cores=os.cpu_count())
   flags = [f"--{name}={size[name]}" for name in ("batch", "width", "num_steps")]
   commands = {
     "torch eager": (TORCH_PYTHON, "torch_trades.py", *flags),
