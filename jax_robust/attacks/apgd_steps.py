@@ -115,7 +115,9 @@ def apgd_search(
       count=state.count + 1, point=ball.project(moved, state.problem.x), previous=base
     )
 
-  return Search(init, step, num_steps=sum(n + 1 for _, n in stages))
+  return Search(
+    init, step, num_steps=sum(n + 1 for _, n in stages), num_forward=eot, num_backward=eot
+  )
 
 
 def _fresh(problem, x_start):

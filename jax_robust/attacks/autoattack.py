@@ -15,13 +15,10 @@ from jax_robust.attacks import guards, versions
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.constants import lift, without_jit
-from jax_robust.attacks.predict import fold_ids, make_predict
+from jax_robust.attacks.predict import confirm, fold_ids, make_predict
 from jax_robust.attacks.survivors import Devices, attack_survivors, compile_search
 from jax_robust.attacks.transforms import keyed, takes_rng
 from jax_robust.types import LogitsFn, fold
-
-TOLERANCE = 1e-6
-"""By how much of eps a returned point may be outside the ball: float32's rounding of a norm."""
 
 _DRAWS = 20  # of a randomised net, as many as `rand` takes for a gradient
 
@@ -188,7 +185,7 @@ def make_autoattack(
     for line in warnings:
       report(f"Warning: {line}")
     kept = [(s, searches[s.name]) for s in stages if s.name not in left_out]
-    return _run(images, kept, predict, ball, batch_size, tuple(warnings), report)
+    return _run(images, kept, predict, num_draws, ball, batch_size, tuple(warnings), report)
 
   return evaluate
 
@@ -202,13 +199,13 @@ class _Images(NamedTuple):
   logits: np.ndarray
 
 
-def _run(images, stages, predict, ball, batch_size, warnings, report) -> AutoAttackResult:
+def _run(images, stages, predict, num_draws, ball, batch_size, warnings, report):
   """The sequence of attacks."""
   began = time.monotonic()
   pred = np.argmax(images.logits, -1)
   clean = pred == images.labels
   robust, x_adv, pred_adv = clean.copy(), images.x.copy(), pred.copy()
-  forward = np.ones(len(clean), np.int64)
+  forward = np.full(len(clean), num_draws, np.int64)
   backward = np.zeros(len(clean), np.int64)
   robust_after, rejected = {}, {}
   report(f"initial accuracy: {clean.mean():.2%}")
@@ -228,12 +225,14 @@ def _run(images, stages, predict, ball, batch_size, warnings, report) -> AutoAtt
         compiled, here.x, here.labels, here.keys, _goals(stage, here, num_restarts),
         ball=ball, batch_size=batch_size, report=_progress(stage.name, len(standing), report),
       )  # fmt: skip
-      forward[standing] += fallen.num_forward
-      backward[standing] += fallen.num_backward
+      forward[standing] += compiled.search.num_forward * fallen.num_steps
+      backward[standing] += _num_backward(compiled.search, images) * fallen.num_steps
       claims = np.flatnonzero(fallen.found)
-      confirmed, guess = _confirm(fallen.x_adv[claims], here, claims, predict, ball)
+      confirmed, guess = confirm(
+        predict, fallen.x_adv[claims], here.x[claims], here.labels[claims], here.keys[claims], ball
+      )
       rejected[stage.name] += int((~confirmed).sum())
-      forward[standing[claims]] += 1
+      forward[standing[claims]] += num_draws
       won = standing[claims[confirmed]]
       robust[won], x_adv[won] = False, fallen.x_adv[claims[confirmed]]
       pred_adv[won] = guess[confirmed]
@@ -251,6 +250,11 @@ def _run(images, stages, predict, ball, batch_size, warnings, report) -> AutoAtt
     clean, robust, robust_after, x_adv, pred, pred_adv, forward, backward, rejected,
     (*warnings, *found),
   )  # fmt: skip
+
+
+def _num_backward(search, images) -> int:
+  """Backward passes of a step."""
+  return images.logits.shape[-1] if search.num_backward is None else search.num_backward
 
 
 def _report_end(ball, x, x_adv, robust, report):
@@ -271,19 +275,6 @@ def _goals(stage, images, num_restarts) -> np.ndarray:
     jnp.asarray(images.logits), jnp.asarray(images.labels), stage.num_targets
   )
   return np.repeat(np.asarray(ranked, np.int32), num_restarts, axis=0)
-
-
-def _confirm(x_adv, images, claims, predict, ball) -> tuple[np.ndarray, np.ndarray]:
-  """Which points are attacks, and what is predicted for all: the evaluator's own look at them."""
-  if not len(claims):
-    return np.zeros(0, bool), np.zeros(0, np.int64)
-  logits = predict(x_adv, fold(images.keys[claims], 0))
-  guess = np.argmax(logits, -1)
-  distance = np.asarray(ball.distance(jnp.asarray(x_adv), jnp.asarray(images.x[claims])))
-  in_ball = distance <= np.float32(ball.eps) * (1 + TOLERANCE)
-  in_box = ((x_adv >= 0) & (x_adv <= 1)).reshape(len(claims), -1).all(1)
-  sane = np.isfinite(logits).all(1)
-  return in_ball & in_box & sane & (guess != images.labels[claims]), guess
 
 
 def _progress(name, num_images, report):

@@ -64,6 +64,7 @@ def fab_search(*, num_steps: int = 100, targeted: bool, random_start: bool = Fal
     step=functools.partial(_step, targeted=targeted),
     num_steps=num_steps,
     num_forward=2,
+    num_backward=1 if targeted else None,
   )
 
 

@@ -10,10 +10,14 @@ import numpy as np
 from jaxtyping import Array
 
 from jax_robust.attacks import guards
+from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import check_single_exit
 from jax_robust.attacks.constants import Lifted
 from jax_robust.attacks.survivors import Devices, row_count
 from jax_robust.types import fold
+
+TOLERANCE = 1e-6
+"""By how much of eps a returned point may be outside the ball: float32's rounding of a norm."""
 
 
 def make_predict(
@@ -54,6 +58,25 @@ def _logits(logits_fn, x, keys):
   outputs = logits_fn(x, keys)
   check_single_exit(outputs)
   return outputs.astype(jnp.float32)
+
+
+def confirm(
+  predict: Callable[[Any, Array], np.ndarray],
+  x_adv: np.ndarray,
+  x: np.ndarray,
+  labels: np.ndarray,
+  keys: Array,
+  ball: Ball,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which points are attacks, and what is predicted for all: the evaluator's own look at them."""
+  if not len(x):
+    return np.zeros(0, bool), np.zeros(0, np.int64)
+  logits = predict(x_adv, fold(keys, 0))
+  guess = np.argmax(logits, -1)
+  distance = np.asarray(ball.distance(jnp.asarray(x_adv), jnp.asarray(x)))
+  in_ball = distance <= np.float32(ball.eps) * (1 + TOLERANCE)
+  in_box = ((x_adv >= 0) & (x_adv <= 1)).reshape(len(x), -1).all(1)
+  return in_ball & in_box & np.isfinite(logits).all(1) & (guess != labels), guess
 
 
 @jax.jit

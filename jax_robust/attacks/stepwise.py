@@ -35,7 +35,8 @@ class Search(NamedTuple):
     init: `(ball, problem) -> state`, without asking the net.
     step: `(ball, logits_fn, state) -> state`, with `logits_fn(x, keys)`.
     num_steps: a row whose `state.count` has come this far is done.
-    num_forward, num_backward: passes of the net that a step takes; a gradient is one of each.
+    num_forward, num_backward: passes of the net that a step takes; a gradient is one of each. None:
+      one for each class.
 
   A state is a NamedTuple with, among others, `problem`, `count` (int32 `[b]`), `found` (whether
   `x_adv` is misclassified and inside the ball, `[b]`), and `x_adv`, the best point so far.
@@ -45,7 +46,7 @@ class Search(NamedTuple):
   step: Callable[[Ball, LogitsFn, Any], Any]
   num_steps: int
   num_forward: int = 1
-  num_backward: int = 1
+  num_backward: int | None = 1
 
 
 def is_done(search: Search, state: Any, *, stop_when_found: bool) -> Array:

@@ -28,14 +28,12 @@ class Fallen(NamedTuple):
   Attributes:
     found: whether an adversarial point was found, `[n]`.
     x_adv: that point; the image itself where there is none, `[n, ...]`.
-    num_forward: forward passes of the net spent on the image, `[n]`.
-    num_backward: backward passes, `[n]`.
+    num_steps: steps of the search that were taken for the image, `[n]`.
   """
 
   found: Bool[np.ndarray, " n"]
   x_adv: Float[np.ndarray, "n *dims"]
-  num_forward: Int[np.ndarray, " n"]
-  num_backward: Int[np.ndarray, " n"]
+  num_steps: Int[np.ndarray, " n"]
 
 
 class Devices(NamedTuple):
@@ -57,10 +55,10 @@ class Devices(NamedTuple):
 
 
 class _Rows(NamedTuple):
-  """A search's state, the passes each row took, and the rows that have nothing to do."""
+  """A search's state, the steps each row took, and the rows that have nothing to do."""
 
   state: Any
-  num_passes: Array
+  num_steps: Array
   is_idle: Array
 
 
@@ -109,7 +107,7 @@ def compile_search(
     resting = rows.is_idle | stepwise.is_done(search, rows.state, stop_when_found=stop_when_found)
     moved = jax.lax.stop_gradient(search.step(ball, logits_fn, rows.state))
     state = stepwise.select(resting, rows.state, moved)
-    return rows._replace(state=state, num_passes=rows.num_passes + ~resting)
+    return rows._replace(state=state, num_steps=rows.num_steps + ~resting)
 
   def advance(shared, rows):
     if _steps_per_call() == 1:
@@ -159,7 +157,7 @@ def attack_survivors(
   """
   num_tries, num_images = goals.shape
   found, x_adv = np.zeros(num_images, bool), np.array(x)
-  passes = np.zeros(num_images, np.int64)
+  steps = np.zeros(num_images, np.int64)
   queue = _Queue(num_tries, num_images, found)
   shared = ball, compiled.constants
   size = row_count(num_tries * num_images, batch_size, compiled.devices.count)
@@ -171,7 +169,7 @@ def attack_survivors(
       break
     for _ in range(_STEPS_BETWEEN_LOOKS // _steps_per_call()):
       rows = compiled.advance(shared, rows)
-    fell, count, spent = jax.device_get((rows.state.found, rows.state.count, rows.num_passes))
+    fell, count, spent = jax.device_get((rows.state.found, rows.state.count, rows.num_steps))
     ended = count >= compiled.search.num_steps
     winners = np.flatnonzero(is_busy & fell & (ended | compiled.stop_when_found))
     if winners.size:
@@ -180,11 +178,10 @@ def attack_survivors(
       # Backwards, so that of two tries of one image the first one counts.
       x_adv[owner[winners[::-1]]] = points[winners[::-1]]
     over = is_busy & (ended | found[owner])
-    np.add.at(passes, owner[over], spent[over])
+    np.add.at(steps, owner[over], spent[over])
     owner[over] = -1
     report(queue.given - int((owner >= 0).sum()), num_tries * num_images, int(found.sum()))
-  search = compiled.search
-  return Fallen(found, x_adv, search.num_forward * passes, search.num_backward * passes)
+  return Fallen(found, x_adv, steps)
 
 
 class _Queue:

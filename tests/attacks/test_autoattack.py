@@ -138,6 +138,21 @@ def test_passes_are_counted_and_fallen_images_rest():
   assert not evaluate("linf", ("square",)).num_backward.any()
 
 
+def test_a_pass_for_each_class_and_each_draw_is_counted():
+  result = evaluate("linf", ("fab",))
+  assert result.robust.any()
+  np.testing.assert_array_equal(result.num_backward[result.robust], 5 * 100 * NUM_CLASSES)
+  logits_fn, x, labels, _ = linear_problem()
+  stage = versions.ATTACKS["apgd-ce"](versions.Settings(num_restarts=1, eot=3))
+  result = attacks.autoattack(
+    noisy(logits_fn, 1e-6), x, labels, jax.random.key(0), ball=attacks.linf_ball(1e-4),
+    version=(stage,), check=False,
+  )  # fmt: skip
+  draws = 20  # of the look at the images before
+  np.testing.assert_array_equal(result.num_backward[result.robust], 3 * 101)
+  np.testing.assert_array_equal(result.num_forward[result.robust], draws + 3 * 101)
+
+
 def test_a_planted_adversarial_is_found():
   """An active test: class 0 everywhere but within .03 of one hidden corner of the ball."""
   x = np.full((3, 4, 4, 1), 0.5, np.float32)
