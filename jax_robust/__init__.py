@@ -1,14 +1,14 @@
 """jax_robust: train, attack and certify robust image classifiers in JAX.
 
-Importing it loads JAX and the pure parts, `attacks` and `losses`; nets, data and the loop come when
-they are asked for.
+Importing it loads JAX and the pure parts, `attacks`, `losses` and `smoothing`; models, data and the
+loop come when they are asked for.
 """
 
-from jax_robust import attacks, losses
+from jax_robust import attacks, losses, smoothing
 
 __version__ = "0.1.0"
 
-__all__ = ["attacks", "load", "losses"]
+__all__ = ["attacks", "load", "losses", "smoothing"]
 
 
 def load(folder: str, *, checkpoint: str = "best"):

@@ -9,11 +9,13 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-CORE = ("types", "losses", "attacks")
+CORE = ("types", "losses", "nets", "attacks", "smoothing")
 MAY_IMPORT = {
   "types": (),
   "losses": ("types",),
-  "attacks": ("types", "losses"),
+  "nets": ("types",),
+  "attacks": ("types", "losses", "nets"),
+  "smoothing": ("types", "nets"),
   "objectives": CORE,
   "models": ("types",),
   "data": ("types",),
@@ -26,7 +28,7 @@ MAY_IMPORT = {
     *CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config", "presets",
   ),
   "main": ("jobs", "config", "presets", "data", "train"),
-  "__init__": ("attacks", "losses", "jobs"),
+  "__init__": ("attacks", "losses", "smoothing", "jobs"),
 }  # fmt: skip
 """The rooms of the package, and those whose doors are open to each."""
 

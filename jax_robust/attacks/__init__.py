@@ -37,9 +37,9 @@ from jax_robust.attacks.single_step import rs_fgsm as rs_fgsm
 from jax_robust.attacks.square import square as square
 from jax_robust.attacks.steps import adam as adam
 from jax_robust.attacks.steps import piecewise_constant as piecewise_constant
-from jax_robust.attacks.survivors import Devices as Devices
 from jax_robust.attacks.transforms import exit_at as exit_at
 from jax_robust.attacks.transforms import mean_of_exits as mean_of_exits
 from jax_robust.attacks.transforms import transfer as transfer
 from jax_robust.attacks.versions import VERSIONS as VERSIONS
 from jax_robust.attacks.versions import make_stages as make_stages
+from jax_robust.nets.devices import Devices as Devices

@@ -12,7 +12,7 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
 from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.stepwise import Problem, run_all
-from jax_robust.attacks.transforms import keyed
+from jax_robust.nets.randomised import keyed
 from jax_robust.types import LogitsFn, LossFn, as_keys
 
 

@@ -14,10 +14,11 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jax_robust.attacks import guards, versions
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
-from jax_robust.attacks.constants import lift, without_jit
 from jax_robust.attacks.predict import confirm, fold_ids, make_predict
-from jax_robust.attacks.survivors import Devices, attack_survivors, compile_search
-from jax_robust.attacks.transforms import keyed, takes_rng
+from jax_robust.attacks.survivors import attack_survivors, compile_search
+from jax_robust.nets.constants import lift, without_jit
+from jax_robust.nets.devices import Devices
+from jax_robust.nets.randomised import keyed, takes_rng
 from jax_robust.types import LogitsFn, fold
 
 _DRAWS = 20  # of a randomised net, as many as `rand` takes for a gradient

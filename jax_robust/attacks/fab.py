@@ -15,7 +15,7 @@ from jax_robust.attacks.checks import check_images
 from jax_robust.attacks.classes import check_single_exit, likeliest_wrong
 from jax_robust.attacks.fab_search import fab_search as fab_search
 from jax_robust.attacks.stepwise import Problem
-from jax_robust.attacks.transforms import keyed
+from jax_robust.nets.randomised import keyed
 from jax_robust.types import LogitsFn, as_keys, fold
 
 

@@ -23,7 +23,7 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images, near_miss
 from jax_robust.attacks.projections import max_pixels, per_example
 from jax_robust.attacks.steps import Schedule
-from jax_robust.attacks.transforms import keyed, takes_rng
+from jax_robust.nets.randomised import keyed, takes_rng
 from jax_robust.types import LogitsFn, LossFn, as_keys, fold
 
 STARTS = ("uniform", "normal", "zero")

@@ -16,7 +16,7 @@ from jax_robust.attacks.classes import check_single_exit, likeliest_wrong, miscl
 from jax_robust.attacks.gradient import CLASSIFIER_NOISE, make_move
 from jax_robust.attacks.steps import Schedule, adam
 from jax_robust.attacks.stepwise import Problem, Search
-from jax_robust.attacks.transforms import keyed
+from jax_robust.nets.randomised import keyed
 
 
 class MultiTargetedState(NamedTuple):

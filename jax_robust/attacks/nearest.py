@@ -11,7 +11,7 @@ from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
 from jax_robust.attacks.stepwise import Problem, Search
-from jax_robust.attacks.transforms import keyed
+from jax_robust.nets.randomised import keyed
 from jax_robust.types import LogitsFn, as_keys
 
 

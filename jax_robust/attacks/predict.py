@@ -12,8 +12,8 @@ from jaxtyping import Array
 from jax_robust.attacks import guards
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import check_single_exit
-from jax_robust.attacks.constants import Lifted
-from jax_robust.attacks.survivors import Devices, row_count
+from jax_robust.nets.constants import Lifted
+from jax_robust.nets.devices import Devices, row_count
 from jax_robust.types import fold
 
 TOLERANCE = 1e-6

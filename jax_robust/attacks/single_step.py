@@ -11,7 +11,7 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.checks import check_images
 from jax_robust.attacks.gradient import CLASSIFIER_NOISE, pgd
 from jax_robust.attacks.projections import per_example
-from jax_robust.attacks.transforms import keyed
+from jax_robust.nets.randomised import keyed
 from jax_robust.types import LogitsFn, LossFn, as_keys, fold
 
 

@@ -15,7 +15,7 @@ from jax_robust.attacks.classes import misclassified
 from jax_robust.attacks.projections import per_example, sum_pixels
 from jax_robust.attacks.square_windows import draw_tiles, place_bumps, place_window, window_sizes
 from jax_robust.attacks.stepwise import Problem, Search, run_all, select
-from jax_robust.attacks.transforms import keyed
+from jax_robust.nets.randomised import keyed
 from jax_robust.types import LogitsFn, as_keys
 
 _OFFSET = 1e-12  # added to norms that divide, as in the reference program

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jax_robust.attacks.balls import Ball
+from jax_robust.nets.devices import compiler_options
 from jax_robust.types import LogitsFn, fold
 
 
@@ -121,18 +122,6 @@ def make_driver(
     return state
 
   return drive
-
-
-def compiler_options() -> dict[str, Any] | None:
-  """For `jax.jit` of a program that holds convolutions and is not part of a larger one.
-
-  XLA's CPU scheduler looks for operations that can run at the same time. Convolutions, each of
-  which takes all cores already, then get into each other's way: a TRADES step took 1.07 times as
-  long.
-  """
-  if jax.default_backend() != "cpu":
-    return None
-  return {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 
 def is_one_program(arguments: Any) -> bool:

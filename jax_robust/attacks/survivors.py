@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.constants import Lifted
+from jax_robust.nets.constants import Lifted
+from jax_robust.nets.devices import Devices, row_count
 
 _STEPS_BETWEEN_LOOKS = 10
 """Steps between two looks from the host: a fallen row idles for half of them on average."""
@@ -34,24 +35,6 @@ class Fallen(NamedTuple):
   found: Bool[np.ndarray, " n"]
   x_adv: Float[np.ndarray, "n *dims"]
   num_steps: Int[np.ndarray, " n"]
-
-
-class Devices(NamedTuple):
-  """How the rows of a batch are spread over devices.
-
-  Attributes:
-    compile_fn: compiles `fn(shared, rows) -> rows`; rows have the batch as first axis.
-    place: puts rows of the host on the devices.
-    share: puts what all rows need, weights above all, on every device.
-    count: how many devices share the rows evenly.
-  """
-
-  compile_fn: Callable[[Callable], Callable] = lambda fn: jax.jit(
-    fn, compiler_options=stepwise.compiler_options()
-  )
-  place: Callable[[Any], Any] = jax.device_put
-  share: Callable[[Any], Any] = lambda tree: tree
-  count: int = 1
 
 
 class _Rows(NamedTuple):
@@ -247,17 +230,3 @@ def _move_together(rows, owner, devices):
 def _take(rows, kept):
   """Some rows of everything."""
   return jax.tree.map(lambda leaf: leaf[kept], rows)
-
-
-def row_count(num_rows: int, largest: int, num_devices: int) -> int:
-  """Rows of a batch: a number that all devices share, with few different ones between n and 2 n.
-
-  At most a sixteenth of the rows are idle for the sake of that, and a row for each device.
-
-  >>> row_count(3, 128, 1), row_count(49, 128, 2), row_count(71, 128, 1), row_count(1000, 100, 1)
-  (3, 50, 72, 100)
-  """
-  rows = min(num_rows, largest)
-  unit = 1 << max(rows.bit_length() - 5, 0)
-  rows = -(-rows // unit) * unit
-  return max(-(-rows // num_devices), 1) * num_devices

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jax_robust.attacks.stepwise import compiler_options
+from jax_robust.nets.devices import compiler_options
 
 AXIS = "data"
 MODES = ("jit", "pmap", "shard_map")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_robust.attacks import guards
-from jax_robust.attacks.transforms import keyed
+from jax_robust.nets.randomised import keyed
 
 X = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)

@@ -7,7 +7,7 @@ import pytest
 
 from jax_robust import attacks
 from jax_robust.attacks import stepwise
-from jax_robust.attacks.transforms import keyed
+from jax_robust.nets.randomised import keyed
 
 KEY = jax.random.key(0)
 SEARCHES = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_robust import models
-from jax_robust.attacks.constants import lift, without_jit
+from jax_robust.nets.constants import lift, without_jit
 
 WEIGHTS = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(0), 3)

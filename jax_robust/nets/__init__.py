@@ -1,0 +1,1 @@
+"""A classifier as a program: weights as arguments, one form of call, rows shared by devices."""
