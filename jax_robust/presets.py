@@ -47,18 +47,41 @@ def base() -> ml_collections.ConfigDict:
         "checkpoint": "best",
         "precision": "highest",
       },
-      "autoattack": {
-        "version": "standard",
-        "chunk_size": 500,
-        "shard": "0/1",
-        "save_examples": False,
-        "pieces": (),
-      },
+      **_job_blocks(),
     }
   )
 
 
-PLAIN_BLOCKS = ("data", "generated", "evaluation", "autoattack")
+def _job_blocks() -> dict:
+  """What the evaluation jobs read."""
+  return {
+    "autoattack": {
+      "version": "standard",
+      "chunk_size": 500,
+      "shard": "0/1",
+      "save_examples": False,
+      "pieces": (),
+    },
+    "smoothing": {
+      "sigma": 0.0,
+      "n0": 100,
+      "n": 100_000,
+      "alpha": 0.001,
+      "skip": 1,
+      "start": 0,
+      "stop": 0,
+      "max": 0,
+      "noise": "gaussian",
+      "radii": (),
+      "tolerance": 0.0,
+      "batch_size": 2000,
+      "shard": "0/1",
+      "pieces": (),
+    },
+  }
+
+
+PLAIN_BLOCKS = ("data", "generated", "evaluation", "autoattack", "smoothing")
 """Blocks with fixed keys; the others are the keywords of whatever function they name."""
 
 
@@ -79,6 +102,54 @@ def trades_attack(**changes) -> dict:
 def pgd40(**changes) -> dict:
   """The papers' monitoring attack: 40 steps of Adam on the margin."""
   return {**attacks.RECIPES["pgd_40"], **changes}
+
+
+NOISE_LEVELS = (0.25, 0.5, 1.0)
+"""The standard deviations for which constants are published."""
+
+
+def noise_level(sigma: float) -> int:
+  """The place of the published noise level nearest to sigma."""
+  return min(range(3), key=lambda i: abs(NOISE_LEVELS[i] - sigma))
+
+
+def smoothing(arg, dataset: str, objectives: dict) -> ml_collections.ConfigDict:
+  """Training for randomized smoothing as released with SmoothMix: SGD, steps, no average.
+
+  The published batch of 256 is cut into as many chunks as there are noises per image, except for
+  MACER, whose 16 noises are all of one step. The released program drops the learning rate one epoch
+  late, after 31 epochs rather than 30.
+
+  Args:
+    arg: with `method`, `sigma`, and `m`, the noises per image, 0 for what `objectives` says.
+    dataset: the data set's name.
+    objectives: the keywords of each method.
+  """
+  if arg.method not in objectives:
+    near = config_lib.near_miss(arg.method, objectives)
+    raise config_lib.ConfigError(f"method={arg.method!r}{near}")
+  config = base()
+  config.data.update({"name": dataset, "num_heldout": 0})
+  objective = {"name": arg.method, "sigma": arg.sigma, **objectives[arg.method]}
+  if arg.m:
+    objective["num_noise_vec"] = arg.m
+  config.objective = objective
+  num_chunks = 1 if arg.method == "macer" else objective.get("num_noise_vec", 1)
+  config.batch.size = max(256 // num_chunks, 1)
+  config.smoothing.sigma = arg.sigma
+  config.augment.update({"label_smoothing": 0.0})
+  config.optimizer = {
+    "name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4,
+    "decay_batchnorm": True,
+  }  # fmt: skip
+  config.ema = {"decay": 0.0, "warmup_steps": 0, "ramp": False}
+  config.batch.update({"original_share": 1.0, "emulated_workers": 0})
+  config.select = ("noisy", "max")
+  config.evaluation.checkpoint = "latest"
+  config.evaluation.attack = {
+    "name": "pgd", "norm": "l2", "eps": arg.sigma, "num_steps": 10, "step_size": arg.sigma / 4,
+  }  # fmt: skip
+  return config
 
 
 def trades_generated(arg, dataset: str) -> ml_collections.ConfigDict:

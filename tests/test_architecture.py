@@ -43,7 +43,7 @@ ONLY_IN = {
   "tensorflow": ("data",),
   "tensorflow_datasets": ("data",),
   "tensorboardX": ("train/metrics",),
-  "matplotlib": ("evaluate/plotting",),
+  "matplotlib": ("evaluate/plotting", "evaluate/smoothing_plots"),
   "absl": (),
 }
 """Packages, and the only places that know them."""

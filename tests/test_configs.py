@@ -23,6 +23,10 @@ SMOKE = {
   "trades": "cifar10_trades_ddpm:cutmix,smoke",
   "adversarial": "cifar10_adversarial:smoke",
   "standard": "cifar10_adversarial:attack=none,smoke",
+  **{
+    name: f"mnist_smoothing:method={name},smoke"
+    for name in ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
+  },
 }
 
 

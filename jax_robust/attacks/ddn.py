@@ -1,6 +1,7 @@
 """DDN: the nearest adversarial point in l2, by steps whose norm and direction are decoupled."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -110,6 +111,7 @@ def ddn(
 def ddn_search(
   *,
   loss_fn: types.LossFn = losses.cross_entropy,
+  adversarial_fn: Callable[[Any, Array], Array] = misclassified,
   num_steps: int = 100,
   step_size: Schedule | Array | float | None = None,
   initial_norm: Array | float = 1.0,
@@ -119,7 +121,8 @@ def ddn_search(
   """`ddn` as pieces for `stepwise`: `num_steps` passes.
 
   Its `found` says that `x_adv` is inside the ball; a search that is not stopped there goes on to
-  nearer points. The labels of its problem are the targets of `loss_fn`.
+  nearer points. The labels of its problem are the targets of `loss_fn`. `adversarial_fn(outputs,
+  labels) -> [b]` says which points count, for outputs that are no logits.
 
   Raises:
     ValueError: no steps; fewer than 2 levels; gamma is not between 0 and 1.
@@ -129,15 +132,22 @@ def ddn_search(
   if isinstance(gamma, (int, float)) and not 0 < gamma < 1:
     raise ValueError(f"gamma={gamma}: expected a share between 0 and 1")
   if step_size is None:
-    step_size = functools.partial(_cosine, num_steps=num_steps)
+    step_size = functools.partial(cosine, num_steps=num_steps)
   return Search(
     init=functools.partial(_init, initial_norm=initial_norm),
-    step=functools.partial(_step, loss_fn=loss_fn, step_size=step_size, gamma=gamma, levels=levels),
+    step=functools.partial(
+      _step,
+      loss_fn=loss_fn,
+      adversarial_fn=adversarial_fn,
+      step_size=step_size,
+      gamma=gamma,
+      levels=levels,
+    ),
     num_steps=num_steps,
   )
 
 
-def _cosine(count, num_steps):
+def cosine(count, num_steps):
   """From the first step size to the last along half a cosine."""
   share = 0.5 * (1 + jnp.cos(jnp.pi * count / num_steps))
   return _LAST_STEP + (_FIRST_STEP - _LAST_STEP) * share
@@ -158,7 +168,7 @@ def _init(ball, problem, *, initial_norm):
   )
 
 
-def _step(ball, logits_fn, state, *, loss_fn, step_size, gamma, levels):
+def _step(ball, logits_fn, state, *, loss_fn, adversarial_fn, step_size, gamma, levels):
   """Asks the net about the iterate, then moves it by direction and norm."""
   x, labels, point = state.problem.x, state.problem.labels, state.iterate
   keys = jax.vmap(jax.random.fold_in)(state.problem.keys, state.count)
@@ -167,7 +177,7 @@ def _step(ball, logits_fn, state, *, loss_fn, step_size, gamma, levels):
   def loss_at(point):
     logits = logits_fn(point, model_keys)
     check_single_exit(logits)
-    adversarial = misclassified(logits, labels)
+    adversarial = adversarial_fn(logits, labels)
     return jnp.sum(loss_fn(logits, labels)), adversarial
 
   gradient, adversarial = jax.grad(loss_at, has_aux=True)(point)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust.types import ApplyFn, Attack
+from jax_robust.types import ApplyFn, Attack, fold
+
+_NOISE = 0x9015E  # a number for the noise's keys that no attack folds in
 
 
 class Weights(NamedTuple):
@@ -23,7 +25,11 @@ class Weights(NamedTuple):
 
 
 def make_scorer(
-  apply_fn: ApplyFn, make_attack: Callable[[Any], Attack], *, precision: str = "highest"
+  apply_fn: ApplyFn,
+  make_attack: Callable[[Any], Attack],
+  *,
+  precision: str = "highest",
+  sigma: float = 0.0,
 ) -> Callable:
   """Builds `scorer(weights, batch) -> {name: [b]}`, for one device or as the body of a mapped step.
 
@@ -37,11 +43,13 @@ def make_scorer(
     make_attack: `eps -> attack`, with a traced eps.
     precision: of matrix products and convolutions: accelerators default to TF32 or bfloat16, whose
       rounding can flip a prediction; 'highest' is float32.
+    sigma: standard deviation of Gaussian noise for the flag `noisy`, that of the net at one draw
+      for each image.
 
   Returns:
     A function of `Weights` and a batch of `image` uint8 `[b, h, w, c]`, `label` and `id` int32
-    `[b]`. It returns flags `clean` and `robust`, and what a picture needs: `x_adv`
-    `[b, h, w, c]`, and `probs` and `probs_adv` `[b, k]`.
+    `[b]`. It returns flags `clean` and `robust`, `noisy` if sigma is above 0, and what a picture
+    needs: `x_adv` `[b, h, w, c]`, and `probs` and `probs_adv` `[b, k]`.
   """
 
   def scorer(weights: Weights, batch: Mapping[str, Any]):
@@ -57,7 +65,13 @@ def make_scorer(
     x_adv = make_attack(weights.eps)(logits_fn, x, batch["label"], keys)
     logits, logits_adv = logits_fn(x), logits_fn(x_adv)
     clean = _is_correct(logits, batch["label"])
+    noisy = {}
+    if sigma > 0:
+      draw = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))
+      noise = draw(fold(keys, _NOISE))
+      noisy["noisy"] = _is_correct(logits_fn(x + sigma * noise), batch["label"])
     return {
+      **noisy,
       "clean": clean,
       "robust": clean & _is_correct(logits_adv, batch["label"]),
       "x_adv": x_adv,

@@ -70,9 +70,11 @@ def data(config) -> Data:
       "--config.batch.original_share=1"
     )
   whole = load_split(config, "train")
-  with from_config("data.num_heldout"):
-    train, heldout = sources.split_heldout(whole, config.data.num_heldout)
   test = load_split(config, config.data.test_split)
+  train, heldout = whole, test
+  if config.data.num_heldout:
+    with from_config("data.num_heldout"):
+      train, heldout = sources.split_heldout(whole, config.data.num_heldout)
   generated = generated_source(config, whole)
   return Data(train, heldout, test, generated)
 
@@ -145,11 +147,16 @@ def duration(config, stem: str, source: sources.Source) -> int:
 def optimizer(config, source: sources.Source) -> optax.GradientTransformation:
   """The optimiser with its schedule."""
   options = block(config, "schedule")
-  options["warmup_steps"] = config_lib.steps(
-    options, "warmup", batch_size=config.batch.size, epoch_size=epoch_size(config, source)
-  )
-  for unit in ("epochs", "examples"):
-    options.pop(f"warmup_{unit}", None)
+  sizes = {"batch_size": config.batch.size, "epoch_size": epoch_size(config, source)}
+  options["warmup_steps"] = config_lib.steps(options, "warmup", **sizes)
+  options["milestone_steps"] = [
+    config_lib.steps({f"milestone_{unit}": each}, "milestone", **sizes)
+    for unit in config_lib.UNITS
+    for each in options.get(f"milestone_{unit}", ())
+  ]
+  for stem in ("warmup", "milestone"):
+    for unit in ("epochs", "examples"):
+      options.pop(f"{stem}_{unit}", None)
   peak = optim.scaled_learning_rate(options.pop("learning_rate"), config.batch.size)
   total = duration(config, "total", source)
   check_name("schedule.name", options.get("name", "cosine"), optim.SCHEDULES)

@@ -8,12 +8,10 @@ import jax.numpy as jnp
 from jax_robust import presets
 from jax_robust.attacks.recipes import keywords
 from jax_robust.config import UNITS, ConfigError
+from jax_robust.evaluate import report
 from jax_robust.jobs import build
 from jax_robust.jobs.blocks import block, check_name, check_options, from_config
 from jax_robust.train import checkpoint, optim, parallel
-
-MEASURED = ("clean", "robust")
-"""What the evaluation during training measures, and `config.select` may name."""
 
 OPTIONAL = ("epoch_size", "generate", "runs")
 """Keys that only some configs have."""
@@ -30,8 +28,15 @@ def check(config: Any) -> None:
   _check_keys(config)
   if len(config.select) != 2:
     raise ConfigError(f"config.select={config.select!r}: expected a metric and 'max' or 'min'")
-  check_name("select", config.select[0], MEASURED)
+  check_name("select", config.select[0], report.FLAGS)
+  if config.select[0] == "noisy" and not config.smoothing.sigma:
+    raise ConfigError("config.select names 'noisy', but config.smoothing.sigma is 0: no noise")
   check_name("select", config.select[1], ("max", "min"))
+  if not config.data.num_heldout and config.evaluation.checkpoint == checkpoint.BEST:
+    raise ConfigError(
+      "config.data.num_heldout=0 leaves only test images to look at, and no checkpoint may be "
+      "chosen by them: set evaluation.checkpoint='latest', or hold some training images out"
+    )
   check_name("parallel", config.parallel, parallel.MODES)
   check_name("batch.backend", config.batch.backend, ("resident", "tfdata"))
   check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.KINDS)

@@ -97,10 +97,11 @@ def _initial_state(config, net, sets, mesh, latest: checkpoint.Checkpointer) -> 
 
 
 def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str, float]]:
-  """`state -> {'clean', 'robust'}` of the averaged parameters, under the evaluation attack."""
+  """`state -> {'clean', 'robust'}` of the averaged parameters, and 'noisy' with smoothing."""
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = parallel.data_mesh(batch_size)
   scorer = make_scorer(config, net, mesh)
+  names = [name for name in report.FLAGS if name != "noisy" or config.smoothing.sigma]
   eps = config.evaluation.attack.eps
   rng = jax.random.key_data(jax.random.key(config.seed))
 
@@ -113,9 +114,10 @@ def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str,
       weights,
       pipeline.eval_batches(source, batch_size=batch_size, shard=process_shard()),
       place=functools.partial(parallel.shard_batch, mesh=mesh),
+      names=names,
     )
     summary = report.summarise(flags)
-    return {name: summary[name] for name in check.MEASURED}
+    return {name: summary[name] for name in names}
 
   return evaluate
 
@@ -128,6 +130,7 @@ def make_scorer(config, net, mesh) -> Callable:
     apply_fn,
     lambda eps: build.attack(options, eps=eps),
     precision=config.evaluation.precision,
+    sigma=config.smoothing.sigma,
   )
   return parallel.map_step(lambda axis_name: body, mesh, mode=config.parallel, per_row=True)
 

@@ -6,13 +6,18 @@ from typing import Any
 
 from jax_robust.models.classifier import Classifier
 from jax_robust.models.layers import BatchNorm, check_name
+from jax_robust.models.lenet import LeNet
 from jax_robust.models.preact_resnet import PreActResNet18
+from jax_robust.models.resnet import CifarResNet, ResNet50
 from jax_robust.models.small import MLP, SmallCNN
 from jax_robust.models.wide_resnet import WideResNet
 
 MODELS: dict[str, type[Classifier]] = {
+  "cifar_resnet": CifarResNet,
+  "lenet": LeNet,
   "mlp": MLP,
   "preact_resnet18": PreActResNet18,
+  "resnet50": ResNet50,
   "small_cnn": SmallCNN,
   "wide_resnet": WideResNet,
 }
@@ -21,8 +26,11 @@ __all__ = [
   "MLP",
   "MODELS",
   "BatchNorm",
+  "CifarResNet",
   "Classifier",
+  "LeNet",
   "PreActResNet18",
+  "ResNet50",
   "SmallCNN",
   "WideResNet",
   "create",

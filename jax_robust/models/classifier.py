@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_robust.models.layers import ACTIVATIONS, BatchNorm, check_name, linear, normalise
+from jax_robust.models.layers import (
+  ACTIVATIONS,
+  BatchNorm,
+  check_name,
+  linear,
+  normalise,
+  torch_init,
+)
 
 
 class Classifier(nn.Module, kw_only=True):
@@ -49,6 +56,8 @@ class Classifier(nn.Module, kw_only=True):
   zero_init_logits: bool = False
   dtype: DTypeLike = jnp.float32
 
+  has_torch_init = False  # a property of the architecture, not a field
+
   def __post_init__(self):
     check_name("activation", self.activation, ACTIVATIONS)
     super().__post_init__()
@@ -82,7 +91,10 @@ class Classifier(nn.Module, kw_only=True):
     dtype = jnp.promote_types(self.dtype, jnp.float32)
     features = features.astype(dtype)
     features = features.mean(tuple(range(1, features.ndim - 1)))
-    last = linear(self.num_classes, name="logits", zero_init=self.zero_init_logits, dtype=dtype)
+    initial = torch_init(features.shape[-1]) if self.has_torch_init else {}
+    last = linear(
+      self.num_classes, name="logits", zero_init=self.zero_init_logits, dtype=dtype, **initial
+    )
     return last(features)
 
   def activate(self, x: Array) -> Array:

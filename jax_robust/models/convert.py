@@ -13,6 +13,18 @@ from jax_robust.models.layers import check_name
 
 Names = str | Mapping[str, str]
 
+# torchvision's names, from 1 on.
+_RESNET = (
+  (r"^init_conv$", "conv1"),
+  (r"^batchnorm$", "bn1"),
+  (r"^logits$", "fc"),
+  *((rf"conv_{i}$", f"conv{i + 1}") for i in range(3)),
+  *((rf"(?<!shortcut_)batchnorm_{i}$", f"bn{i + 1}") for i in range(3)),
+  (r"shortcut$", "downsample.0"),
+  (r"shortcut_batchnorm$", "downsample.1"),
+  *((rf"^layer_{i}_block_(\d+)", rf"layer{i + 1}.\1") for i in range(4)),
+)
+
 # Model: (pattern, replacement) pairs that turn a dotted Flax module path into the PyTorch one. The
 # first two are the names of DeepMind's released models.
 NAMES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -22,6 +34,14 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     (r"\.conv_0$", ".conv_2d_1"),
     (r"\.conv_1$", ".conv_2d_2"),
     (r"^layer_(\d+)_block_(\d+)", r"layer_\1.\2"),
+  ),
+  "cifar_resnet": _RESNET,
+  "resnet50": _RESNET,
+  "lenet": (
+    (r"^conv_0$", "conv1"),
+    (r"^conv_1$", "conv2"),
+    (r"^hidden$", "fc1"),
+    (r"^logits$", "fc2"),
   ),
   "small_cnn": (
     (r"^conv_(\d+)$", r"convs.\1"),

@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "silu": jax.nn.silu,
   "swish": jax.nn.silu,
 }
+
+
+Initializer: TypeAlias = Callable[..., Array]
+"""`(key, shape, dtype) -> array`."""
 
 
 def check_name(argument: str, value: str, known: Iterable[str]) -> None:
@@ -45,6 +50,21 @@ def fan_in_truncated_normal(
   return jax.random.truncated_normal(key, -2, 2, shape, dtype) / math.sqrt(math.prod(shape[:-1]))
 
 
+def torch_init(fan_in: int) -> dict[str, Initializer]:
+  """PyTorch's default for a layer, as keywords: weights and bias from U(-1, 1) / sqrt(fan_in).
+
+  >>> kernel_init = torch_init(4)["kernel_init"]
+  >>> kernel = kernel_init(jax.random.key(0), (4, 500), jnp.float32)
+  >>> bool(0.49 < abs(kernel).max() <= 0.5)
+  True
+  """
+
+  def draw(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / math.sqrt(fan_in)
+
+  return {"kernel_init": draw, "bias_init": draw}
+
+
 def conv(
   features: int,
   kernel_size: int,
@@ -54,8 +74,10 @@ def conv(
   padding: str | int = "SAME",
   use_bias: bool = False,
   dtype: DTypeLike = jnp.float32,
+  kernel_init: Initializer = fan_in_truncated_normal,
+  bias_init: Initializer = nn.initializers.zeros,
 ) -> nn.Conv:
-  """A square NHWC convolution with Haiku's initial weights.
+  """A square NHWC convolution, by default with Haiku's initial weights.
 
   Args:
     features: output channels.
@@ -65,6 +87,8 @@ def conv(
     padding: 'SAME' (with stride 2 on even sizes: nothing before, one after), or a symmetric width.
     use_bias: whether a bias is added.
     dtype: of the computation; parameters are float32.
+    kernel_init: draws the initial kernel.
+    bias_init: draws the initial bias.
 
   Returns:
     The module.
@@ -76,7 +100,8 @@ def conv(
     padding=padding,
     use_bias=use_bias,
     dtype=jnp.dtype(dtype),
-    kernel_init=fan_in_truncated_normal,
+    kernel_init=kernel_init,
+    bias_init=bias_init,
     name=name,
   )
 
@@ -88,8 +113,10 @@ def linear(
   zero_init: bool = False,
   use_bias: bool = True,
   dtype: DTypeLike = jnp.float32,
+  kernel_init: Initializer = fan_in_truncated_normal,
+  bias_init: Initializer = nn.initializers.zeros,
 ) -> nn.Dense:
-  """A linear layer with Haiku's initial weights and a zero bias.
+  """A linear layer, by default with Haiku's initial weights and a zero bias.
 
   Args:
     features: outputs.
@@ -97,6 +124,8 @@ def linear(
     zero_init: whether the weights start at zero too.
     use_bias: whether there is a bias; BatchNorm would take it away again.
     dtype: of the computation; parameters are float32.
+    kernel_init: draws the initial weights.
+    bias_init: draws the initial bias.
 
   Returns:
     The module.
@@ -105,7 +134,8 @@ def linear(
     features,
     use_bias=use_bias,
     dtype=jnp.dtype(dtype),
-    kernel_init=nn.initializers.zeros if zero_init else fan_in_truncated_normal,
+    kernel_init=nn.initializers.zeros if zero_init else kernel_init,
+    bias_init=bias_init,
     name=name,
   )
 

@@ -1,12 +1,15 @@
 """Learning-rate schedules, the optimiser with its weight-decay mask, and the parameter average."""
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jax_robust.attacks.checks import near_miss
 
-SCHEDULES = ("cosine", "step", "constant")
+SCHEDULES = ("cosine", "step", "milestones", "constant")
 OPTIMIZERS = ("sgd", "adam")
 
 
@@ -20,33 +23,52 @@ def scaled_learning_rate(learning_rate: float, batch_size: int) -> float:
 
 
 def make_schedule(
-  *, name: str = "cosine", peak: float, total_steps: int, warmup_steps: int = 0
+  *,
+  name: str = "cosine",
+  peak: float,
+  total_steps: int,
+  warmup_steps: int = 0,
+  milestone_steps: Sequence[int] = (),
+  gamma: float = 0.1,
 ) -> optax.Schedule:
-  """Linear warm-up from 0 to `peak`, then one of three shapes.
+  """Linear warm-up from 0 to `peak`, then one of four shapes.
 
   'cosine' falls to 0 at `total_steps`. 'step' is a tenth from `warmup_steps + 2/3 total_steps` on:
-  the released TRADES program counts two thirds of all steps after the warm-up. 'constant' stays.
+  the released TRADES program counts two thirds of all steps after the warm-up. 'milestones' is
+  multiplied by gamma at each of `milestone_steps`. 'constant' stays.
 
   Args:
-    name: 'cosine', 'step' or 'constant'.
+    name: 'cosine', 'step', 'milestones' or 'constant'.
     peak: the largest learning rate.
     total_steps: length of the run, warm-up included.
     warmup_steps: length of the warm-up.
+    milestone_steps: of 'milestones', counted from the start of the run.
+    gamma: of 'milestones'.
 
   Returns:
     A function of the step.
 
   Raises:
-    ValueError: an unknown name, or a warm-up longer than the run.
+    ValueError: an unknown name; a warm-up longer than the run, or than the first milestone;
+      milestones of another schedule.
   """
   if name not in SCHEDULES:
     raise ValueError(f"schedule name={name!r}: expected {near_miss(name, SCHEDULES)}")
   if not 0 <= warmup_steps <= total_steps:
     raise ValueError(f"warmup_steps={warmup_steps}: expected 0 to total_steps={total_steps}")
+  if milestone_steps and name != "milestones":
+    raise ValueError(f"milestone_steps={milestone_steps} with schedule name={name!r}")
+  if min(milestone_steps, default=warmup_steps) < warmup_steps:
+    raise ValueError(
+      f"milestone_steps={milestone_steps}: expected at least {warmup_steps}, where the warm-up ends"
+    )
   remaining = max(total_steps - warmup_steps, 1)
   after = {
     "cosine": optax.cosine_decay_schedule(peak, remaining),
     "step": optax.piecewise_constant_schedule(peak, {int(total_steps * 2 / 3): 0.1}),
+    "milestones": optax.piecewise_constant_schedule(
+      peak, {int(step) - warmup_steps: gamma for step in milestone_steps}
+    ),
     "constant": optax.constant_schedule(peak),
   }[name]
   if warmup_steps == 0:
@@ -56,11 +78,11 @@ def make_schedule(
   )
 
 
-def weight_decay_mask(params):
-  """True for every parameter but those of BatchNorm layers, told by their module's name."""
+def weight_decay_mask(params, *, decay_batchnorm: bool = False):
+  """True for every parameter, or all but those of BatchNorm layers, told by their module's name."""
 
   def decays(path, _):
-    return not any("batchnorm" in str(key) for key in path)
+    return decay_batchnorm or not any("batchnorm" in str(key) for key in path)
 
   return jax.tree_util.tree_map_with_path(decays, params)
 
@@ -72,11 +94,12 @@ def make_optimizer(
   momentum: float = 0.9,
   nesterov: bool = True,
   weight_decay: float = 5e-4,
+  decay_batchnorm: bool = False,
 ) -> optax.GradientTransformation:
   """SGD with momentum, or Adam, with weight decay coupled: added to the gradient, before momentum.
 
   Coupled decay is the gradient of `weight_decay / 2 * sum ||w||^2` inside the loss, as PyTorch's
-  SGD and the TRADES programs have it. BatchNorm's scale and offset do not decay.
+  SGD and the TRADES programs have it.
 
   Args:
     schedule: learning rate as a function of the step.
@@ -84,6 +107,8 @@ def make_optimizer(
     momentum: of SGD.
     nesterov: whether SGD's momentum looks ahead.
     weight_decay: coefficient of the half squared norm.
+    decay_batchnorm: whether BatchNorm's scale and offset decay too, as in PyTorch's default and the
+      randomized smoothing programs; in the TRADES programs they do not.
 
   Returns:
     An optax transformation.
@@ -95,7 +120,9 @@ def make_optimizer(
     raise ValueError(f"optimizer name={name!r}: expected {near_miss(name, OPTIMIZERS)}")
   core = optax.scale_by_adam() if name == "adam" else optax.trace(momentum, nesterov=nesterov)
   return optax.chain(
-    optax.add_decayed_weights(weight_decay, mask=weight_decay_mask),
+    optax.add_decayed_weights(
+      weight_decay, mask=functools.partial(weight_decay_mask, decay_batchnorm=decay_batchnorm)
+    ),
     core,
     optax.scale_by_learning_rate(schedule),
   )

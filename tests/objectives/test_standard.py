@@ -50,7 +50,17 @@ def test_exits_are_averaged():
 
 
 PGD = functools.partial(attacks.pgd, ball=attacks.linf_ball(0.02), num_steps=2, unroll=1)
-OPTIONS = {"adversarial": {"attack": PGD}, "standard": {}, "trades": {"attack": PGD, "beta": 1.0}}
+OPTIONS = {
+  "adversarial": {"attack": PGD},
+  "consistency": {"sigma": 0.1, "lbd": 1.0, "adv_training": True, "epsilon": 0.1, "num_steps": 2},
+  "gaussian": {"sigma": 0.1},
+  "macer": {"sigma": 0.1, "num_noise_vec": 4, "lbd": 0.01, "deferred": 2},
+  "smoothadv": {"sigma": 0.1, "num_noise_vec": 2, "epsilon": 0.1, "num_steps": 2},
+  "smoothmix": {"sigma": 0.1, "num_noise_vec": 2, "alpha": 0.1, "num_steps": 2, "warmup": 100},
+  "stability": {"sigma": 0.1, "lbd": 0.1},
+  "standard": {},
+  "trades": {"attack": PGD, "beta": 1.0},
+}
 
 
 @pytest.mark.parametrize("name", objectives.OBJECTIVES)

@@ -49,6 +49,18 @@ def test_constant_stays():
   np.testing.assert_allclose(rates("constant", [0], warmup_steps=0), [PEAK], rtol=1e-6)
 
 
+def test_milestones():
+  """The published MNIST schedule: .01 for 31 epochs, .001 for 30, .0001 for the rest."""
+  schedule = optim.make_schedule(
+    name="milestones", peak=0.01, total_steps=90, warmup_steps=2, milestone_steps=[31, 61]
+  )
+  rates = [float(schedule(step)) for step in range(90)]
+  np.testing.assert_allclose(rates[:3], [0, 0.005, 0.01])
+  np.testing.assert_allclose(rates[2:31], 0.01)
+  np.testing.assert_allclose(rates[31:61], 0.001, rtol=1e-6)
+  np.testing.assert_allclose(rates[61:], 0.0001, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("batch_size", "expected"), [(1024, 0.4), (512, 0.2), (256, 0.1), (128, 0.1), (1, 0.1)]
 )
@@ -60,7 +72,12 @@ def test_scaled_learning_rate(batch_size, expected):
   ("options", "message"),
   [
     ({"name": "cosin"}, "schedule name='cosin': expected 'cosine'"),
-    ({"name": "spiral"}, "schedule name='spiral': expected one of 'constant', 'cosine', 'step'"),
+    ({"name": "spiral"}, "schedule name='spiral': expected one of 'constant', 'cosine', 'milesto"),
+    ({"milestone_steps": [5]}, r"milestone_steps=\[5\] with schedule name='cosine'"),
+    (
+      {"name": "milestones", "milestone_steps": [1], "warmup_steps": 2},
+      r"milestone_steps=\[1\]: expected at least 2, where the warm-up ends",
+    ),
     ({"warmup_steps": 11}, "warmup_steps=11: expected 0 to total_steps=10"),
     ({"warmup_steps": -1}, "warmup_steps=-1: expected 0 to total_steps=10"),
   ],

@@ -1,0 +1,53 @@
+"""The LeNet on which randomized smoothing is compared on MNIST."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from jax_robust.models.classifier import Classifier
+from jax_robust.models.layers import conv, linear, torch_init
+
+
+class LeNet(Classifier, kw_only=True):
+  """Two 5x5 convolutions without padding, each with ReLU and 2x2 max-pool, and two linear layers.
+
+  20 and 50 channels, 500 hidden units; PyTorch's initial weights, no normalisation. The default
+  `mean` and `std` leave MNIST as it is, as the published models do.
+
+  Submodules: `conv_0`, `conv_1`, `hidden`, `logits`.
+
+  Guarantees:
+    `parameter_counts`: 431,080 for 28x28x1 images and 10 classes.
+
+  Attributes:
+    They are `Classifier`'s.
+
+  Reference: Jeong et al. 2021 (arXiv:2111.09277), after the LeNet of PyTorch's first examples.
+  """
+
+  has_torch_init = True
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
+    """Logits of images in [0, 1]."""
+    del train
+    y = self.preprocess(x)
+    for i, features in enumerate((20, 50)):
+      initial = torch_init(25 * y.shape[-1])
+      layer = conv(
+        features, 5, padding="VALID", use_bias=True, dtype=self.dtype, name=f"conv_{i}", **initial
+      )
+      y = _max_pool(self.activate(layer(y)))
+    # Channels first, so that the hidden layer's weights are in PyTorch's order.
+    y = y.transpose(0, 3, 1, 2).reshape(y.shape[0], -1)
+    hidden = linear(500, dtype=self.dtype, name="hidden", **torch_init(y.shape[-1]))
+    return self.head(self.activate(hidden(y)))
+
+
+def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+  """The maximum of each 2x2 window; a last odd row or column is left out.
+
+  As a maximum over axes: the gradient of `reduce_window` took 3.5 times as long on two CPU cores.
+  """
+  b, h, w, c = x.shape
+  x = x[:, : h // 2 * 2, : w // 2 * 2]
+  return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
