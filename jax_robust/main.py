@@ -42,7 +42,17 @@ interrupted from the keyboard; 143 asked to stop (SIGTERM), state saved. After 1
 same command goes on from the last checkpoint.
 """
 
-JOBS = ("train", "evaluate", "autoattack", "merge", "generate", "export", "compare")
+JOBS = (
+  "train",
+  "evaluate",
+  "autoattack",
+  "certify",
+  "predict",
+  "merge",
+  "generate",
+  "export",
+  "compare",
+)
 """What `config.job` may name: each is a function `(config, workdir)` in its module of `jobs`."""
 
 

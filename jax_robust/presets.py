@@ -64,6 +64,9 @@ def _job_blocks() -> dict:
     },
     "smoothing": {
       "sigma": 0.0,
+      "sigma_list": (),
+      "weights": (),
+      "images": "",
       "n0": 100,
       "n": 100_000,
       "alpha": 0.001,

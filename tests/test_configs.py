@@ -12,21 +12,27 @@ from jax_robust import main, objectives
 from jax_robust.data import augment, mixture
 from jax_robust.jobs import build
 
+SMOOTHING = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
 ARGUMENTS = {
   "cifar10_trades_ddpm": ["norm=l2", "flavour=sign,model=preact_resnet18", "cutmix"],
   "cifar10_adversarial": [f"attack={name}" for name in ("fgsm", "rs_fgsm", "n_fgsm", "none")],
   "mnist_trades": ["norm=l2"],
   "cifar10_laptop": ["share=1.0"],
+  **{
+    f"{data}_smoothing": [
+      *(f"method={name},sigma=0.25" for name in SMOOTHING),
+      "method=macer,sigma=1.0,m=4",
+      "sigma=1.0",
+    ]
+    for data in ("mnist", "cifar10", "imagenet")
+  },
 }
 CASES = [f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))]
 SMOKE = {
   "trades": "cifar10_trades_ddpm:cutmix,smoke",
   "adversarial": "cifar10_adversarial:smoke",
   "standard": "cifar10_adversarial:attack=none,smoke",
-  **{
-    name: f"mnist_smoothing:method={name},smoke"
-    for name in ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
-  },
+  **{name: f"mnist_smoothing:method={name},smoke" for name in SMOOTHING},
 }
 
 
@@ -93,3 +99,21 @@ def test_smoke_run(objective, tmp_path):
   assert all(np.isfinite(list(row.values())[2:]).all() for row in rows)
   assert json.loads((tmp_path / "config.json").read_text())["objective"]["name"] == objective
   assert json.loads((tmp_path / "results" / "train.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize("method", SMOOTHING)
+@pytest.mark.parametrize("sigma", [0.25, 0.5, 1.0])
+def test_published_chunks_are_batches(method, sigma):
+  """A batch of 256, cut into as many chunks as an image has noises, but for MACER's."""
+  for data in ("mnist", "cifar10"):
+    config = config_lib.load(f"{data}_smoothing:method={method},sigma={sigma}")
+    chunks = 1 if method == "macer" else config.objective.get("num_noise_vec", 1)
+    assert config.batch.size * chunks == 256
+    assert config.objective.sigma == config.smoothing.sigma == sigma
+
+
+def test_smoothmix_ends_eight_sigma_away():
+  for name, steps in (("mnist_smoothing", (4, 8)), ("cifar10_smoothing", (4, 4))):
+    for sigma, num_steps in zip((0.5, 1.0), steps, strict=True):
+      objective = config_lib.load(f"{name}:sigma={sigma}").objective
+      assert objective.num_steps == num_steps and objective.alpha * num_steps == 8 * sigma

@@ -21,7 +21,9 @@ def test_docstring_examples(name):
   assert result.failed == 0
 
 
-@pytest.mark.parametrize(("page", "least"), [("README.md", 10), ("docs/evaluation.md", 8)])
+@pytest.mark.parametrize(
+  ("page", "least"), [("README.md", 10), ("docs/evaluation.md", 8), ("docs/smoothing.md", 8)]
+)
 def test_examples_of_the_pages(repository, page, least):
   result = doctest.testfile(str(repository / page), module_relative=False, optionflags=FLAGS)
   assert result.attempted >= least

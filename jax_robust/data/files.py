@@ -173,6 +173,32 @@ def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None
   )
 
 
+def unlabelled_folder(path: str | os.PathLike) -> tuple[list[str], Source]:
+  """Reads all `.png` and `.jpg` images below a folder, which has no labels.
+
+  Args:
+    path: the folder.
+
+  Returns:
+    The names of the images inside the folder, in order, and a source of them whose labels are all
+    0. Hidden files and files of other kinds are left out.
+
+  Raises:
+    DataFileError: if there are no images; for a damaged one, when it is read.
+  """
+  root = pathlib.Path(path)
+  names = sorted(
+    str(file.relative_to(root))
+    for file in root.rglob("*")
+    if file.suffix.lower() in _SUFFIXES and file.name[0] != "." and file.is_file()
+  )
+  if not names:
+    raise DataFileError(path, "holds no .png or .jpg image", "Name the folder of the images.")
+  files = [str(root / name) for name in names]
+  labels = np.zeros(len(files), np.int32)
+  return names, _decoding_source(str(path), lambda i: _decode(files[i], files[i]), labels, 1)
+
+
 def _decoding_source(path, decode_fn, labels, num_classes) -> Source:
   """A source whose image i is `decode_fn(i)`; the first one gives the shape."""
   num_classes = int(labels.max()) + 1 if num_classes is None else num_classes

@@ -14,8 +14,8 @@ from jax_robust import attacks
 from jax_robust.attacks import versions
 from jax_robust.config import ConfigError
 from jax_robust.evaluate import plotting, report
-from jax_robust.jobs import build, check, chunks, workdir
-from jax_robust.jobs.blocks import block, from_config
+from jax_robust.jobs import build, check, chunks, devices, workdir
+from jax_robust.jobs.blocks import block, from_config, read_piece
 from jax_robust.jobs.evaluate import load_net
 from jax_robust.jobs.workdir import WorkdirError
 from jax_robust.train import metrics, parallel, state
@@ -61,7 +61,7 @@ def read_options(config: Any) -> dict[str, Any]:
     ConfigError: a value that can't be used.
   """
   options = block(config, "autoattack")
-  _shard(options["shard"])
+  read_piece("autoattack.shard", options["shard"])
   if options["chunk_size"] < 1:
     raise ConfigError(f"autoattack.chunk_size={options['chunk_size']}: expected 1 or more images")
   if jax.process_count() > 1:
@@ -87,17 +87,6 @@ def folder_of(norm: str, eps: float) -> str:
   return f"autoattack_{norm}_{eps:.6g}"
 
 
-def _shard(text: str) -> tuple[int, int]:
-  """Reads `3/16`: piece 3 of sixteen, counted from 0."""
-  try:
-    piece, num_pieces = map(int, text.split("/"))
-  except ValueError:
-    piece, num_pieces = 0, 0
-  if not 0 <= piece < num_pieces:
-    raise ConfigError(f"autoattack.shard={text!r}: expected I/N with 0 <= I < N, such as 3/16")
-  return piece, num_pieces
-
-
 def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable, Callable]:
   """`evaluate(x, labels, rng, ball=…, …) -> AutoAttackResult`, compiled once for all chunks and
   radii, and `predict(x) -> logits` on the host.
@@ -110,20 +99,12 @@ def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable,
   def logits_fn(x):
     return apply_fn(params, model_state, x, train=False)[0]
 
-  devices = attacks.Devices(
-    compile_fn=lambda fn: parallel.map_step(
-      lambda axis_name: fn, mesh, mode=config.parallel, per_row=True
-    ),
-    place=lambda rows: parallel.shard_batch(rows, mesh),
-    share=lambda tree: parallel.replicate(tree, mesh),
-    count=mesh.devices.size,
-  )
   run = attacks.make_autoattack(
     logits_fn,
     norm=config.evaluation.attack.norm,
     version=options["version"],
     batch_size=batch_size,
-    devices=devices,
+    devices=devices.row_devices(mesh, mode=config.parallel),
   )
 
   def evaluate(*args, **options):
@@ -137,7 +118,7 @@ def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable,
 
 def _fill(place, identity, options, source, evaluate, predict) -> None:
   """Evaluates those chunks of this job's share that are not there."""
-  piece, num_pieces = _shard(options["shard"])
+  piece, num_pieces = read_piece("autoattack.shard", options["shard"])
   starts = list(chunks.starts_of(identity))[piece::num_pieces]
   missing = [start for start in starts if not chunks.path_of(place, start).exists()]
   if len(missing) < len(starts):

@@ -53,3 +53,21 @@ def check_name(key: str, name: Any, known: Iterable[str]) -> None:
   """Raises ConfigError, with the near miss, unless the value of a config key is a known name."""
   if name not in known:
     raise ConfigError(f"config.{key}={name!r}{near_miss(name, known)}")
+
+
+def read_piece(key: str, text: str) -> tuple[int, int]:
+  """Reads `3/16`, piece 3 of sixteen, counted from 0.
+
+  Raises:
+    ConfigError: it is something else; `key` is that of the config.
+
+  >>> read_piece("autoattack.shard", "3/16")
+  (3, 16)
+  """
+  try:
+    piece, num_pieces = map(int, text.split("/"))
+  except ValueError:
+    piece, num_pieces = 0, 0
+  if not 0 <= piece < num_pieces:
+    raise ConfigError(f"{key}={text!r}: expected I/N with 0 <= I < N, such as 3/16")
+  return piece, num_pieces

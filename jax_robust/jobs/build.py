@@ -21,7 +21,8 @@ from jax_robust.models import normalization
 from jax_robust.train import optim, parallel, state, step
 
 DATASETS = ("digits", "made", *tfds.NAMES)
-"""Data sets that have a name; others are given by the folder of a TFDS builder, with a slash."""
+"""Data sets that have a name; others are given by a folder, with a slash: of a TFDS builder, or of
+a folder of shards for each split."""
 
 
 class Data(NamedTuple):
@@ -34,7 +35,7 @@ class Data(NamedTuple):
 
 
 def load_split(config, split: str) -> sources.Source:
-  """One split of the config's data set: TFDS's, scikit-learn's digits, or made noise."""
+  """One split of the config's data set: TFDS's, shards, scikit-learn's digits, or made noise."""
   options = config.data
   if options.name == "made":
     return made_source(split)
@@ -43,6 +44,8 @@ def load_split(config, split: str) -> sources.Source:
       return sources.digits(split)
     if "/" not in options.name:
       check_name("data.name", options.name, DATASETS)
+    if pathlib.Path(options.name, split, "manifest.json").exists():
+      return shards.open_shards(pathlib.Path(options.name, split))
     try:
       return tfds.load_tfds(
         options.name,

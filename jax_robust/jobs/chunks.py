@@ -27,11 +27,12 @@ PICTURED = 6
 _PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward")
 
 
-def sha256_of(source) -> dict[str, str]:
-  """Checksums of a source's images and labels, read a piece at a time."""
+def sha256_of(source, chosen: np.ndarray | None = None) -> dict[str, str]:
+  """Checksums of the images and labels of a source, or some of it, read a piece at a time."""
   images, labels = hashlib.sha256(), hashlib.sha256()
-  for start in range(0, source.num_examples, 1024):
-    some = source.read(np.arange(start, min(start + 1024, source.num_examples)))
+  chosen = np.arange(source.num_examples) if chosen is None else chosen
+  for start in range(0, len(chosen), 1024):
+    some = source.read(chosen[start : start + 1024])
     images.update(np.ascontiguousarray(some[0]).tobytes())
     labels.update(np.ascontiguousarray(some[1], np.int64).tobytes())
   return {"images_sha256": images.hexdigest(), "labels_sha256": labels.hexdigest()}

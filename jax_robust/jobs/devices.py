@@ -5,6 +5,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jax_robust.config import ConfigError
+from jax_robust.nets.devices import Devices
 from jax_robust.train import parallel
 
 
@@ -24,6 +25,16 @@ def make_mesh(config: Any, net: Any) -> Mesh:
       f"batch.size={config.batch.size}, batch.microbatch={config.batch.microbatch}, "
       f"model.bn_group_size={net.bn_group_size}: {error}"
     ) from error
+
+
+def row_devices(mesh: Mesh, *, mode: str) -> Devices:
+  """How an evaluation that is driven from the host spreads its rows over the devices of a mesh."""
+  return Devices(
+    compile_fn=lambda fn: parallel.map_step(lambda axis_name: fn, mesh, mode=mode, per_row=True),
+    place=lambda rows: parallel.shard_batch(rows, mesh),
+    share=lambda tree: parallel.replicate(tree, mesh),
+    count=mesh.devices.size,
+  )
 
 
 def num_microbatches(config: Any, net: Any, mesh: Mesh) -> int:

@@ -1,4 +1,4 @@
-"""The merge job: pieces of one AutoAttack evaluation, put together when nothing is missing."""
+"""The merge job: pieces of one evaluation, put together when nothing is missing."""
 
 import glob
 import pathlib
@@ -7,56 +7,62 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_robust.config import ConfigError
-from jax_robust.jobs import chunks, workdir
+from jax_robust.jobs import certify_results, chunks, workdir
 from jax_robust.jobs.autoattack import write_summary
 from jax_robust.jobs.workdir import WorkdirError
 
 
 def merge(config: Any, folder: str) -> dict[str, Any]:
-  """Puts the pieces of an AutoAttack evaluation together; refuses gaps, overlaps and strangers."""
-  pieces = _pieces(config.autoattack.pieces)
+  """Puts the pieces of an evaluation together; refuses gaps, overlaps and strangers."""
+  given = [name for name in ("autoattack", "smoothing") if config[name].pieces]
+  if len(given) != 1:
+    raise ConfigError(
+      "name the workdirs of the pieces of one evaluation, as "
+      "--config.autoattack.pieces='RUNS/piece-*' or --config.smoothing.pieces='RUNS/piece-*'"
+    )
+  pieces = _pieces(f"{given[0]}.pieces", config[given[0]].pieces)
   with workdir.claimed(folder) as path:
     workdir.write_identity(path, config)
-    names = [{place.name for place in piece.glob("results/autoattack_*/")} for piece in pieces]
-    found = {}
-    for name in sorted(set().union(*names)):
-      lacking = [
-        str(piece) for piece, there in zip(pieces, names, strict=True) if name not in there
-      ]
-      if lacking:
-        raise WorkdirError(f"{name} is not in every piece: {', '.join(lacking)} lack it")
-      places = [piece / "results" / name for piece in pieces]
-      identity, files = _collect(places)
-      target = path / "results" / name
-      chunks.claim(target, identity)
-      for file in files:
-        shutil.copyfile(file, target / (file.name + ".tmp"))
-        (target / (file.name + ".tmp")).replace(target / file.name)
-      found[identity["eps"]] = identity, list(chunks.read(target))
-    if not found:
-      raise WorkdirError(f"{', '.join(map(str, pieces))}: no piece holds an evaluation")
-    main_eps = float(config.evaluation.attack.eps)
-    if main_eps not in found:
-      there = ", ".join(f"{eps:.6g}" for eps in sorted(found))
-      raise ConfigError(
-        f"config.evaluation.attack.eps={main_eps:.6g}: the pieces were evaluated at {there}"
-      )
-    return write_summary(path, config.model.name, dict(sorted(found.items())), main_eps=main_eps)
+    if given == ["smoothing"]:
+      return certify_results.merge(path, pieces)
+    return _merge_autoattack(config, path, pieces)
 
 
-def _pieces(patterns: Sequence[str]) -> list[pathlib.Path]:
+def _merge_autoattack(config, path, pieces) -> dict[str, Any]:
+  """Puts together the chunks of every radius."""
+  names = [{place.name for place in piece.glob("results/autoattack_*/")} for piece in pieces]
+  found = {}
+  for name in sorted(set().union(*names)):
+    lacking = [str(piece) for piece, there in zip(pieces, names, strict=True) if name not in there]
+    if lacking:
+      raise WorkdirError(f"{name} is not in every piece: {', '.join(lacking)} lack it")
+    places = [piece / "results" / name for piece in pieces]
+    identity, files = _collect(places)
+    target = path / "results" / name
+    chunks.claim(target, identity)
+    for file in files:
+      shutil.copyfile(file, target / (file.name + ".tmp"))
+      (target / (file.name + ".tmp")).replace(target / file.name)
+    found[identity["eps"]] = identity, list(chunks.read(target))
+  if not found:
+    raise WorkdirError(f"{', '.join(map(str, pieces))}: no piece holds an evaluation")
+  main_eps = float(config.evaluation.attack.eps)
+  if main_eps not in found:
+    there = ", ".join(f"{eps:.6g}" for eps in sorted(found))
+    raise ConfigError(
+      f"config.evaluation.attack.eps={main_eps:.6g}: the pieces were evaluated at {there}"
+    )
+  return write_summary(path, config.model.name, dict(sorted(found.items())), main_eps=main_eps)
+
+
+def _pieces(key: str, patterns: Sequence[str]) -> list[pathlib.Path]:
   """The workdirs that the config names, `*` and `?` standing for more of them."""
   pieces = []
   for pattern in patterns:
     matches = sorted(map(pathlib.Path, glob.glob(pattern)))
     if not matches:
-      raise ConfigError(f"autoattack.pieces: there is no workdir {pattern!r}")
+      raise ConfigError(f"{key}: there is no workdir {pattern!r}")
     pieces += matches
-  if not pieces:
-    raise ConfigError(
-      "autoattack.pieces is empty: name the workdirs of the pieces, as "
-      "--config.autoattack.pieces='RUNS/piece-*'"
-    )
   return list(dict.fromkeys(pieces))
 
 

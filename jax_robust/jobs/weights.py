@@ -84,6 +84,17 @@ def read_weights(reference: str) -> dict[str, np.ndarray]:
     return convert.load_arrays(path)
 
 
+def num_classes(config: Any, path: pathlib.Path) -> int:
+  """How many logits the weights of a workdir, or init_from's, give."""
+  if config.init_from and not (path / "checkpoints").exists():
+    arrays = read_weights(config.init_from)
+  else:
+    arrays, _ = run_weights(path, which=config.evaluation.checkpoint)
+  if "params/logits/bias" not in arrays:
+    raise ConfigError("the weights have no params/logits/bias: they are of no net of ours")
+  return len(arrays["params/logits/bias"])
+
+
 def digest(arrays: dict[str, np.ndarray]) -> str:
   """A checksum of named arrays."""
   sha256 = hashlib.sha256()

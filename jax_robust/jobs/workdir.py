@@ -19,7 +19,7 @@ from jax_robust.config import near_path
 
 MAY_CHANGE = (
   "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
-  "autoattack.", "job", "generated.path", "generated.verify",
+  "autoattack.", "smoothing.", "job", "generated.path", "generated.verify",
 )  # fmt: skip
 """Keys, by their beginning, that may differ on resume: they don't change what is learnt.
 

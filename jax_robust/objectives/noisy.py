@@ -51,7 +51,7 @@ def log_mean_probs(outputs: Float[Array, "b m k"]) -> Float[Array, "b k"]:
 def warmup_factor(progress: Progress, warmup: float) -> Array:
   """`min(1, (e + 1) / warmup)` with e the epoch, counted from 0: constant within an epoch.
 
-  >>> float(warmup_factor(Progress(step=0, epoch=3.7), 10))
+  >>> round(float(warmup_factor(Progress(step=0, epoch=3.7), 10)), 3)
   0.4
   """
   return jnp.minimum(1.0, (jnp.floor(progress.epoch) + 1.0) / jnp.maximum(warmup, 1.0))

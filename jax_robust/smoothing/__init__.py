@@ -1,1 +1,61 @@
 """Randomized smoothing: certified l2 radii of `x -> argmax_c P(f(x + N(0, sigma^2)) = c)`."""
+
+from jax_robust.smoothing.adaptive import certify_at as certify_at
+from jax_robust.smoothing.adaptive import certify_within as certify_within
+from jax_robust.smoothing.adaptive import make_adaptive_certifier as make_adaptive_certifier
+from jax_robust.smoothing.bounds import ABSTAIN as ABSTAIN
+from jax_robust.smoothing.bounds import Certificate as Certificate
+from jax_robust.smoothing.bounds import Prediction as Prediction
+from jax_robust.smoothing.bounds import certify as certify
+from jax_robust.smoothing.bounds import floor_radius as floor_radius
+from jax_robust.smoothing.bounds import format_radius as format_radius
+from jax_robust.smoothing.bounds import least_count as least_count
+from jax_robust.smoothing.bounds import lower_bound as lower_bound
+from jax_robust.smoothing.bounds import max_radius as max_radius
+from jax_robust.smoothing.bounds import predict as predict
+from jax_robust.smoothing.bounds import radius as radius
+from jax_robust.smoothing.calibration import Reliability as Reliability
+from jax_robust.smoothing.calibration import (
+  expected_calibration_error as expected_calibration_error,
+)
+from jax_robust.smoothing.calibration import reliability as reliability
+from jax_robust.smoothing.certifier import Certifier as Certifier
+from jax_robust.smoothing.certifier import Votes as Votes
+from jax_robust.smoothing.certifier import certify_images as certify_images
+from jax_robust.smoothing.certifier import make_certifier as make_certifier
+from jax_robust.smoothing.checks import check_budget as check_budget
+from jax_robust.smoothing.checks import check_labels as check_labels
+from jax_robust.smoothing.checks import check_predict_budget as check_predict_budget
+from jax_robust.smoothing.conversion import convert_log as convert_log
+from jax_robust.smoothing.conversion import recover_counts as recover_counts
+from jax_robust.smoothing.curves import Band as Band
+from jax_robust.smoothing.curves import Estimate as Estimate
+from jax_robust.smoothing.curves import average_certified_radius as average_certified_radius
+from jax_robust.smoothing.curves import certified_accuracy as certified_accuracy
+from jax_robust.smoothing.curves import certified_accuracy_band as certified_accuracy_band
+from jax_robust.smoothing.curves import estimate_average_radius as estimate_average_radius
+from jax_robust.smoothing.curves import high_probability_accuracy as high_probability_accuracy
+from jax_robust.smoothing.curves import probability_distribution as probability_distribution
+from jax_robust.smoothing.curves import probability_lower_bounds as probability_lower_bounds
+from jax_robust.smoothing.log import CertifyLog as CertifyLog
+from jax_robust.smoothing.log import LogError as LogError
+from jax_robust.smoothing.log import make_log as make_log
+from jax_robust.smoothing.log import read_log as read_log
+from jax_robust.smoothing.log import select_images as select_images
+from jax_robust.smoothing.log import write_log as write_log
+from jax_robust.smoothing.log_rows import format_header as format_header
+from jax_robust.smoothing.log_rows import format_row as format_row
+from jax_robust.smoothing.noise import CHUNK as CHUNK
+from jax_robust.smoothing.predictor import Predictor as Predictor
+from jax_robust.smoothing.predictor import make_predictor as make_predictor
+from jax_robust.smoothing.predictor import predict_images as predict_images
+from jax_robust.smoothing.sequences import log_evidence as log_evidence
+from jax_robust.smoothing.sequences import look_totals as look_totals
+from jax_robust.smoothing.sequences import lower_sequence as lower_sequence
+from jax_robust.smoothing.sequences import upper_sequence as upper_sequence
+from jax_robust.smoothing.sequential import AdaptiveCertifier as AdaptiveCertifier
+from jax_robust.smoothing.sequential import RadiusDecisions as RadiusDecisions
+from jax_robust.smoothing.sequential import RadiusInterval as RadiusInterval
+from jax_robust.smoothing.tables import csv_table as csv_table
+from jax_robust.smoothing.tables import make_table as make_table
+from jax_robust.smoothing.tables import markdown_table as markdown_table

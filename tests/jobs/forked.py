@@ -28,7 +28,7 @@ def run_process(argv, cache, end=None, *, printed) -> Result:
     cache: folder of the compilation cache.
     end: `(what, event, count, seconds)`: the signal `what` is sent to the process, or the function
       `what` called in it, so long after its count-th event: "row" is a row of metrics, "save" the
-      start of a save, "chunk" a chunk of an evaluation.
+      start of a save, "chunk" a chunk of an evaluation, "certified" a row of a certification.
     printed: a file for what it prints.
 
   Returns:
@@ -52,7 +52,7 @@ def _main(argv, cache, end, printed):
   import jax
 
   from jax_robust import main
-  from jax_robust.jobs import chunks
+  from jax_robust.jobs import chunks, row_log
   from jax_robust.train import checkpoint, metrics
 
   jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -63,6 +63,7 @@ def _main(argv, cache, end, printed):
       "row": (metrics.MetricsWriter, "write"),
       "save": (checkpoint.Checkpointer, "save"),
       "chunk": (chunks, "write"),
+      "certified": (row_log.RowLog, "append"),
     }[event]
     act = what if callable(what) else functools.partial(os.kill, os.getpid(), what)
     _after(owner, name, count, seconds, act)

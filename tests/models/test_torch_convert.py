@@ -22,6 +22,8 @@ NETS = {
   "wide_resnet": models.WideResNet(num_classes=3, depth=10, width=1),
   "preact_resnet18": models.PreActResNet18(num_classes=3, width=2),
   "small_cnn": models.SmallCNN(num_classes=3, channels=(4,), strides=(1,), bn_debias=True),
+  "cifar_resnet": models.CifarResNet(num_classes=3, depth=8),
+  "resnet50": models.ResNet50(num_classes=3),
 }
 
 

@@ -1,0 +1,246 @@
+"""The certification job: one or several nets, one or several sigmas; it resumes, and shards."""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jax_robust import smoothing
+from jax_robust.config import ConfigError
+from jax_robust.jobs import build, certify_results, check, chunks, devices, nets, workdir
+from jax_robust.jobs.blocks import block, from_config, read_piece
+from jax_robust.jobs.row_log import RowLog
+from jax_robust.train import metrics, parallel
+
+IMAGES_AT_ONCE = 256
+
+
+def certify(config: Any, folder: str) -> dict[str, Any]:
+  """Certifies a smoothed net, or several, image by image: CERTIFY, into a log that grows."""
+  check.check(config)
+  options = read_options(config)
+  has_own_nets = bool(config.init_from or options["weights"])
+  with workdir.claimed(folder, create=has_own_nets) as path:
+    workdir.write_identity(path, config)
+    source = build.load_split(config, config.data.test_split)
+    images = select(options, source.num_examples)
+    hashes = chunks.sha256_of(source, images)
+    found = {}
+    for net in nets.each_net(config, path, source, options["weights"]):
+      for sigma in _sigmas(options, net):
+        job = Job(config, options, net, sigma, source, images, hashes)
+        place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
+        with RowLog(place / piece_file(options), identity_of(job)) as log:
+          _fill(job, log)
+        found[place.name] = place
+    parallel.wait_for_all("certify")
+    if jax.process_index() == 0:
+      return certify_results.write(path, list(found.values()))
+    return {}
+
+
+class Job(NamedTuple):
+  """What is certified: `net` under noise `sigma` at the images `images` of `source`."""
+
+  config: Any
+  options: dict[str, Any]
+  net: nets.Net
+  sigma: float
+  source: Any
+  images: np.ndarray
+  hashes: Mapping[str, str]
+
+
+def read_options(config: Any) -> dict[str, Any]:
+  """The block `smoothing`, checked.
+
+  Raises:
+    ConfigError: a value that can't be used.
+  """
+  options = block(config, "smoothing")
+  options["piece"] = read_piece("smoothing.shard", options["shard"])
+  if options["skip"] < 1 or min(options["start"], options["stop"], options["max"]) < 0:
+    raise ConfigError(
+      f"smoothing.skip={options['skip']}, start={options['start']}, stop={options['stop']}, "
+      f"max={options['max']}: expected skip at least 1, the others at least 0"
+    )
+  if options["radii"] and options["tolerance"]:
+    raise ConfigError("smoothing.radii and smoothing.tolerance are both given: keep one")
+  if options["tolerance"] < 0 or min(options["radii"], default=0) < 0:
+    raise ConfigError(
+      f"smoothing.radii={options['radii']}, smoothing.tolerance={options['tolerance']}: expected "
+      "numbers in units of the image, none negative"
+    )
+  for sigma in (*options["sigma_list"], options["sigma"] or 1.0):
+    with from_config("smoothing"):
+      smoothing.make_certifier(
+        lambda x: x, image_shape=(2,), sigma=sigma, noise=options["noise"],
+        **{name: options[name] for name in ("n0", "n", "alpha")},
+      )  # fmt: skip
+  return options
+
+
+def select(options: Mapping[str, Any], num_examples: int) -> np.ndarray:
+  """The images that are certified: every `skip`-th of the split between `start` and `stop`.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  stop = min(options["stop"] or num_examples, num_examples)
+  chosen = np.arange(options["start"], max(stop, options["start"]))
+  chosen = chosen[chosen % options["skip"] == 0]
+  chosen = chosen[: options["max"] or None]
+  if not chosen.size:
+    raise ConfigError(
+      f"smoothing.start={options['start']}, stop={options['stop']}, skip={options['skip']} leave "
+      f"none of the {num_examples} images"
+    )
+  return chosen
+
+
+def _sigmas(options, net: nets.Net) -> tuple[float, ...]:
+  """The noise levels to certify at; says where they are not the trained one."""
+  sigmas = options["sigma_list"] or (options["sigma"] or net.sigma,)
+  if not all(sigmas):
+    raise ConfigError(
+      f"smoothing.sigma is 0, and {net.name} does not say which noise it was trained under: set "
+      "--config.smoothing.sigma"
+    )
+  for sigma in sigmas:
+    if net.sigma is None:
+      metrics.report(f"{net.name} does not say which noise it was trained under, if any")
+    elif sigma != net.sigma:
+      metrics.report(f"{net.name} was trained under sigma {net.sigma:g}, not {sigma:g}")
+  return tuple(map(float, sigmas))
+
+
+def piece_file(options: Mapping[str, Any]) -> str:
+  """The log of this process' share of this piece."""
+  piece, num_pieces = _share(options)
+  return f"piece-{piece}-of-{num_pieces}.jsonl"
+
+
+def _share(options) -> tuple[int, int]:
+  """Which share of the images is this process', and of how many: processes share a piece."""
+  piece, num_pieces = options["piece"]
+  count = jax.process_count()
+  return piece * count + jax.process_index(), num_pieces * count
+
+
+def identity_of(job: Job) -> dict[str, Any]:
+  """What the rows of a log depend on."""
+  names = ("n0", "n", "alpha", "noise", "radii", "tolerance", "start", "stop", "skip", "max")
+  return {
+    "net": job.net.name,
+    "sigma": job.sigma,
+    **{name: job.options[name] for name in names},
+    "seed": job.config.seed,
+    "precision": job.config.evaluation.precision,
+    "data": job.config.data.name,
+    "split": job.config.data.test_split,
+    "num_images": len(job.images),
+    "trained_sigma": job.net.sigma,
+    "weights_sha256": job.net.sha256,
+    **job.hashes,
+  }
+
+
+def _fill(job: Job, log: RowLog) -> None:
+  """Certifies the images of this share that the log does not have."""
+  piece, num_pieces = _share(job.options)
+  mine = job.images[piece::num_pieces]
+  missing = mine[~np.isin(mine, list(log.rows))]
+  if not missing.size:
+    return
+  progress = certify_results.Progress(
+    job.net.name, job.sigma, len(mine), list(log.rows.values()), metrics.report
+  )
+  rng = jax.random.key(job.config.seed)
+  sampling = _make_sampling(job)
+  for ids in np.array_split(missing, -(-len(missing) // IMAGES_AT_ONCE)):
+    images, labels = job.source.read(ids)
+    smoothing.check_labels(labels, job.source.num_classes)
+    x = images.astype(np.float32) / np.float32(255)
+    began = time.perf_counter()
+    with jax.default_matmul_precision(job.config.evaluation.precision):
+      for place, row in sampling(x, rng, ids):
+        now = time.perf_counter()
+        log.append({
+          "id": int(ids[place]), "label": int(labels[place]), **row,
+          "seconds": round(now - began, 6),
+        })  # fmt: skip
+        progress.add(log.rows[int(ids[place])])
+        began = now
+
+
+def _make_sampling(job: Job):
+  """`(x, rng, ids) -> iterator of (place, row)`: CERTIFY, or one of its adaptive forms."""
+  options = job.options
+  common = {
+    "image_shape": job.source.image_shape,
+    "sigma": job.sigma,
+    **{name: options[name] for name in ("n0", "n", "alpha", "noise", "batch_size")},
+    "devices": devices.row_devices(
+      parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices()),
+      mode=job.config.parallel,
+    ),
+  }
+  if options["radii"] or options["tolerance"]:
+    adaptive = smoothing.make_adaptive_certifier(job.net.logits_fn, **common)
+    if options["radii"]:
+      return lambda x, rng, ids: _rows_at(adaptive, x, rng, ids, options["radii"])
+    return lambda x, rng, ids: _rows_within(adaptive, x, rng, ids, options["tolerance"])
+  certifier = smoothing.make_certifier(job.net.logits_fn, **common)
+  return lambda x, rng, ids: _rows(certifier, x, rng, ids)
+
+
+def _rows(certifier, x, rng, ids) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Of CERTIFY: the class that was selected, its votes, and what they prove."""
+  for votes in certifier.each(x, rng, ids=ids):
+    found = certifier.certificate(votes, x.shape[1:])
+    yield (
+      votes.place,
+      {
+        "selected": int(np.argmax(votes.selection)),
+        "predict": int(found.label),
+        "radius": float(found.radius),
+        "lower_bound": float(found.lower_bound),
+        "count": int(found.count),
+        "total": int(found.total),
+      },
+    )
+
+
+def _rows_within(adaptive, x, rng, ids, tolerance) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Of a radius to within a tolerance: also what it does not exceed."""
+  for place, found in adaptive.each_within(x, rng, tolerance, ids=ids):
+    yield (
+      place,
+      {
+        "predict": int(found.label),
+        "radius": float(found.radius),
+        "lower_bound": float(found.lower_bound),
+        "count": int(found.count),
+        "total": int(found.total),
+        "upper_radius": float(found.upper_radius),
+      },
+    )
+
+
+def _rows_at(adaptive, x, rng, ids, radii) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Of decisions: the largest radius that was certified, and what each decision took."""
+  for place, found in adaptive.each_at(x, rng, np.asarray(radii), ids=ids):
+    certified = list(itertools.compress(radii, found.certified))
+    yield (
+      place,
+      {
+        "predict": int(found.label),
+        "radius": float(max(certified, default=0.0)),
+        "certified": found.certified.astype(bool).tolist(),
+        "num_draws": found.num_draws.tolist(),
+        "total": int(found.num_draws.max()),
+      },
+    )

@@ -1,0 +1,70 @@
+"""The nets that an evaluation is of: a workdir's own, or others by reference."""
+
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from jax_robust import config as config_lib
+from jax_robust.config import ConfigError
+from jax_robust.jobs import workdir
+from jax_robust.jobs.evaluate import load_net
+from jax_robust.train import state
+
+
+class Net(NamedTuple):
+  """A trained classifier.
+
+  Attributes:
+    name: that results are called by.
+    logits_fn: `x -> logits`, in eval mode.
+    sigma: standard deviation of the noise it was trained under; None if it does not say.
+    sha256: of its weights.
+  """
+
+  name: str
+  logits_fn: Callable
+  sigma: float | None
+  sha256: str
+
+
+def each_net(
+  config: Any, path: pathlib.Path, source: Any, references: Sequence[str] = ()
+) -> Iterator[Net]:
+  """The nets of `references`, workdirs or files of weights; by default the workdir's own.
+
+  A workdir that is named brings its own `model`; a file of weights must fit the config's.
+
+  Raises:
+    ConfigError: two of them have one name, or one can't be read.
+  """
+  if not references:
+    yield _open(config, path, source, config.model.name)
+    return
+  names = [pathlib.Path(reference).name.split(".")[0] for reference in references]
+  for name in names:
+    if names.count(name) > 1:
+      raise ConfigError(f"smoothing.weights: {names.count(name)} of them are called {name!r}")
+  for name, reference in zip(names, references, strict=True):
+    folder = pathlib.Path(reference)
+    if (folder / "config.json").is_file():
+      theirs = config_lib.from_data(workdir.read_config(folder))
+      theirs.evaluation = config.evaluation
+      theirs.init_from = ""
+      yield _open(theirs, folder, source, name)
+    else:
+      ours = config_lib.from_data(config_lib.to_data(config))
+      ours.init_from = reference
+      yield _open(ours, pathlib.Path(), source, name)
+
+
+def _open(config, path, source, name) -> Net:
+  """Loads one net."""
+  net, params, model_state, info = load_net(config, path, source)
+  apply_fn = state.make_apply_fn(net)
+
+  def logits_fn(x):
+    return apply_fn(params, model_state, x, train=False)[0]
+
+  trained = not config.init_from or (path / "checkpoints").exists()
+  sigma = config.objective.get("sigma", None) if trained else None
+  return Net(name, logits_fn, sigma, info["sha256"])

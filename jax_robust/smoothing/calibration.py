@@ -1,0 +1,105 @@
+"""Whether a classifier is right as often as it says: reliability, expected calibration error."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jax_robust.smoothing.curves import exact_interval
+
+
+class Reliability(NamedTuple):
+  """Images by their confidence, in b bins of equal width.
+
+  Attributes:
+    edges: of the bins, from 0 to 1, `[b + 1]`; a bin holds its upper edge.
+    count: images in each bin, `[b]`.
+    confidence: their mean confidence; NaN where there are none, `[b]`.
+    accuracy: the share of them that is right; NaN where there are none, `[b]`.
+    low: lower end of the accuracy's exact interval, `[b]`.
+    high: upper end, `[b]`.
+  """
+
+  edges: Float[np.ndarray, " edges"]
+  count: Int[np.ndarray, " b"]
+  confidence: Float[np.ndarray, " b"]
+  accuracy: Float[np.ndarray, " b"]
+  low: Float[np.ndarray, " b"]
+  high: Float[np.ndarray, " b"]
+
+
+def reliability(
+  confidence: Float[np.ndarray, " n"],
+  correct: Bool[np.ndarray, " n"],
+  num_bins: int = 15,
+  *,
+  interval: float = 0.95,
+) -> Reliability:
+  """Accuracy by confidence; of the smoothed classifier, confidence is the share of votes k / N.
+
+  Args:
+    confidence: of the predicted class, in [0, 1], `[n]`.
+    correct: whether it is right, `[n]`.
+    num_bins: bins of equal width in [0, 1].
+    interval: confidence of the interval around each accuracy.
+
+  Returns:
+    The bins.
+
+  Raises:
+    ValueError: no images; lengths differ; a confidence out of range; no bins.
+
+  Reference: Guo et al., 2017, "On Calibration of Modern Neural Networks",
+  https://arxiv.org/abs/1706.04599.
+
+  >>> bins = reliability(np.array([0.6, 0.7, 1.0]), np.array([True, False, True]), num_bins=2)
+  >>> bins.count.tolist(), bins.accuracy[1].round(3).item()
+  ([0, 3], 0.667)
+  """
+  confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, bool)
+  if confidence.shape != correct.shape or confidence.ndim != 1 or not confidence.size:
+    raise ValueError(
+      f"confidence {confidence.shape}, correct {correct.shape}: expected one entry an image in both"
+    )
+  if not np.all((confidence >= 0) & (confidence <= 1)):
+    outside = confidence[~((confidence >= 0) & (confidence <= 1))][0]
+    raise ValueError(f"confidence holds {outside}: expected shares in [0, 1]")
+  if num_bins < 1:
+    raise ValueError(f"num_bins={num_bins}: expected at least one")
+  edges = np.arange(num_bins + 1) / num_bins
+  place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+  count, right = (np.bincount(place, weights, num_bins) for weights in (None, correct))
+  total = np.bincount(place, confidence, num_bins)
+  low, high = exact_interval(right, count, confidence=interval)
+  with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins
+    return Reliability(edges, count, total / count, right / count, low, high)
+
+
+def expected_calibration_error(
+  confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], num_bins: int = 15
+) -> float:
+  """ECE: the mean over images of |accuracy - confidence| of their bin.
+
+  Guarantees:
+    `calibrated_classifiers_err_little`: it goes to 0 where classes come as often as is said.
+    `a_constant_gap_is_found`: and is the gap where confidence is off by a constant.
+
+  Args:
+    confidence: of the predicted class, in [0, 1], `[n]`.
+    correct: whether it is right, `[n]`.
+    num_bins: bins of equal width in [0, 1]. Chance alone gives about sqrt(num_bins / n).
+
+  Returns:
+    The error, in [0, 1].
+
+  Raises:
+    ValueError: as in `reliability`.
+
+  Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599.
+
+  >>> expected_calibration_error(np.array([0.75, 0.75]), np.array([True, False]))
+  0.25
+  """
+  bins = reliability(confidence, correct, num_bins)
+  gap = np.abs(bins.accuracy - bins.confidence)
+  return float(np.nansum(bins.count * gap) / bins.count.sum())

@@ -1,0 +1,269 @@
+"""Certification logs in the field's form: a table separated by tabs, one row an image."""
+
+import gzip
+import json
+import os
+import pathlib
+import types
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jax_robust.smoothing.log_rows import (
+  COLUMNS,
+  DIGITS,
+  fault_of,
+  format_header,
+  format_row,
+  parse_row,
+)
+
+_GZIP = b"\x1f\x8b"
+
+
+class LogError(ValueError):
+  """A file is no whole certification log; the message names file, line and reason."""
+
+
+class CertifyLog(NamedTuple):
+  """What CERTIFY said of n images.
+
+  Attributes:
+    idx: number of the image in its data set, increasing, `[n]`.
+    label: true class, `[n]`.
+    predict: class that the smoothed classifier is certified to return, -1 where it abstains, `[n]`.
+    radius: certified l2 radius in units of the image, 0 where it abstains, `[n]` float64.
+    correct: predict == label, `[n]`.
+    seconds: time that the image took, `[n]` float64.
+    name: where the log comes from.
+    header: settings of the certification (`sigma`, `n0`, `n`, `alpha`, ...), as far as it is known.
+  """
+
+  idx: Int[np.ndarray, " n"]
+  label: Int[np.ndarray, " n"]
+  predict: Int[np.ndarray, " n"]
+  radius: Float[np.ndarray, " n"]
+  correct: Bool[np.ndarray, " n"]
+  seconds: Float[np.ndarray, " n"]
+  name: str = ""
+  header: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def make_log(
+  idx: Sequence[int] | Int[np.ndarray, " n"],
+  label: Sequence[int] | Int[np.ndarray, " n"],
+  predict: Sequence[int] | Int[np.ndarray, " n"],
+  radius: Sequence[int | float] | Float[np.ndarray, " n"],
+  seconds: Sequence[int | float] | Float[np.ndarray, " n"] | None = None,
+  *,
+  name: str = "",
+  header: Mapping[str, Any] = types.MappingProxyType({}),
+) -> CertifyLog:
+  """A log of results that are in memory, held to what is asked of a file.
+
+  Args:
+    idx: numbers of the images, increasing, `[n]`.
+    label: true classes, `[n]`.
+    predict: certified classes, -1 where the classifier abstains (a `Certificate`'s `label`), `[n]`.
+    radius: certified radii, 0 where it abstains, `[n]`.
+    seconds: time that each took; None: 0.
+    name: what messages and tables call it.
+    header: settings.
+
+  Raises:
+    ValueError: lengths differ; a row that `read_log` would refuse.
+
+  >>> make_log([0, 1], [7, 2], [7, -1], [0.5, 0.0]).correct.tolist()
+  [True, False]
+  """
+  idx, label, predict = (
+    _integers(name, column)
+    for name, column in (("idx", idx), ("label", label), ("predict", predict))
+  )
+  radius = np.asarray(radius, np.float64)
+  seconds = np.zeros(len(idx)) if seconds is None else np.asarray(seconds, np.float64)
+  lengths = {len(column) for column in (idx, label, predict, radius, seconds)}
+  if len(lengths) != 1:
+    raise ValueError(f"columns of {sorted(lengths)} rows: expected one length")
+  previous = -1
+  for row in zip(*(column.tolist() for column in (idx, label, predict, radius)), strict=True):
+    if fault := fault_of(*row, previous=previous):
+      raise ValueError(f"image {row[0]}: {fault}")
+    previous = row[0]
+  return CertifyLog(idx, label, predict, radius, predict == label, seconds, name, header)
+
+
+def read_log(path: str | os.PathLike, num_examples: int | None = None) -> CertifyLog:
+  """Reads a certification log, or says where and why it can't be believed.
+
+  The form: optional lines that begin with `#`, whose JSON objects are the header; the names of the
+  columns `idx label predict radius correct time`, in any order, separated by tabs; a row an image.
+  Times are `H:MM:SS.ffffff`, `N days, H:MM:SS`, or seconds. The file may be gzipped, whatever it is
+  called.
+
+  Guarantees:
+    `published_logs_give_their_numbers`: see `curves`.
+    `a_log_survives_writing`: what `write_log` wrote is read as it was, but for the 16th digit of a
+      radius and less than a microsecond; written again, the file is the same, byte by byte.
+    `damage_is_refused`: a file cut anywhere but between two rows (there, `num_examples` notices),
+      and a row that contradicts itself or its neighbours.
+
+  Args:
+    path: of the file.
+    num_examples: the least number of rows that is expected; None: at least one.
+
+  Returns:
+    The log, its `name` the file's.
+
+  Raises:
+    LogError: columns unknown, missing or repeated; a row that is cut or not of the columns' types;
+      a radius that is NaN, infinite, negative, or not 0 where the classifier abstains; `idx` that
+      doesn't increase; `correct` that contradicts predict == label; no rows, or less than
+      `num_examples`.
+    OSError: the file can't be opened.
+  """
+  lines = _lines(path)
+  header: dict[str, Any] = {}
+  number, line = 0, ""
+  for number, line in lines:  # noqa: B007 the first line that is no comment
+    if not line.startswith("#"):
+      break
+    header.update(_json_object(line[1:]))
+  if number == 0 or line.startswith("#"):
+    raise _refusal(path, number + 1, f"no table: expected a line of the columns {list(COLUMNS)}")
+  order = _column_order(path, number, line)
+  rows = []
+  previous = -1
+  for number, line in lines:
+    try:
+      row, correct = parse_row(line, order)
+      fault = fault_of(*row[:4], previous=previous, correct=correct)
+    except ValueError as error:
+      fault = str(error)
+    if fault:
+      raise _refusal(path, number, fault)
+    previous = row.idx
+    rows.append(row)
+  if len(rows) < max(num_examples or 1, 1):
+    expected = f"expected {num_examples}" if num_examples else "expected at least one"
+    raise _refusal(path, number + 1, f"the log ends after {len(rows)} rows: {expected}")
+  return make_log(*zip(*rows, strict=True), name=pathlib.Path(path).name, header=header)
+
+
+def select_images(log: CertifyLog, idx: Sequence[int] | Int[np.ndarray, " m"]) -> CertifyLog:
+  """The rows of some images, to compare logs on the same ones.
+
+  Args:
+    log: with all of them.
+    idx: numbers of the images, increasing, `[m]`.
+
+  Raises:
+    ValueError: the log lacks one of them.
+
+  >>> log = make_log([0, 20, 40], [7, 2, 1], [7, 2, 1], [0.5, 0.4, 0.3])
+  >>> select_images(log, [0, 40]).radius.tolist()
+  [0.5, 0.3]
+  """
+  idx = np.asarray(idx)
+  missing = np.setdiff1d(idx, log.idx)
+  if missing.size:
+    raise ValueError(f"{log.name or 'the log'} has no image {missing[0]} ({missing.size} missing)")
+  rows = np.searchsorted(log.idx, idx)
+  return make_log(
+    *(column[rows] for column in (log.idx, log.label, log.predict, log.radius, log.seconds)),
+    name=log.name,
+    header=log.header,
+  )
+
+
+def write_log(path: str | os.PathLike, log: CertifyLog, *, digits: int = DIGITS) -> None:
+  """Writes a log: its header, if there is one, in a comment; gzipped where the name ends in .gz.
+
+  Other programs of the field know no comments: give them `log._replace(header={})`. The file
+  appears whole or not at all.
+
+  Args:
+    path: of the file; one that is there is replaced.
+    log: the rows.
+    digits: significant digits of the radii, which are rounded down to them.
+
+  Raises:
+    ValueError: a row that `read_log` would refuse.
+  """
+  path = pathlib.Path(path)
+  columns = (log.idx, log.label, log.predict, log.radius, log.seconds)
+  make_log(*columns)
+  rows = zip(*(column.tolist() for column in columns), strict=True)
+  text = format_header(log.header) + "".join(format_row(*row, digits=digits) for row in rows)
+  data = text.encode()
+  partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+  try:
+    partial.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _integers(name: str, column) -> np.ndarray:
+  """A column of whole numbers."""
+  column = np.asarray(column)
+  if column.size and not np.issubdtype(column.dtype, np.integer):
+    raise ValueError(f"{name} has dtype {column.dtype}: expected integers")
+  return column.astype(np.int64)
+
+
+def _refusal(path, number: int, reason: str) -> LogError:
+  """The error that all refusals are."""
+  return LogError(f"{os.fspath(path)}, line {number}: {reason}")
+
+
+def _lines(path) -> Iterator[tuple[int, str]]:
+  """The lines of a file, plain or gzipped, with their numbers."""
+  data = pathlib.Path(path).read_bytes()
+  if data.startswith(_GZIP):
+    data = _unzip(path, data)
+  for number, line in enumerate(data.splitlines(keepends=True), 1):
+    if not line.endswith((b"\n", b"\r")):
+      raise _refusal(path, number, "the file is cut: its last line has no end")
+    try:
+      yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+      raise _refusal(path, number, "no text (UTF-8)") from None
+
+
+def _unzip(path, data: bytes) -> bytes:
+  """The content of a gzip file of one or several members."""
+  text = b""
+  while data:
+    member = zlib.decompressobj(wbits=31)  # 31: of a gzip file
+    try:
+      text += member.decompress(data)
+    except zlib.error as error:
+      raise _refusal(path, text.count(b"\n") + 1, f"damaged gzip file ({error})") from error
+    if not member.eof:
+      raise _refusal(path, text.count(b"\n") + 1, "the gzip file is cut")
+    data = member.unused_data
+  return text
+
+
+def _json_object(text: str) -> dict[str, Any]:
+  """The settings in a comment; none where it is a remark."""
+  try:
+    content = json.loads(text)
+  except ValueError:
+    return {}
+  return content if isinstance(content, dict) else {}
+
+
+def _column_order(path, number: int, line: str) -> list[int]:
+  """Where each of `COLUMNS` stands in a row."""
+  names = line.split("\t")
+  if sorted(names) != sorted(COLUMNS):
+    reasons = [f"no column {name!r}" for name in COLUMNS if name not in names]
+    reasons += [f"unknown column {name!r}" for name in names if name not in COLUMNS]
+    reasons += [f"column {name!r} twice" for name in COLUMNS if names.count(name) > 1]
+    raise _refusal(path, number, f"{'; '.join(reasons)}: expected {list(COLUMNS)} between tabs")
+  return [names.index(name) for name in COLUMNS]

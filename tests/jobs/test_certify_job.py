@@ -1,0 +1,208 @@
+"""Certification jobs: rows never lost or made twice, pieces that make a whole, mistakes named."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_robust import smoothing
+from jax_robust.jobs import row_log
+
+JOB = "--config.job=certify"
+FLAGS = (
+  "--config.smoothing.sigma=0.25", "--config.smoothing.n=400", "--config.smoothing.stop=24",
+  "--config.smoothing.skip=2", "--config.smoothing.batch_size=800",
+)  # fmt: skip
+NAME = "certify_mlp_sigma0.25"
+
+
+@pytest.fixture(scope="module")
+def whole(run_flag, command, trained, tmp_path_factory):
+  """The workdir of a certification that nothing disturbed: look, don't touch."""
+  folder = shutil.copytree(trained, tmp_path_factory.mktemp("whole") / "run")
+  done = command([run_flag, JOB, *FLAGS, f"--workdir={folder}"])
+  assert done.code == 0, done.printed
+  return folder, done.printed
+
+
+def rows_of(folder, name=NAME):
+  """Its rows, but for the time that they took."""
+  rows = row_log.read(folder / "results" / name / "piece-0-of-1.jsonl")[1]
+  return {key: {**row, "seconds": None} for key, row in rows.items()}
+
+
+def test_a_certification_leaves_a_log_numbers_and_a_picture(whole):
+  folder, printed = whole
+  result = json.loads((folder / "results" / f"{NAME}.json").read_text())
+  log = smoothing.read_log(folder / "results" / NAME / "certify.tsv", num_examples=12)
+  assert log.idx.tolist() == list(range(0, 24, 2))
+  rows = rows_of(folder)
+  radii = np.array([rows[i]["radius"] for i in log.idx])
+  assert np.all(log.radius <= radii) and np.all(radii - log.radius < 0.01)  # rounded down
+  average = np.mean([row["radius"] * (row["predict"] == row["label"]) for row in rows.values()])
+  np.testing.assert_allclose(result["average_certified_radius"]["value"], average)
+  assert result["complete"] and result["num_images"] == 12 and result["draws_per_image"] == 400
+  assert result["sigma"] == 0.25 and result["trained_sigma"] is None
+  assert 0 <= result["calibration_error"] <= 1
+  for row in rows.values():
+    assert 0 <= row["count"] <= row["total"] == 400
+    bound = smoothing.lower_bound(row["count"], 400, alpha=0.001)
+    assert row["lower_bound"] == bound and (row["predict"] == -1) == (bound < 0.5)
+    assert row["predict"] in (row["selected"], -1)
+  assert (folder / "results" / f"{NAME}.png").stat().st_size > 5_000
+  assert "does not say which noise it was trained under" in printed
+  assert "12/12" in printed and "ACR" in printed and "| abstain |" in printed
+
+
+def test_a_killed_certification_goes_on_to_the_same_rows(whole, command, run_flag, copy):
+  """Killed by -9 after some rows, three times, with a torn line left behind once."""
+  argv = [run_flag, JOB, *FLAGS, f"--workdir={copy}"]
+  path = copy / "results" / NAME / "piece-0-of-1.jsonl"
+  counts = []
+  for number in (2, 3, 4):
+    done = command(argv, (signal.SIGKILL, "certified", number, 0.0))
+    assert done.code == -signal.SIGKILL
+    counts.append(len(row_log.read(path)[1]))
+  assert counts == [2, 5, 9]
+  with path.open("ab") as file:
+    file.write(b'{"id": 18, "label"')
+  done = command(argv)
+  assert done.code == 0 and "9 of 12 images are there already" in done.printed
+  assert rows_of(copy) == rows_of(whole[0])
+  before = path.read_bytes()
+  assert command(argv).code == 0 and path.read_bytes() == before
+
+
+def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
+  pieces = []
+  for i in range(3):
+    pieces.append(shutil.copytree(trained, tmp_path / f"piece-{i}"))
+    flags = [f"--config.smoothing.shard={i}/3", f"--workdir={pieces[i]}"]
+    flags += ["--config.smoothing.batch_size=200"] if i else []
+    done = command([run_flag, JOB, *FLAGS, *flags])
+    assert done.code == 0, done.printed
+    assert not (pieces[i] / "results" / NAME / "certify.tsv").exists()
+  merge = [run_flag, "--config.job=merge"]
+  pattern = f"--config.smoothing.pieces={tmp_path / 'piece-*'}"
+  done = command([*merge, pattern, f"--workdir={tmp_path / 'all'}"])
+  assert done.code == 0, done.printed
+  assert rows_of(tmp_path / "all") == rows_of(whole[0])
+  theirs, ours = (
+    smoothing.read_log(folder / "results" / NAME / "certify.tsv", num_examples=12)
+    for folder in (whole[0], tmp_path / "all")
+  )
+  np.testing.assert_array_equal(theirs.radius, ours.radius)
+
+  def refused(names, message):
+    where = tmp_path / f"refused-{message[:3]}"
+    pieces_flag = "--config.smoothing.pieces=" + ",".join(str(tmp_path / name) for name in names)
+    done = command([*merge, f"--workdir={where}", pieces_flag])
+    assert done.code == 2 and message in done.printed, done.printed
+
+  refused(["piece-0", "piece-2"], "gap: 4 of the 12 images")
+  shutil.copytree(pieces[0], tmp_path / "twin")
+  refused(["piece-0", "piece-1", "piece-2", "twin"], "overlap")
+  other = shutil.copytree(trained, tmp_path / "other")
+  flags = [*FLAGS, "--config.smoothing.n=300", "--config.smoothing.shard=0/3"]
+  assert command([run_flag, JOB, *flags, f"--workdir={other}"]).code == 0
+  refused(["other", "piece-1", "piece-2"], "n: 400 there, 300 here")
+  refused(["missing-*"], "there is no workdir")
+
+
+def test_several_nets_and_sigmas(command, run_flag, trained, tmp_path, whole):
+  twin = shutil.copytree(trained, tmp_path / "twin")
+  done = command(
+    [run_flag, JOB, *FLAGS, f"--config.smoothing.weights={trained},{twin}",
+     "--config.smoothing.sigma_list=0.25,0.5", f"--workdir={tmp_path / 'out'}"]
+  )  # fmt: skip
+  assert done.code == 0, done.printed
+  names = sorted(path.name for path in (tmp_path / "out" / "results").glob("certify_*/"))
+  assert names == [f"certify_{n}_sigma{s}" for n in ("run", "twin") for s in ("0.25", "0.5")]
+  ours = rows_of(tmp_path / "out", "certify_twin_sigma0.25")
+  assert ours == rows_of(whole[0]), "which name the net has changes nothing"
+  assert (tmp_path / "out" / "results" / "certify.png").exists()
+
+
+RADII = (0, 0.1, 0.2)
+
+
+@pytest.mark.parametrize("flag", ["radii=0,0.1,0.2", "tolerance=0.05"])
+def test_adaptive_modes(command, run_flag, copy, flag):
+  flags = [*FLAGS, "--config.smoothing.n=2000", f"--config.smoothing.{flag}"]
+  done = command([run_flag, JOB, *flags, f"--workdir={copy}"])
+  assert done.code == 0, done.printed
+  result = json.loads((copy / "results" / f"{NAME}.json").read_text())
+  assert 100 <= result["draws_per_image"] < 2000
+  assert ("decisions" in result) == ("radii" in flag)
+  for row in rows_of(copy).values():
+    if "radii" in flag:
+      assert row["certified"] == sorted(row["certified"], reverse=True)
+      held = [r for r, certified in zip(RADII, row["certified"], strict=True) if certified]
+      assert row["radius"] == max(held, default=0)
+    else:
+      assert row["radius"] <= row["upper_radius"]
+
+
+MISTAKES = {
+  "sigma=-1": "config.smoothing: sigma=-1.0: expected a positive number",
+  "alpha=1.5": "config.smoothing: alpha=1.5: expected a probability",
+  "n=0": "config.smoothing: n=0: expected a whole number of draws",
+  "n0=500": "config.smoothing: n0=500: expected at most n=400",
+  "n=9": "n0=100: expected at most n=9",
+  "skip=0": "smoothing.skip=0",
+  "start=99": "leave none of the 72 images",
+  "shard=3/3": "smoothing.shard='3/3': expected I/N with 0 <= I < N",
+  "noise=uniform": "noise='uniform'",
+  "sigma=0": "smoothing.sigma is 0, and mlp does not say which noise",
+  "tolerance=-1": "smoothing.tolerance=-1.0: expected",
+  "sgima=1": "'smoothing.sgima'",
+}
+
+
+@pytest.mark.parametrize("flag", MISTAKES)
+def test_mistakes_are_named(flag, command, run_flag, copy):
+  done = command([run_flag, JOB, *FLAGS, f"--config.smoothing.{flag}", f"--workdir={copy}"])
+  assert done.code == 2 and MISTAKES[flag] in done.printed, done.printed
+  assert "Traceback" not in done.printed
+
+
+def test_another_noise_than_the_trained_one_is_said(command, tmp_path):
+  """A run that was trained under noise brings its sigma; another one is used, and said."""
+  config = "mnist_smoothing:method=gaussian,sigma=0.5,smoke"
+  assert command([f"--config={config}", f"--workdir={tmp_path}"]).code == 0
+  argv = [f"--config={tmp_path / 'config.json'}", JOB, "--config.smoothing.n=100",
+          "--config.smoothing.max=2", f"--workdir={tmp_path}"]  # fmt: skip
+  done = command(argv)
+  assert done.code == 0 and "trained under" not in done.printed, done.printed
+  assert (tmp_path / "results" / "certify_small_cnn_sigma0.5" / "certify.tsv").exists()
+  done = command([*argv, "--config.smoothing.sigma=1"])
+  assert "small_cnn was trained under sigma 0.5, not 1" in done.printed
+
+
+def test_predict_says_what_it_sees_and_abstains(command, run_flag, copy, tmp_path):
+  draw = np.random.default_rng(0)
+  (tmp_path / "images" / "sub").mkdir(parents=True)
+  for name in ("a.png", "b.png", "sub/c.png"):
+    pixels = draw.integers(0, 256, (12, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / name)
+  argv = [run_flag, "--config.job=predict", *FLAGS, f"--workdir={copy}",
+          f"--config.smoothing.images={tmp_path / 'images'}"]  # fmt: skip
+  done = command(argv)
+  assert done.code == 0, done.printed
+  lines = (copy / "results" / "predict.csv").read_text().splitlines()
+  assert lines[0] == "name,predict,p_value,share"
+  assert [line.split(",")[0] for line in lines[1:]] == ["a.png", "b.png", "sub/c.png"]
+  rows = row_log.read(copy / "results" / "predict.jsonl")[1]
+  for line, row in zip(lines[1:], rows.values(), strict=True):
+    assert sum(row["votes"]) == 400
+    expected = smoothing.predict(np.array(row["votes"]), alpha=0.001)
+    assert row["predict"] == expected.label == int(line.split(",")[1])
+    assert row["p_value"] == expected.p_value
+  before = (copy / "results" / "predict.jsonl").read_bytes()
+  assert command(argv).code == 0
+  assert (copy / "results" / "predict.jsonl").read_bytes() == before
+  done = command([*argv[:-1], "--config.smoothing.images=nowhere"])
+  assert done.code == 2 and "there is no such folder" in done.printed
