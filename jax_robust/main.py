@@ -48,6 +48,7 @@ JOBS = (
   "autoattack",
   "certify",
   "predict",
+  "analyse",
   "merge",
   "generate",
   "export",

@@ -67,6 +67,7 @@ def _job_blocks() -> dict:
       "sigma_list": (),
       "weights": (),
       "images": "",
+      "logs": (),
       "n0": 100,
       "n": 100_000,
       "alpha": 0.001,

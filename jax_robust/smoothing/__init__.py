@@ -46,6 +46,7 @@ from jax_robust.smoothing.log import write_log as write_log
 from jax_robust.smoothing.log_rows import format_header as format_header
 from jax_robust.smoothing.log_rows import format_row as format_row
 from jax_robust.smoothing.noise import CHUNK as CHUNK
+from jax_robust.smoothing.path import confidence_path as confidence_path
 from jax_robust.smoothing.predictor import Predictor as Predictor
 from jax_robust.smoothing.predictor import make_predictor as make_predictor
 from jax_robust.smoothing.predictor import predict_images as predict_images

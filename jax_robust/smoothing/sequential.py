@@ -93,9 +93,11 @@ class AdaptiveCertifier:
     miss = np.maximum(special.ndtr(-radii / self.sigma) - distance, 0.0)
     scores = np.minimum(radii / self.sigma if not distance else -special.ndtri(miss), 37.0)
 
-    for place, label, rule in self._run(x, rng, ids, lambda: AtRadii(self.levels, scores)):
+    def decisions(label, rule):
       label = label if rule.certified.any() else bounds.ABSTAIN
-      yield place, RadiusDecisions(np.asarray(label), rule.certified, rule.num_draws)
+      return RadiusDecisions(np.asarray(label), rule.certified, rule.num_draws)
+
+    return self._run(x, rng, ids, lambda: AtRadii(self.levels, scores), decisions)
 
   def each_within(
     self, x: Images, rng: Array, tolerance: float, *, ids: Ids = None
@@ -104,15 +106,17 @@ class AdaptiveCertifier:
     if not tolerance > 0:
       raise ValueError(f"tolerance={tolerance}: expected a positive number, in units of the image")
     distance = self._total_variation(x)
-    for place, label, rule in self._run(
-      x, rng, ids, lambda: Within(self.levels, tolerance / self.sigma)
-    ):
+
+    def interval(label, rule):
       p_low = max(special.ndtr(rule.low) - distance, 0.0)
       found = RadiusInterval(
         label if p_low >= 0.5 else bounds.ABSTAIN, bounds.radius(p_low, sigma=self.sigma), p_low,
         rule.count, rule.total, self.sigma * max(rule.high, 0.0),
       )  # fmt: skip
-      yield place, RadiusInterval(*map(np.asarray, found))
+      return RadiusInterval(*map(np.asarray, found))
+
+    width = tolerance / self.sigma
+    return self._run(x, rng, ids, lambda: Within(self.levels, width), interval)
 
   def at(self, x: Images, rng: Array, radii: Radii, *, ids: Ids = None) -> RadiusDecisions:
     """Is the radius at least r, for each r of a list? Arguments are as those of `certify_at`."""
@@ -126,9 +130,12 @@ class AdaptiveCertifier:
     """The error of the noise of an image."""
     return self.sampler.noise.total_variation(self.sigma, int(np.prod(np.shape(x)[1:])))
 
-  def _run(self, x, rng, ids, make_rule: Callable) -> Iterator[tuple[int, int, Any]]:
-    """`(place, class, rule)` of every image, as its rule has decided."""
-    x, ids = self.sampler.prepare(x, ids)
+  def _run(self, x, rng, ids, make_rule: Callable, finish: Callable) -> Iterator[tuple[int, Any]]:
+    """`(place, finish(class, rule))` of every image, as its rule has decided."""
+    return self._finished(*self.sampler.prepare(x, ids), rng, make_rule, finish)
+
+  def _finished(self, x, ids, rng, make_rule, finish) -> Iterator[tuple[int, Any]]:
+    """The same, for images that were looked at."""
     looks = look_totals(self.n)
     wanted, active = collections.deque(), {}
     # Enough images that none of the batches on their way is short of chunks.
@@ -151,7 +158,7 @@ class AdaptiveCertifier:
         continue
       if image.decide():
         del active[request.place]
-        yield request.place, image.label, image.rule
+        yield request.place, finish(image.label, image.rule)
       else:
         wanted.extend(image.next_requests(request.place))
 

@@ -206,3 +206,27 @@ def test_predict_says_what_it_sees_and_abstains(command, run_flag, copy, tmp_pat
   assert (copy / "results" / "predict.jsonl").read_bytes() == before
   done = command([*argv[:-1], "--config.smoothing.images=nowhere"])
   assert done.code == 2 and "there is no such folder" in done.printed
+
+
+def test_logs_are_analysed(command, run_flag, whole, oracles, tmp_path):
+  logs = oracles / "certify_logs"
+  ours = whole[0] / "results" / NAME / "certify.tsv"
+  flag = f"--config.smoothing.logs=Gaussian={logs}/mnist_gaussian_sigma1.00.gz,ours/x={ours}"
+  argv = [run_flag, "--config.job=analyse", f"--workdir={tmp_path}", "--config.smoothing.sigma=1"]
+  done = command([*argv, flag])
+  assert done.code == 0, done.printed
+  assert "Gaussian: 12 of its 10000 images are in all logs" in done.printed
+  names = {path.name for path in (tmp_path / "results").iterdir()}
+  assert names == {
+    "analysis.md", "analysis.csv", "analysis.json", "certified_accuracy.png", "trade_off.png",
+    "probabilities.png", "reliability.png",
+  }  # fmt: skip
+  table = (tmp_path / "results" / "analysis.md").read_text()
+  assert table.count("\n") == 4 and "| Gaussian |" in table
+  for logs, message in {
+    "": "smoothing.logs is empty", "none.tsv": "there is no log 'none.tsv'",
+    f"a={ours},a={ours}": "two logs are called 'a'",
+    f"{whole[0] / 'config.json'}": "config.smoothing.logs: ",
+  }.items():  # fmt: skip
+    done = command([*argv, f"--config.smoothing.logs={logs}"])
+    assert done.code == 2 and message in done.printed, done.printed

@@ -97,12 +97,12 @@ def test_sequence_ends():
 
 @pytest.mark.parametrize("last", [3000, 100_000])
 def test_no_radius_is_certified_wrongly(last):
-  """Simulated classifiers with radii between those of the grid, one draw of p_A for each."""
-  levels = Levels(last, 0.05, 0.05)
+  """Simulated classifiers, most of whose radii are as near to a false one as can be."""
+  levels = Levels(last, 0.05, 1e-6)  # who gives up late errs most
   looks = smoothing.look_totals(last)
   scores = np.array([0.0, 0.3, 0.6, 0.9, 1.2])
   truth = np.random.default_rng(1).uniform(-0.3, 1.3, 400)
-  truth[::2] = scores[np.arange(200) % 5] - 1e-6  # as near to a false one as can be
+  truth[50:] = scores[np.arange(350) % 5] - 1e-9
   wrong, useless = [], []
   for i, z in enumerate(truth):
     rule, counts = AtRadii(levels, scores), paths(special.ndtr(z), 1, i, looks)[0]
@@ -111,6 +111,9 @@ def test_no_radius_is_certified_wrongly(last):
         break
     assert rule.num_draws.max() == total
     assert np.all(np.diff(rule.certified.astype(int)) <= 0)
+    evidence = smoothing.log_evidence(counts[:, None], looks[:, None], scores)
+    evidence = np.where(looks[:, None] <= rule.num_draws, evidence, -np.inf).max(axis=0)
+    np.testing.assert_array_equal(rule.certified, evidence >= np.log(1 / 0.05))
     wrong.append(np.any(rule.certified & (scores > z)))
     useless.append(~rule.certified[scores < z - 0.2])
   assert_rare(np.array(wrong), 0.05)
@@ -120,7 +123,7 @@ def test_no_radius_is_certified_wrongly(last):
 def test_radius_holds_whenever_it_stops():
   """For tolerances of all sizes, as the user may choose, and where draws run out."""
   rng, wrong, widths = np.random.default_rng(2), [], []
-  for i in range(250):
+  for i in range(150):
     z, width, last = (
       rng.uniform(-0.2, 2),
       float(rng.choice([0.5, 0.2, 0.1])),
@@ -132,10 +135,12 @@ def test_radius_holds_whenever_it_stops():
       if rule.update(int(count), int(total)):
         break
     wrong.append(rule.low > z)
+    low = smoothing.lower_sequence(counts, looks, alpha=0.05)
+    assert rule.low == low[looks <= total].max()
     if total < last:
       widths.append(max(rule.high, 0) - max(rule.low, 0) <= width)
   assert_rare(np.array(wrong), 0.05)
-  assert len(widths) > 60 and np.all(widths)
+  assert len(widths) > 30 and np.all(widths)
 
 
 def published_probabilities(path, sigma):

@@ -17,7 +17,7 @@ from jax_robust import smoothing
 from jax_robust.smoothing import sound
 
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
-LARGEST = 15.6
+LARGEST = 6.0
 TOP = 2**63
 
 invert = jax.jit(sound.invert)

@@ -1,0 +1,112 @@
+"""The analysis job: certification logs, ours and others', as one table and pictures."""
+
+import glob
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jax_robust import smoothing
+from jax_robust.config import ConfigError
+from jax_robust.evaluate import smoothing_plots
+from jax_robust.jobs import row_log, workdir
+from jax_robust.jobs.blocks import from_config
+from jax_robust.train import metrics
+
+
+def analyse(config: Any, folder: str) -> dict[str, Any]:
+  """Compares certification logs (smoothing.logs='NAME=LOG,...'): a table and pictures."""
+  found = _find(config.smoothing.logs)
+  with from_config("smoothing.logs"):
+    logs = _on_common_images({name: smoothing.read_log(path) for name, path in found.items()})
+  with workdir.claimed(folder) as path:
+    workdir.write_identity(path, config)
+    place = path / "results"
+    table = smoothing.markdown_table(logs)
+    workdir.write_file(place / "analysis.md", (table + "\n").encode())
+    workdir.write_file(place / "analysis.csv", smoothing.csv_table(logs).encode())
+    smoothing_plots.draw_certified_accuracy(place / "certified_accuracy.png", logs)
+    smoothing_plots.draw_trade_off(place / "trade_off.png", _runs(logs))
+    sigmas = {name: log.header.get("sigma", config.smoothing.sigma) for name, log in logs.items()}
+    if all(sigmas.values()):
+      smoothing_plots.draw_probabilities(place / "probabilities.png", logs, sigmas)
+    else:
+      lacking = ", ".join(name for name, sigma in sigmas.items() if not sigma)
+      metrics.report(f"{lacking}: sigma unknown, set smoothing.sigma to see the probabilities")
+    votes = _votes(found)
+    if votes:
+      smoothing_plots.draw_reliability(place / "reliability.png", votes)
+    result = {
+      name: smoothing.estimate_average_radius(log)._asdict() | {"num_images": len(log.idx)}
+      for name, log in logs.items()
+    }
+    workdir.write_result(path, "analysis", {"average_certified_radius": result})
+    print(table)
+    return result
+
+
+def _find(entries) -> dict[str, pathlib.Path]:
+  """The logs by name: `NAME=PATH`, or a path (with `*`), which is called by its folder.
+
+  Raises:
+    ConfigError: nothing is given or found, or two have one name.
+  """
+  found: dict[str, pathlib.Path] = {}
+  for entry in entries:
+    name, _, pattern = entry.rpartition("=")
+    paths = sorted(map(pathlib.Path, glob.glob(pattern)))
+    if not paths:
+      raise ConfigError(f"smoothing.logs: there is no log {pattern!r}")
+    if name and len(paths) > 1:
+      raise ConfigError(f"smoothing.logs: {len(paths)} logs are {pattern!r}: name one")
+    for path in paths:
+      key = name or path.parent.name
+      if key in found:
+        raise ConfigError(f"smoothing.logs: two logs are called {key!r}: write NAME=PATH")
+      found[key] = path
+  if not found:
+    raise ConfigError(
+      "smoothing.logs is empty: name logs, as --config.smoothing.logs='A=LOG,B=LOG'"
+    )
+  return found
+
+
+def _on_common_images(logs: Mapping[str, smoothing.CertifyLog]) -> dict[str, smoothing.CertifyLog]:
+  """The logs, cut to the images that all of them have; says so where that leaves some out."""
+  common = None
+  for log in logs.values():
+    common = log.idx if common is None else np.intersect1d(common, log.idx)
+  if not len(common):
+    raise ConfigError("smoothing.logs: they have no image in common")
+  for name, log in logs.items():
+    if len(log.idx) > len(common):
+      metrics.report(f"{name}: {len(common)} of its {len(log.idx)} images are in all logs")
+  return {name: smoothing.select_images(log, common) for name, log in logs.items()}
+
+
+def _runs(logs) -> dict[str, list[smoothing_plots.Run]]:
+  """Points of the trade-off: names `METHOD/OPTION` are runs of one method."""
+  runs: dict[str, list[smoothing_plots.Run]] = {}
+  for name, log in logs.items():
+    method, _, label = name.partition("/")
+    runs.setdefault(method, []).append(smoothing_plots.run_of(log, label))
+  return runs
+
+
+def _votes(found) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Shares of votes and whether they are right, of the logs that our job wrote."""
+  votes = {}
+  for name, path in found.items():
+    rows = [
+      row
+      for file in path.parent.glob("piece-*.jsonl")
+      for row in row_log.read(file)[1].values()
+      if "selected" in row
+    ]
+    if rows:
+      votes[name] = (
+        np.array([row["count"] / row["total"] for row in rows]),
+        np.array([row["selected"] == row["label"] for row in rows]),
+      )
+  return votes

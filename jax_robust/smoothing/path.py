@@ -1,0 +1,75 @@
+"""How the smoothed classifier's confidence falls, or does not, on the way to another point."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jax_robust.nets.devices import Devices
+from jax_robust.smoothing.checks import check_labels
+from jax_robust.smoothing.predictor import make_predictor
+from jax_robust.smoothing.sampler import Ids, Images
+from jax_robust.types import LogitsFn
+
+
+def confidence_path(
+  logits_fn: LogitsFn,
+  x: Images,
+  ends: Images,
+  labels: Int[np.ndarray, " n"],
+  rng: Array,
+  *,
+  sigma: float,
+  n: int = 1000,
+  positions: Sequence[float] | Float[np.ndarray, " p"] = tuple(i / 20 for i in range(21)),
+  ids: Ids = None,
+  batch_size: int = 1000,
+  devices: Devices = Devices(),
+) -> Float[np.ndarray, "n p"]:
+  """The share of votes for the true class at `x + t (end - x)`, for each position t.
+
+  All points on the way of an image get the same noise, so that a curve shows the classifier and not
+  the draws.
+
+  Guarantees:
+    `first_position_is_the_image`: t = 0 gives the votes of PREDICT at x.
+
+  Args:
+    logits_fn, x, rng, sigma, n, ids, batch_size, devices: as those of `predict_images`.
+    ends: where the ways lead, adversarial points say, in [0, 1].
+    labels: true classes.
+    positions: t, in [0, 1].
+
+  Returns:
+    Shares of the n votes.
+
+  Raises:
+    ValueError: as `predict_images`; shapes differ; positions outside [0, 1].
+
+  >>> import jax, jax.numpy as jnp
+  >>> logits_fn = lambda x: jnp.stack([0.5 - x[:, 0], x[:, 0] - 0.5], axis=1)
+  >>> x, ends = np.array([[1.0]], np.float32), np.array([[0.0]], np.float32)
+  >>> shares = confidence_path(
+  ...   logits_fn, x, ends, np.array([1]), jax.random.key(0), sigma=0.5, positions=(0, 0.5, 1)
+  ... )
+  >>> shares.round(1).tolist()
+  [[0.8, 0.5, 0.2]]
+  """
+  x, ends, labels = np.asarray(x), np.asarray(ends), np.asarray(labels)
+  at = np.asarray(positions, np.float64)
+  if x.shape != ends.shape or labels.shape != x.shape[:1]:
+    raise ValueError(
+      f"x has shape {x.shape}, ends {ends.shape}, labels {labels.shape}: expected one end and one "
+      "label an image"
+    )
+  if at.ndim != 1 or not np.all((at >= 0) & (at <= 1)):
+    raise ValueError(f"positions={positions}: expected numbers in [0, 1]")
+  predictor = make_predictor(
+    logits_fn, image_shape=x.shape[1:], sigma=sigma, n=n, batch_size=batch_size, devices=devices
+  )
+  check_labels(labels, predictor.sampler.num_classes)
+  shares = np.zeros((len(x), len(at)))
+  for column, t in enumerate(at.astype(x.dtype)):
+    for place, votes in predictor.each((1 - t) * x + t * ends, rng, ids=ids):
+      shares[place, column] = votes[labels[place]] / n
+  return shares
