@@ -78,7 +78,7 @@ def _job_blocks() -> dict:
       "noise": "gaussian",
       "radii": (),
       "tolerance": 0.0,
-      "batch_size": 2000,
+      "batch_size": 1000,
       "shard": "0/1",
       "pieces": (),
     },

@@ -17,7 +17,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 _hook = install_import_hook(
-  [f"jax_robust.{name}" for name in ("losses", "attacks", "types")], "beartype.beartype"
+  [f"jax_robust.{name}" for name in ("losses", "attacks", "nets", "smoothing", "types")],
+  "beartype.beartype",
 )
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -13,6 +13,7 @@ from jax_robust.evaluate import smoothing_plots
 from jax_robust.jobs import row_log, workdir
 from jax_robust.jobs.chunks import differing
 from jax_robust.jobs.workdir import WorkdirError
+from jax_robust.train import metrics
 
 LOG = "certify.tsv"
 """The field's log of a certification that is complete, in its folder."""
@@ -79,6 +80,10 @@ def write(folder: pathlib.Path, places: Sequence[pathlib.Path]) -> dict[str, Any
     identity, rows, missing = collect([place])
     if missing:
       results[place.name] = {**identity, "complete": False, "num_rows": len(rows)}
+      metrics.report(
+        f"{place.name}: {len(rows)} of {identity['num_images']} images are here; job=merge puts "
+        "pieces together"
+      )
       continue
     log = to_log(rows, place.name, identity)
     smoothing.write_log(place / LOG, log)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jax_robust.nets.devices import Devices
 from jax_robust.smoothing.checks import check_labels
@@ -15,8 +15,8 @@ from jax_robust.types import LogitsFn
 def confidence_path(
   logits_fn: LogitsFn,
   x: Images,
-  ends: Images,
-  labels: Int[np.ndarray, " n"],
+  ends: Shaped[np.ndarray | Array, "m *other"],
+  labels: Int[np.ndarray, " l"],
   rng: Array,
   *,
   sigma: float,
@@ -50,7 +50,7 @@ def confidence_path(
   >>> logits_fn = lambda x: jnp.stack([0.5 - x[:, 0], x[:, 0] - 0.5], axis=1)
   >>> x, ends = np.array([[1.0]], np.float32), np.array([[0.0]], np.float32)
   >>> shares = confidence_path(
-  ...   logits_fn, x, ends, np.array([1]), jax.random.key(0), sigma=0.5, positions=(0, 0.5, 1)
+  ...   logits_fn, x, ends, np.array([1]), jax.random.key(0), sigma=0.5, positions=(0.0, 0.5, 1.0)
   ... )
   >>> shares.round(1).tolist()
   [[0.8, 0.5, 0.2]]

@@ -54,7 +54,12 @@ def predict_images(
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-  """PREDICT for one classifier, ready for any number of images; made by `make_predictor`."""
+  """PREDICT for one classifier, ready for any number of images; made by `make_predictor`.
+
+  Attributes:
+    sampler: asks the classifier.
+    sigma, n, alpha: as in `predict_images`.
+  """
 
   sampler: Sampler
   sigma: float

@@ -84,6 +84,7 @@ def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
     flags += ["--config.smoothing.batch_size=200"] if i else []
     done = command([run_flag, JOB, *FLAGS, *flags])
     assert done.code == 0, done.printed
+    assert "4 of 12 images are here; job=merge puts pieces together" in done.printed
     assert not (pieces[i] / "results" / NAME / "certify.tsv").exists()
   merge = [run_flag, "--config.job=merge"]
   pattern = f"--config.smoothing.pieces={tmp_path / 'piece-*'}"
