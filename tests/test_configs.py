@@ -18,14 +18,10 @@ ARGUMENTS = {
   "cifar10_adversarial": [f"attack={name}" for name in ("fgsm", "rs_fgsm", "n_fgsm", "none")],
   "mnist_trades": ["norm=l2"],
   "cifar10_laptop": ["share=1.0"],
-  **{
-    f"{data}_smoothing": [
-      *(f"method={name},sigma=0.25" for name in SMOOTHING),
-      "method=macer,sigma=1.0,m=4",
-      "sigma=1.0",
-    ]
-    for data in ("mnist", "cifar10", "imagenet")
-  },
+  "mnist_smoothing": [f"method={name},sigma=0.25" for name in SMOOTHING],
+  "cifar10_smoothing": ["method=macer,sigma=1.0,m=4,depth=20"],
+  "imagenet_smoothing": ["method=smoothadv"],
+  "certify_smoothing": ["data=mnist"],
 }
 CASES = [f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))]
 SMOKE = {

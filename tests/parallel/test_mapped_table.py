@@ -59,10 +59,10 @@ OBJECTIVES_UNDER_TEST = {
   "trades": (({}, None),),
   "gaussian": (({"sigma": 0.2}, None),),
   "stability": (({"sigma": 0.2}, None),),
-  "smoothadv": (({"sigma": 0.2, "num_noise_vec": 2, "method": "pgd", "num_steps": 2}, 4),),
-  "macer": (({"sigma": 0.2, "num_noise_vec": 4}, None),),
+  "smoothadv": (({"sigma": 0.2, "num_noise_vec": 2, "method": "pgd", "num_steps": 1}, 4),),
+  "macer": (({"sigma": 0.2, "num_noise_vec": 2}, None),),
   "consistency": (({"sigma": 0.2}, None),),
-  "smoothmix": (({"sigma": 0.2, "num_noise_vec": 2, "num_steps": 2, "mix_step": 1}, None),),
+  "smoothmix": (({"sigma": 0.2, "num_noise_vec": 2, "num_steps": 1}, None),),
 }
 
 TABLES = {
