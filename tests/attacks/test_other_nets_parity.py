@@ -27,7 +27,7 @@ NETS = {
   "eps 0": (32, 3, 10, {"Linf": 0.0, "L2": 0.0}),
 }
 BALLS = {"Linf": attacks.linf_ball, "L2": attacks.l2_ball}
-NUM_IMAGES = 32
+NUM_IMAGES = 16
 
 
 def make_net(path, name, norm):
@@ -79,11 +79,14 @@ def test_standard_agrees_with_the_reference(tmp_path, name, norm):
     oracle_net.make_logits_fn(net), x, labels, jax.random.key(0),
     ball=BALLS[norm](float(net[f"{norm}/eps"])),
   )  # fmt: skip
-  theirs = [reference(path, norm, seed) for seed in range(2)]
+  seeds = range(1 if name == "eps 0" else 2)  # where nothing random could change a flag, one
+  theirs = [reference(path, norm, seed) for seed in seeds]
   for attack, robust in result.robust_after.items():
-    a, b = (flags[attack] for flags in theirs)
-    print(f"{name}, {norm}, {attack}: {robust.sum()} robust, reference {a.sum()}, {b.sum()}")
-    assert np.sum(robust & ~a & ~b) <= 1 and np.sum(~robust & a & b) <= 1 + np.sum(a != b)
+    flags = np.stack([each[attack] for each in theirs])
+    print(f"{name}, {norm}, {attack}: {robust.sum()} robust, reference {flags.sum(1)}")
+    undecided = np.sum(flags.any(0) & ~flags.all(0))
+    assert np.sum(robust & ~flags.any(0)) <= 1
+    assert np.sum(~robust & flags.all(0)) <= 1 + undecided
   if name == "eps 0":
     np.testing.assert_array_equal(result.robust, result.clean)
     assert result.clean.sum() == NUM_IMAGES - 1
