@@ -87,11 +87,10 @@ def write(folder: pathlib.Path, places: Sequence[pathlib.Path]) -> dict[str, Any
       continue
     log = to_log(rows, place.name, identity)
     smoothing.write_log(place / LOG, log)
-    results[place.name], logs[place.name] = summarise(identity, rows, log), log
+    method = f"{identity['net']}, sigma {identity['sigma']:g}"
+    results[place.name], logs[method] = summarise(identity, rows, log), log
     workdir.write_result(folder, place.name, results[place.name])
-    smoothing_plots.draw_certified_accuracy(
-      folder / "results" / f"{place.name}.png", {place.name: log}
-    )
+    smoothing_plots.draw_certified_accuracy(folder / "results" / f"{place.name}.png", {method: log})
   if logs:
     print(smoothing.markdown_table(logs))
   if len(logs) > 1:
