@@ -26,8 +26,8 @@ def macer(
   """`mean -log(F_y + 1e-10) + lbd sigma / 2 mean (xi + margin)`, xi = ndtri(p2) - ndtri(p1).
 
   F is the mean over the noises of softmax f(x + d_j). p1 and p2 are the two largest entries of the
-  mean of softmax beta f(x + d_j). Only images count in the second term that F classifies correctly
-  and where |xi| <= margin: those with a certificate that is not already large.
+  mean of softmax beta f(x + d_j). Only images count in the second term where p1 is that of y and
+  |xi| <= margin: those with a certificate that is not already large.
 
   Guarantees:
     `recorded_step_agrees`: both terms and the gradient of a step of the reference program.

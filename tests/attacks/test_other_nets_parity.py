@@ -59,7 +59,9 @@ def make_net(path, name, norm):
 
 def reference(path, norm, seed):
   """The reference's flags after each attack."""
+  # One core: two threads of PyTorch wait for each other when others want the cores too.
   command = [TORCH_PYTHON, str(SCRIPT), f"--file={path}", f"--norm={norm}", f"--seed={seed}"]
+  command += ["--cores=1"]
   done = subprocess.run(command, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   flags = json.loads(done.stdout)
