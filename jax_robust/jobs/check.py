@@ -12,6 +12,7 @@ from jax_robust.evaluate import report
 from jax_robust.jobs import build
 from jax_robust.jobs.blocks import block, check_name, check_options, from_config
 from jax_robust.train import checkpoint, optim, parallel
+from jax_robust.types import Progress
 
 OPTIONAL = ("epoch_size", "generate", "runs")
 """Keys that only some configs have."""
@@ -47,6 +48,7 @@ def check(config: Any) -> None:
   if "attack" in build.objective(config).keywords:
     _try_attack("attack", block(config, "attack"), soft=True)
   _try_attack("evaluation.attack", block(config.evaluation, "attack"), soft=False)
+  _try_objective(config)
 
 
 def _check_keys(config: Any) -> None:
@@ -74,3 +76,19 @@ def _try_attack(name: str, options: dict[str, Any], *, soft: bool) -> None:
       lambda keys: attack(lambda x: x.reshape(2, -1)[:, :_CLASSES], x, targets, keys),
       jax.random.split(jax.random.key(0)),
     )
+
+
+def _try_objective(config: Any) -> None:
+  """Traces the objective on a linear net: what it refuses, it refuses now."""
+  batch = {"image": jnp.zeros((2, 2, 2, 1)), "target": jnp.full((2, _CLASSES), 1 / _CLASSES)}
+
+  def apply_fn(params, model_state, x, *, train):
+    return x.reshape(len(x), -1) @ params, model_state
+
+  with from_config("objective"):
+    jax.eval_shape(
+      lambda params, keys: build.objective(config)(
+        apply_fn, params, {}, batch, keys, Progress(0, 0.0)
+      ),
+      jnp.zeros((4, _CLASSES)), jax.random.split(jax.random.key(0)),
+    )  # fmt: skip

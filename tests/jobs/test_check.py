@@ -54,6 +54,33 @@ def test_a_mistake_is_named_with_the_near_miss(tiny, changes, message):
     check.check(tiny(**changes))
 
 
+SMOOTHING_MISTAKES = [
+  ({"objective__sigma": 0.0}, r"config.objective: sigma=0.0: expected the standard deviation"),
+  ({"objective__num_noise_vec": 0}, r"config.objective: num_noise_vec=0: expected at least 1"),
+  ({"objective__num_steps": 0}, r"config.objective: num_steps=0: expected at least 1"),
+  ({"objective__etha": 1.0}, r"'objective.etha': did you mean 'eta'\?"),
+  ({"select": ("noisy", "max"), "smoothing__sigma": 0.0}, r"select names 'noisy', but .* no noise"),
+  (
+    {"data__num_heldout": 0, "evaluation__checkpoint": "best"},
+    r"num_heldout=0 leaves only test images to look at",
+  ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, message", SMOOTHING_MISTAKES)
+def test_a_mistake_in_smoothing_is_named(tiny, changes, message):
+  objective = {"name": "smoothmix", "sigma": 0.5, "num_noise_vec": 2}
+  config = tiny(objective=objective, smoothing__sigma=0.5)
+  check.check(config)
+  for key, value in changes.items():
+    block, _, name = key.rpartition("__")
+    place = config[block] if block else config
+    with place.ignore_type():
+      place[name] = value
+  with pytest.raises(ConfigError, match=message):
+    check.check(config)
+
+
 @pytest.mark.parametrize("key", ["ema", "select", "init_from"])
 def test_a_missing_key_is_named(tiny, key):
   config = tiny()

@@ -75,7 +75,7 @@ SMOOTHMIX = ("smoothmix_mix0", "smoothmix_mix1", "smoothmix_maxnorm")
 
 
 @pytest.mark.parametrize("name", SMOOTHMIX)
-def test_smoothmix(recorded, name):
+def test_recorded_steps_agree(recorded, name):
   options = recorded.options(name)
 
   def loss_fn(params):
@@ -107,7 +107,7 @@ def test_attack_matches_the_recorded_one(recorded, name):
   np.testing.assert_allclose(ends.adversarial, expected, atol=1e-3)
 
 
-def test_consistency(recorded):
+def test_recorded_step_agrees_for_consistency(recorded):
   name = "consistency_lbd10_eta0.5"
   loss, metrics, grads = gradient_of(
     lambda params: consistency_loss(
@@ -121,7 +121,7 @@ def test_consistency(recorded):
   recorded.check_gradient(name, grads)
 
 
-def test_stability(recorded):
+def test_recorded_step_agrees_for_stability(recorded):
   loss, _, grads = gradient_of(
     lambda params: stability_loss(
       recorded.apply_fn, params, {}, recorded.x, recorded.targets, recorded.noises[:, :1], lbd=2
@@ -132,7 +132,7 @@ def test_stability(recorded):
   recorded.check_gradient("stability_lbd2", grads)
 
 
-def test_macer(recorded):
+def test_recorded_step_agrees_for_macer(recorded):
   noises = SIGMA * recorded.file["macer/unit_noise_nhwc"].reshape(24, 16, 28, 28, 1)
   _, metrics, grads = gradient_of(
     lambda params: macer_loss(
