@@ -17,7 +17,8 @@ def merge(config: Any, folder: str) -> dict[str, Any]:
   given = [name for name in ("autoattack", "smoothing") if config[name].pieces]
   if len(given) != 1:
     raise ConfigError(
-      "name the workdirs of the pieces of one evaluation, as "
+      ("autoattack.pieces is empty, and so is smoothing.pieces" if not given else "both are given")
+      + ": name the workdirs of the pieces of one evaluation, as "
       "--config.autoattack.pieces='RUNS/piece-*' or --config.smoothing.pieces='RUNS/piece-*'"
     )
   pieces = _pieces(f"{given[0]}.pieces", config[given[0]].pieces)

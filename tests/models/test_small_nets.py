@@ -50,7 +50,7 @@ def test_float64(name, draw_variables):
   jax.tree.map(close, (single, single_state), (double, state))
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", sorted(set(models.MODELS) - {"lenet"}))  # which has none
 def test_batchnorm_fields_reach_every_layer(name, shapes_of):
   norm = {"norm": True} if name == "mlp" else {}
   net = models.create(

@@ -73,9 +73,14 @@ TABLES = {
 
 
 def cases(table):
-  """`(name, setting)` of every row, with readable ids."""
+  """`(name, setting)` of every row, with readable ids; second settings are for the slow tests."""
   return [
-    pytest.param(name, setting, id=f"{name}-{i}" if len(settings) > 1 else name)
+    pytest.param(
+      name,
+      setting,
+      id=f"{name}-{i}" if len(settings) > 1 else name,
+      marks=[pytest.mark.slow] if i and table is ATTACKS_UNDER_TEST else [],
+    )
     for name, settings in table.items()
     for i, setting in enumerate(settings)
   ]

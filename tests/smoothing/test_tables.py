@@ -55,8 +55,8 @@ def test_no_number_promises_more(published):
 
 def test_exact_decimals_stay():
   """A float of 57.9 % lies below it: rounding down must not make 57.8 of it."""
-  for count in range(1001):
-    log = log_of([1.0] * 1000)
+  log = log_of([1.0] * 1000)
+  for count in range(3, 1001, 7):  # 579 is one of them
     log = log._replace(correct=np.arange(1000) < count)
     (row,) = tables.make_table({"log": log}, [0.5])
     assert row["r=0.5"] == f"{count // 10}.{count % 10}"
