@@ -1,6 +1,7 @@
 """The certification job: one or several nets, one or several sigmas; it resumes, and shards."""
 
 import itertools
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,12 +18,17 @@ from jax_robust.train import metrics, parallel
 
 IMAGES_AT_ONCE = 256
 
+_SECONDS_BETWEEN_LOOKS = 1.0
+
 
 def certify(config: Any, folder: str) -> dict[str, Any]:
   """Certifies a smoothed net, or several, image by image: CERTIFY, into a log that grows."""
   check.check(config)
   options = read_options(config)
   has_own_nets = bool(config.init_from or options["weights"])
+  if jax.process_count() > 1:
+    # JAX's own handler only takes a note, for checkpoints; here every row is on disk already.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
   with workdir.claimed(folder, create=has_own_nets) as path:
     workdir.write_identity(path, config)
     source = build.load_split(config, config.data.test_split)
@@ -34,12 +40,28 @@ def certify(config: Any, folder: str) -> dict[str, Any]:
         job = Job(config, options, net, sigma, source, images, hashes)
         place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
         with RowLog(place / piece_file(options), identity_of(job)) as log:
-          _fill(job, log)
+          _fill(job, log, _rows_in(place))
         found[place.name] = place
-    parallel.wait_for_all("certify")
+    _wait_for_peers(list(found.values()), images[options["piece"][0] :: options["piece"][1]])
     if jax.process_index() == 0:
       return certify_results.write(path, list(found.values()))
     return {}
+
+
+def _wait_for_peers(places, ids: np.ndarray) -> None:
+  """Waits until all processes have certified their share of this piece, which their logs tell.
+
+  One may be ready long before another, and a collective then gives up: Gloo's first after 30 s.
+  """
+  while jax.process_count() > 1:
+    if all(np.isin(ids, list(_rows_in(place))).all() for place in places):
+      return
+    time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _rows_in(place) -> dict[int, dict[str, Any]]:
+  """The rows that are there already, by id, from whichever number of processes or pieces."""
+  return {row["id"]: row for row in certify_results.collect([place])[1]}
 
 
 class Job(NamedTuple):
@@ -126,8 +148,7 @@ def piece_file(options: Mapping[str, Any]) -> str:
 def _share(options) -> tuple[int, int]:
   """Which share of the images is this process', and of how many: processes share a piece."""
   piece, num_pieces = options["piece"]
-  count = jax.process_count()
-  return piece * count + jax.process_index(), num_pieces * count
+  return piece + num_pieces * jax.process_index(), num_pieces * jax.process_count()
 
 
 def identity_of(job: Job) -> dict[str, Any]:
@@ -148,16 +169,15 @@ def identity_of(job: Job) -> dict[str, Any]:
   }
 
 
-def _fill(job: Job, log: RowLog) -> None:
-  """Certifies the images of this share that the log does not have."""
+def _fill(job: Job, log: RowLog, there: Mapping[int, Any]) -> None:
+  """Certifies the images of this share that are not there, in this log or another."""
   piece, num_pieces = _share(job.options)
   mine = job.images[piece::num_pieces]
-  missing = mine[~np.isin(mine, list(log.rows))]
+  missing = mine[~np.isin(mine, list(there))]
   if not missing.size:
     return
-  progress = certify_results.Progress(
-    job.net.name, job.sigma, len(mine), list(log.rows.values()), metrics.report
-  )
+  done = [there[key] for key in mine.tolist() if key in there]
+  progress = certify_results.Progress(job.net.name, job.sigma, len(mine), done, metrics.report)
   rng = jax.random.key(job.config.seed)
   sampling = _make_sampling(job)
   for ids in np.array_split(missing, -(-len(missing) // IMAGES_AT_ONCE)):

@@ -103,10 +103,13 @@ def collect(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
   """The rows of all piece logs, in order of their ids, and how many images are missing.
 
+  Logs may grow meanwhile; one that has not its first line yet has no rows.
+
   Raises:
     WorkdirError: logs of different jobs, or an image that two of them have.
   """
   files = [file for place in places for file in sorted(place.glob("piece-*.jsonl"))]
+  files = [file for file in files if b"\n" in file.read_bytes()]
   if not files:
     raise WorkdirError(f"{', '.join(map(str, places))}: there is no piece-*.jsonl")
   identity, rows, owners = None, {}, {}

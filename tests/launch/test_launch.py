@@ -18,7 +18,7 @@ import tomllib
 import pytest
 import yaml
 
-SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_vm.sh")
+SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_vm.sh", "certify_array.sbatch")
 CONFIG = "configs/cifar10_trades_ddpm.py"
 ARGUMENTS = (f"--config={CONFIG}", "--workdir=a folder", "--config.objective.eps=8/255")
 COORDINATION = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -239,9 +239,9 @@ def test_local_help_is_its_header(launch, bench):
 # slurm.sbatch
 
 
-def _directives(launch):
+def _directives(launch, script="slurm.sbatch"):
   """The sbatch directives that SLURM would read: those before the first command."""
-  text = (launch / "slurm.sbatch").read_text()
+  text = (launch / script).read_text()
   head = text[: text.index("\nset -euo")]
   found = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", head, re.MULTILINE)
   assert len(found) == text.count("#SBATCH"), "a directive after the first command is ignored"
@@ -263,7 +263,7 @@ def test_slurm_directives(launch):
   assert not {"gpus-per-task", "gpu-bind", "no-requeue", "gpus"} & set(directives)
 
 
-def _slurm(launch, bench, *arguments, act="0", state="RUNNING", **env):
+def _slurm(launch, bench, *arguments, script="slurm.sbatch", act="0", state="RUNNING", **env):
   """Runs the script with stand-ins for srun, squeue, scontrol: the result and their calls."""
   folder, base = bench
   log = folder.parent / "calls"
@@ -275,7 +275,7 @@ def _slurm(launch, bench, *arguments, act="0", state="RUNNING", **env):
   _program(folder / "squeue", f'#!/bin/bash\necho "squeue $*" >> {log}\necho {state}\n')
   _program(folder / "scontrol", f'#!/bin/bash\necho "scontrol $*" >> {log}\n')
   environment = base | {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "6", "ACT": act} | env
-  result = _run(launch / "slurm.sbatch", *arguments, env=environment)
+  result = _run(launch / script, *arguments, env=environment)
   return result, log.read_text().splitlines()
 
 
@@ -629,6 +629,188 @@ def test_jobset_tpu_hosts_make_up_the_slice(documents):
   assert "env" not in container  # GKE's own variables say who is who
   placement = document["metadata"]["annotations"]["alpha.jobset.sigs.k8s.io/exclusive-topology"]
   assert placement == "cloud.google.com/gke-nodepool"
+
+
+# certify_array.sbatch and certify_jobset.yaml
+
+CERTIFY = ("--config=RUN/config.json", "--config.smoothing.weights=RUN", "--workdir=a folder")
+
+
+def _array(launch, bench, *arguments, task=None, tasks=16, act="0", state="RUNNING", **env):
+  """Runs the script as task `task` of an array, or without one: the result and SLURM's calls."""
+  array = {"ID": task, "COUNT": tasks, "MAX": tasks - 1}
+  if task is not None:
+    env = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()} | env
+  return _slurm(
+    launch, bench, *arguments, script="certify_array.sbatch", act=act, state=state, **env
+  )
+
+
+def test_certify_array_directives(launch):
+  directives = _directives(launch, "certify_array.sbatch")
+  assert directives["nodes"] == directives["ntasks"] == "1"
+  assert "array" not in directives  # without one the same script merges
+  assert directives["open-mode"] == "append" and "requeue" in directives
+  assert "%A" in directives["output"] and "%a" in directives["output"]
+  assert re.fullmatch(r"TERM@\d+", directives["signal"])
+
+
+@pytest.mark.parametrize("pieces", [{}, {"PIECES": "20"}])
+def test_certify_array_gives_each_task_its_share(launch, bench, pieces):
+  for task in (0, 15):
+    leftover = dict.fromkeys(COORDINATION, "1")
+    result, calls = _array(launch, bench, *CERTIFY, task=task, **leftover, **pieces)
+    assert result.returncode == 0, result.stderr
+    seen = _seen(result.stdout)[0]
+    number = pieces.get("PIECES", "16")
+    assert seen["argv"] == [
+      "-m", "jax_robust.main", *CERTIFY, "--config.job=certify",
+      f"--config.smoothing.shard={task}/{number}", f"--workdir=a folder/pieces/{task}",
+    ]  # fmt: skip
+    assert [seen[name] for name in COORDINATION] == [None] * 3
+    assert len(calls) == 1 and calls[0].startswith("srun --ntasks=1 --cpus-per-task=6 python -m")
+
+
+def test_certify_array_merges_without_an_array(launch, bench):
+  result, calls = _array(launch, bench, *CERTIFY)
+  assert result.returncode == 0, result.stderr
+  merge = ["--config.job=merge", "--config.smoothing.pieces=a folder/pieces/*"]
+  assert _seen(result.stdout)[0]["argv"] == ["-m", "jax_robust.main", *CERTIFY, *merge]
+  assert calls == []
+
+
+@pytest.mark.parametrize(
+  ("act", "state", "requeued"),
+  [(STOPPED, "RUNNING", True), (STOPPED, "CANCELLED", False), (1, "RUNNING", False)],
+)
+def test_certify_array_requeues_a_piece_that_was_stopped(launch, bench, act, state, requeued):
+  result, calls = _array(launch, bench, *CERTIFY, task=3, act=str(act), state=state)
+  assert result.returncode == act
+  assert ("scontrol requeue 77" in calls) == requeued
+
+
+@pytest.mark.parametrize("task", [None, 3])
+def test_certify_array_refuses_a_run_without_workdir(launch, bench, task):
+  result, calls = _array(launch, bench, *CERTIFY[:2], task=task)
+  assert result.returncode == 2 and calls == []
+  assert "--workdir" in result.stderr
+
+
+def test_certify_array_refuses_gaps(launch, bench):
+  """Tasks 3 and 7 alone are no shares of 2."""
+  gaps = {"SLURM_ARRAY_TASK_MAX": "7"}
+  result, calls = _array(launch, bench, *CERTIFY, task=3, tasks=2, **gaps)
+  assert result.returncode == 2 and calls == [] and "PIECES" in result.stderr
+  result, _ = _array(launch, bench, *CERTIFY, task=3, tasks=2, PIECES="16", **gaps)
+  assert "--config.smoothing.shard=3/16" in _seen(result.stdout)[0]["argv"]
+
+
+@pytest.mark.slow
+def test_certify_array_certifies(launch, bench, tmp_path, repository):
+  """With Python itself: two pieces and the merge, of a net of two steps."""
+  _program(bench[0] / "python", f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+  env = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(repository)}
+  env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+  env["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "cache")
+  main = [sys.executable, "-m", "jax_robust.main"]
+  train = [f"--config={repository}/configs/mnist_smoothing.py:method=gaussian,smoke"]
+  train.append(f"--workdir={tmp_path / 'run'}")
+  subprocess.run([*main, *train], env=os.environ | env, check=True, capture_output=True)
+  arguments = [f"--config={tmp_path}/run/config.json", f"--config.smoothing.weights={tmp_path}/run"]
+  arguments += [f"--workdir={tmp_path / 'out'}", "--config.smoothing.n=100"]
+  arguments.append("--config.smoothing.max=5")
+  for task in (0, 1, None):
+    result, _ = _array(launch, bench, *arguments, task=task, tasks=2, **env)
+    assert result.returncode == 0, result.stderr
+  log = (tmp_path / "out/results/certify_run_sigma1/certify.tsv").read_text().splitlines()
+  rows = [line.split("\t")[0] for line in log if not line.startswith("#")]
+  assert rows == ["idx", "0", "1", "2", "3", "4"]
+
+
+@pytest.fixture
+def certify_documents(launch):
+  """The documents of certify_jobset.yaml by their label `part`."""
+  found = list(yaml.safe_load_all((launch / "certify_jobset.yaml").read_text()))
+  return {document["metadata"]["labels"]["part"]: document for document in found}
+
+
+def _flags(job):
+  """The flags of the one container of a job's pods; the command before them is main's."""
+  (container,) = job["template"]["spec"]["containers"]
+  assert container["command"][:3] == ["python", "-m", "jax_robust.main"]
+  return dict(flag.split("=", 1) for flag in container["command"][3:])
+
+
+def test_certify_jobset_of_a_slice_is_that_of_training(certify_documents, documents):
+  """But for the name and what it runs."""
+  assert set(certify_documents) == {"pieces", "tpu"}
+  document, training = certify_documents["tpu"], documents["tpu"]
+  _check(document, JOBSET, "tpu")
+  flags = _flags(_pods(document)[1])
+  assert flags["--config.job"] == "certify" and flags["--config.distributed"] == "True"
+  assert set(flags) == {
+    "--config", "--config.job", "--config.smoothing.weights", "--config.data_dir", "--workdir",
+    "--config.distributed",
+  }  # fmt: skip
+  for each in (document, training):
+    pod = _pods(each)[2]
+    pod["containers"][0]["command"] = pod["terminationGracePeriodSeconds"] = each["metadata"] = None
+  assert document == training
+
+
+def test_certify_jobset_pieces_and_their_merge(certify_documents):
+  document = certify_documents["pieces"]
+  assert document["spec"]["failurePolicy"] == {"maxRestarts": 0}
+  pieces, merge = document["spec"]["replicatedJobs"]
+  assert merge["dependsOn"] == [{"name": pieces["name"], "status": "Complete"}]
+  pieces, merge = (each["template"]["spec"] for each in (pieces, merge))
+  assert pieces["completionMode"] == "Indexed" and pieces["parallelism"] <= pieces["completions"]
+  ours, theirs = _flags(pieces), _flags(merge)
+  assert (ours["--config.job"], theirs["--config.job"]) == ("certify", "merge")
+  index = "$(JOB_COMPLETION_INDEX)"
+  assert ours["--config.smoothing.shard"] == f"{index}/{pieces['completions']}"
+  assert theirs["--config.smoothing.pieces"] == f"{theirs['--workdir']}/pieces/*"
+  assert ours["--workdir"] == f"{theirs['--workdir']}/pieces/{index}"
+  assert (
+    ours["--config"] == theirs["--config"] == ours["--config.smoothing.weights"] + "/config.json"
+  )
+  (variable,) = pieces["template"]["spec"]["containers"][0]["env"]
+  path = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+  assert variable == {
+    "name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {"fieldPath": path}}
+  }  # fmt: skip
+  rules = pieces["podFailurePolicy"]["rules"]
+  codes = {tuple(r["onExitCodes"]["values"]): r["action"] for r in rules if "onExitCodes" in r}
+  assert codes == {(STOPPED,): "Ignore", (2,): "FailJob"}
+
+
+def test_certify_jobset_uses_the_storage_of_training(certify_documents, documents):
+  claim = documents["storage"]["metadata"]["name"]
+  for document in certify_documents.values():
+    for job in document["spec"]["replicatedJobs"]:
+      pod = job["template"]["spec"]["template"]["spec"]
+      (volume,), (container,) = pod["volumes"], pod["containers"]
+      assert volume["persistentVolumeClaim"]["claimName"] == claim
+      assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/shared"}]
+      assert container["resources"]["requests"] == container["resources"]["limits"]
+      flags = _flags(job["template"]["spec"])
+      assert all(
+        flags[name].startswith("/shared/") for name in ("--config", "--workdir") if name in flags
+      )
+
+
+@pytest.mark.parametrize("name", ["certify_array.sbatch", "certify_jobset.yaml"])
+def test_certify_flags_are_those_of_a_config(launch, repository, name):
+  """What the files set exists: main itself reads the flags."""
+  text = (launch / name).read_text()
+  keys = set(re.findall(r"--config\.([\w.]+)=", text))
+  assert {"job", "smoothing.shard", "smoothing.pieces", "smoothing.weights"} <= keys
+  config = f"--config={repository}/configs/mnist_smoothing.py"
+  values = {"job": "certify", "smoothing.shard": "0/2", "distributed": "True"}
+  flags = [f"--config.{key}={values.get(key, 'x')}" for key in sorted(keys)]
+  from jax_robust import main
+
+  assert main.main([config, *flags, "--print-config"]) == 0
 
 
 # Dockerfile

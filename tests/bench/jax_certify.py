@@ -1,0 +1,121 @@
+"""Our CERTIFY, image by image: what `torch_certify.py` is compared with.
+
+Protocol: tune the batch, compile, print one JSON line, then for every line on stdin certify a few
+images and print the seconds, the CPU seconds and the share of votes of each image's class.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_robust import models, smoothing
+from jax_robust.jobs.devices import row_devices
+from jax_robust.models import convert
+from jax_robust.train import parallel
+
+BATCHES = (200, 400, 1000, 2000, 4000, 16000)
+"""Those that are tried."""
+
+
+def make_net(depth):
+  """The module, the name of its layers in PyTorch, and the shape of its images."""
+  if not depth:
+    return models.create("lenet", num_classes=10), "lenet", (28, 28, 1)
+  scale = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+  net = models.create("cifar_resnet", num_classes=10, depth=depth, **scale)
+  return net, "cifar_resnet", (32, 32, 3)
+
+
+def write_problem(path, depth, num_images):
+  """Writes random weights, with running statistics of noise, and random images."""
+  net, names, shape = make_net(depth)
+  rng = np.random.default_rng(0)
+  x = rng.random((num_images, *shape), np.float32)
+  variables = jax.jit(net.init)(jax.random.key(0), x)
+  if "batch_stats" in variables:
+    for _ in range(100):  # so that activations keep their size through the layers
+      _, updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
+      variables = {**variables, **updated}
+  arrays = convert.to_torch(jax.device_get(variables), names=names)
+  np.savez(path, images=x, **{f"weights/{name}": array for name, array in arrays.items()})
+
+
+def load(path, depth):
+  """The classifier and images `[n, h, w, c]` in [0, 1]."""
+  net, names, shape = make_net(depth)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
+  variables = convert.from_torch(convert.load_arrays(path, prefix="weights/"), shapes, names=names)
+  variables = jax.device_put(variables)
+  return lambda x: net.apply(variables, x), np.load(path)["images"]
+
+
+def rate(certifier, x, rng, num_draws):
+  """Seconds per draw in full batches, and those of compiling."""
+  size = certifier.sampler.batch_size
+  total = max(num_draws // size, 1) * size
+  few, took = dataclasses.replace(certifier, n=total - certifier.n0), []
+  for _ in range(4):
+    start = time.perf_counter()
+    few(x, rng)
+    took.append(time.perf_counter() - start)
+  return min(took[1:]) / total, max(took[0] - min(took[1:]), 0.0)
+
+
+def main():
+  """Tunes the batch, says so, then certifies a few images for every line on stdin."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--file", required=True)
+  parser.add_argument("--depth", type=int, default=0)
+  parser.add_argument("--images", type=int, default=1)
+  parser.add_argument("--n", type=int, default=100_000)
+  parser.add_argument("--batch", type=int, default=0)
+  parser.add_argument("--tune", type=int, default=4000)
+  parser.add_argument("--sigma", type=float, default=0.5)
+  parser.add_argument("--write", type=int, default=0, help="write the file, with so many images")
+  args = parser.parse_args()
+  if args.write:
+    write_problem(args.file, args.depth, args.write)
+    return
+  logits_fn, images = load(args.file, args.depth)
+  mesh = parallel.data_mesh(jax.device_count())
+
+  def make(batch):
+    return smoothing.make_certifier(
+      logits_fn, image_shape=images.shape[1:], sigma=args.sigma, n=args.n, batch_size=batch,
+      devices=row_devices(mesh, mode="jit"),
+    )  # fmt: skip
+
+  rng = jax.random.key(0)
+  sizes = [args.batch] if args.batch else [size for size in BATCHES if size <= args.tune]
+  certifiers = {size: make(size) for size in sizes}
+  found = {size: rate(certifiers[size], images[:1], rng, args.tune) for size in sizes}
+  batch = min(found, key=found.get)
+  print(
+    json.dumps({
+      "what": f"jax {jax.__version__}, {jax.device_count()} {jax.default_backend()} devices",
+      "batch": certifiers[batch].sampler.batch_size,
+      "compile_seconds": found[batch][1],
+      "logits": np.asarray(jax.jit(logits_fn)(images)).tolist(),
+    }),
+    flush=True,
+  )  # fmt: skip
+  certifier = certifiers[batch]
+  for turn, _ in enumerate(sys.stdin):
+    places = (turn * args.images + np.arange(args.images)) % len(images)
+    start, cpu = time.perf_counter(), time.process_time()
+    found = certifier(images[places], rng, ids=np.arange(args.images) + turn * args.images)
+    used = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+    assert not math.isnan(float(np.sum(found.radius)))
+    shares = (found.count / found.total).tolist()
+    print(json.dumps({**used, "shares": shares}), flush=True)
+
+
+if __name__ == "__main__":
+  main()
