@@ -26,6 +26,8 @@ from jax_robust.smoothing.certifier import make_certifier as make_certifier
 from jax_robust.smoothing.checks import check_budget as check_budget
 from jax_robust.smoothing.checks import check_labels as check_labels
 from jax_robust.smoothing.checks import check_predict_budget as check_predict_budget
+from jax_robust.smoothing.comparison import Comparison as Comparison
+from jax_robust.smoothing.comparison import compare_logs as compare_logs
 from jax_robust.smoothing.conversion import convert_log as convert_log
 from jax_robust.smoothing.conversion import recover_counts as recover_counts
 from jax_robust.smoothing.curves import Band as Band

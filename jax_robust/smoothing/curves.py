@@ -54,7 +54,7 @@ def average_certified_radius(log: CertifyLog) -> float:
   >>> average_certified_radius(make_log([0, 1], [7, 2], [7, 3], [0.5, 0.9]))
   0.25
   """
-  return math.fsum(_true_radii(log)) / len(log.radius)
+  return math.fsum(true_radii(log)) / len(log.radius)
 
 
 def estimate_average_radius(log: CertifyLog, *, confidence: float = 0.95) -> Estimate:
@@ -81,13 +81,8 @@ def estimate_average_radius(log: CertifyLog, *, confidence: float = 0.95) -> Est
   >>> round(estimate.value, 6), round(estimate.standard_error, 6)
   (0.7, 0.2)
   """
-  tail = _tail(confidence)
-  value, count = average_certified_radius(log), len(log.radius)
-  if count == 1:
-    return Estimate(value, math.inf, 0.0, math.inf)
-  error = float(np.std(_true_radii(log), ddof=1)) / math.sqrt(count)
-  reach = float(stats.t.isf(tail, count - 1)) * error
-  return Estimate(value, error, max(value - reach, 0.0), value + reach)
+  estimate = estimate_mean(true_radii(log), confidence=confidence)
+  return estimate._replace(low=max(estimate.low, 0.0))
 
 
 def certified_accuracy(log: CertifyLog, radii: Radii) -> Float[np.ndarray, " r"]:
@@ -252,6 +247,17 @@ def count_certified(log: CertifyLog, radii: Radii) -> Int[np.ndarray, " r"]:
   return _count_at_least(np.where(log.correct, log.radius, -1.0), points)
 
 
+def estimate_mean(values: Float[np.ndarray, " n"], *, confidence: float) -> Estimate:
+  """The mean with Student's interval; all numbers are possible where there is one value only."""
+  tail, count = _tail(confidence), len(values)
+  value = math.fsum(values) / count
+  if count == 1:
+    return Estimate(value, math.inf, -math.inf, math.inf)
+  error = float(np.std(values, ddof=1)) / math.sqrt(count)
+  reach = float(stats.t.isf(tail, count - 1)) * error
+  return Estimate(value, error, value - reach, value + reach)
+
+
 def exact_interval(
   counts: np.ndarray, total: int | np.ndarray, *, confidence: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -262,7 +268,7 @@ def exact_interval(
   return np.where(counts > 0, low, 0.0), np.where(counts < total, high, 1.0)
 
 
-def _true_radii(log: CertifyLog) -> np.ndarray:
+def true_radii(log: CertifyLog) -> np.ndarray:
   """Radii of right predictions, 0 for all other rows."""
   if not len(log.radius):
     raise ValueError(f"{log.name or 'the log'} has no rows")
