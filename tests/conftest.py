@@ -4,11 +4,9 @@ import os
 import pathlib
 import signal
 
-# Tests spend most of their time compiling: LLVM's lowest level takes a third off it.
-os.environ.setdefault(
-  "XLA_FLAGS",
-  "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-)
+from quick_compilation import XLA_FLAGS
+
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import hypothesis

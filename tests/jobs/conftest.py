@@ -7,7 +7,8 @@ import pathlib
 import shutil
 
 import pytest
-from forked import XLA_FLAGS, run_process
+from forked import run_process
+from quick_compilation import XLA_FLAGS
 
 from jax_robust import config as config_lib
 

@@ -17,6 +17,7 @@ import tomllib
 
 import pytest
 import yaml
+from quick_compilation import XLA_FLAGS
 
 SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_vm.sh", "certify_array.sbatch")
 CONFIG = "configs/cifar10_trades_ddpm.py"
@@ -710,7 +711,7 @@ def test_certify_array_certifies(launch, bench, tmp_path, repository):
   """With Python itself: two pieces and the merge, of a net of two steps."""
   _program(bench[0] / "python", f'#!/bin/bash\nexec {sys.executable} "$@"\n')
   env = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(repository)}
-  env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+  env["XLA_FLAGS"] = XLA_FLAGS
   env["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "cache")
   main = [sys.executable, "-m", "jax_robust.main"]
   train = [f"--config={repository}/configs/mnist_smoothing.py:method=gaussian,smoke"]

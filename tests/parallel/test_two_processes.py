@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pair_config
 import pytest
+from quick_compilation import XLA_FLAGS
 
 from jax_robust.jobs import train
 from jax_robust.train import checkpoint, metrics
@@ -43,10 +44,9 @@ class Pair:
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": str(i),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {XLA_FLAGS}",
       }
       with log.open("w") as output:
         self.processes.append(

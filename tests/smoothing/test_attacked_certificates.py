@@ -1,6 +1,7 @@
 """Certified images under attack: nothing within the radius may change what PREDICT says."""
 
 import functools
+import gzip
 
 import jax
 import jax.numpy as jnp
@@ -8,46 +9,88 @@ import numpy as np
 import optax
 import pytest
 
-from jax_robust import losses, smoothing
+from jax_robust import losses, models, smoothing
 from jax_robust.data import sources
 from jax_robust.objectives import noise_attacks, noisy
 
 SIGMA, NUM_IMAGES = 0.25, 48
+FILES = "images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"
 
 
-@pytest.fixture(scope="module")
-def digits_net():
-  """A net trained under noise on scikit-learn's digits, and test images with their labels."""
+def train_under_noise(apply, params, x, labels, *, steps, batch, learning_rate):
+  """The parameters after Adam's steps on random noisy images."""
+  optimizer = optax.adam(learning_rate)
+
+  @jax.jit
+  def step(params, state, key):
+    rows = jax.random.choice(key, len(x), (batch,))
+    noisy_images = x[rows] + SIGMA * jax.random.normal(key, (batch, *x.shape[1:]))
+
+    def loss(params):
+      return losses.cross_entropy(apply(params, noisy_images), labels[rows]).mean()
+
+    updates, state = optimizer.update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
+
+  state = optimizer.init(params)
+  for key in jax.random.split(jax.random.key(2), steps):
+    params, state = step(params, state, key)
+  return params
+
+
+def digits_net(request):
+  """Two dense layers on scikit-learn's digits, and test images with their labels."""
+  del request
   images, labels = sources.digits("train").read(np.arange(1437))
-  x, labels = jnp.float32(images) / 255, jnp.asarray(labels)
-  keys = jax.random.split(jax.random.key(0), 3)
+  keys = jax.random.split(jax.random.key(0))
   shapes = {"w0": (64, 64), "w1": (64, 10)}
   params = {
     name: jax.random.normal(key, shape) / np.sqrt(shape[0])
-    for key, (name, shape) in zip(keys, shapes.items(), strict=False)
+    for key, (name, shape) in zip(keys, shapes.items(), strict=True)
   }
-  optimizer = optax.adam(3e-3)
 
   def apply(params, x):
     return jax.nn.relu((x.reshape(len(x), -1) - 0.3) @ params["w0"]) @ params["w1"]
 
-  @jax.jit
-  def step(carry, key):
-    params, state = carry
-    noise = SIGMA * jax.random.normal(key, x.shape)
-    grads = jax.grad(lambda p: losses.cross_entropy(apply(p, x + noise), labels).mean())(params)
-    updates, state = optimizer.update(grads, state)
-    return (optax.apply_updates(params, updates), state), None
-
-  carry = params, optimizer.init(params)
-  (params, _), _ = jax.lax.scan(step, carry, jax.random.split(keys[2], 300))
-  images, labels = sources.digits("test").read(np.arange(NUM_IMAGES))
-  return functools.partial(apply, params), np.float32(images) / np.float32(255), labels
+  params = train_under_noise(
+    apply, params, jnp.float32(images) / 255, jnp.asarray(labels), steps=300, batch=1437,
+    learning_rate=3e-3,
+  )  # fmt: skip
+  return functools.partial(apply, params), *sources.digits("test").read(np.arange(NUM_IMAGES))
 
 
-def predictions_under_attack(digits_net, share):
+def mnist_net(request):
+  """LeNet on MNIST, and every 200th test image."""
+  folder = request.getfixturevalue("shared") / "data" / "mnist"
+
+  def read(split):
+    images, labels = (gzip.decompress((folder / f"{split}-{name}").read_bytes()) for name in FILES)
+    images = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)
+    return images, np.frombuffer(labels, np.uint8, offset=8).astype(np.int32)
+
+  images, labels = read("train")
+  model = models.create("lenet", num_classes=10)
+  params = train_under_noise(
+    model.apply, model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))),
+    jnp.float32(images) / 255, jnp.asarray(labels), steps=600, batch=128, learning_rate=1e-3,
+  )  # fmt: skip
+  images, labels = read("t10k")
+  rows = np.arange(NUM_IMAGES) * 200
+  return functools.partial(model.apply, params), images[rows], labels[rows]
+
+
+@pytest.fixture(
+  scope="module", params=[digits_net, pytest.param(mnist_net, marks=pytest.mark.slow)]
+)
+def net(request):
+  """A net trained under noise, test images in [0, 1] and their labels."""
+  logits_fn, images, labels = request.param(request)
+  return logits_fn, np.float32(images) / np.float32(255), labels
+
+
+def predictions_under_attack(net, share):
   """What is certified, and what is predicted after an attack as far as `share` of the radius."""
-  logits_fn, x, labels = digits_net
+  logits_fn, x, labels = net
   rng = jax.random.key(1)
   found = smoothing.certify_images(logits_fn, x, rng, sigma=SIGMA, n=1000)
   certified = found.label >= 0
@@ -65,13 +108,13 @@ def predictions_under_attack(digits_net, share):
   return found, after, certified
 
 
-def test_no_attack_breaks_a_certificate(digits_net):
-  found, after, certified = predictions_under_attack(digits_net, 0.999)
+def test_no_attack_breaks_a_certificate(net):
+  found, after, certified = predictions_under_attack(net, 0.999)
   assert certified.sum() > 40 and np.median(found.radius) > 0.2
   kept = (after.label == found.label) | (after.label == smoothing.ABSTAIN)
   assert np.all(kept[certified])
 
 
-def test_the_same_attack_succeeds_beyond_the_radius(digits_net):
-  found, after, certified = predictions_under_attack(digits_net, 3.0)
+def test_the_same_attack_succeeds_beyond_the_radius(net):
+  found, after, certified = predictions_under_attack(net, 3.0)
   assert np.mean((after.label != found.label)[certified]) > 0.5
