@@ -111,6 +111,7 @@ def run(
       # Opening the pipeline and compiling, the first time, say nothing about the rate.
       with progress.paused() if step == resumed_at else nullcontext():
         batch = _next(batches, unchecked, progress)
+        _hold_back(unchecked)
         state, values = step_fn(state, batch)
       step += 1
       unchecked.append((step, values["finite"]))
@@ -135,6 +136,17 @@ def _next(batches: Iterator[Any], unchecked: list, progress: metrics_lib.Progres
   if not unchecked or unchecked[-1][1].is_ready():
     progress.waited(progress.clock() - began)
   return batch
+
+
+def _hold_back(unchecked: list) -> None:
+  """Waits until there is one update at most under way.
+
+  One more behind it keeps a device busy. XLA's CPU devices are known to wait for one another for
+  good, until XLA ends the process, where dozens of updates are queued: two cores with other work
+  to do did so within half a minute.
+  """
+  if len(unchecked) > 1:
+    unchecked[-2][1].block_until_ready()
 
 
 def _due(step: int, every: int) -> bool:

@@ -322,3 +322,35 @@ def test_a_failing_evaluation_leaves_the_checkpoints_usable(start, left_behind, 
   start(tmp_path / "run")
   start(tmp_path / "whole")
   assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
+
+
+def test_two_updates_at_most_are_under_way(start, problem, tmp_path):
+  """Queues of many made XLA's CPU devices wait for one another until the process was ended."""
+  under_way, most = set(), 0
+
+  class Flag:
+    """What says whether an update was finite; asking it waits for the update."""
+
+    def __init__(self, value):
+      self.value = value
+      under_way.add(self)
+
+    def is_ready(self):
+      return self not in under_way
+
+    def block_until_ready(self):
+      under_way.discard(self)
+
+    def __bool__(self):
+      self.block_until_ready()
+      return bool(self.value)
+
+  def step_fn(state, batch):
+    nonlocal most
+    state, values = problem("resident").step_fn(state, batch)
+    values = values | {"finite": Flag(values["finite"])}
+    most = max(most, len(under_way))
+    return state, values
+
+  start(tmp_path / "run", schedule=(0, 0, 0), step_fn=step_fn)
+  assert most == 2 and not under_way
