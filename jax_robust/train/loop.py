@@ -110,8 +110,8 @@ def run(
         break
       # Opening the pipeline and compiling, the first time, say nothing about the rate.
       with progress.paused() if step == resumed_at else nullcontext():
-        batch = _next(batches, unchecked, progress)
         _hold_back(unchecked)
+        batch = _next(batches, unchecked, progress)
         state, values = step_fn(state, batch)
       step += 1
       unchecked.append((step, values["finite"]))
@@ -139,14 +139,15 @@ def _next(batches: Iterator[Any], unchecked: list, progress: metrics_lib.Progres
 
 
 def _hold_back(unchecked: list) -> None:
-  """Waits until there is one update at most under way.
+  """Waits until one update at most is under way, on the CPU until none is.
 
-  One more behind it keeps a device busy. XLA's CPU devices are known to wait for one another for
-  good, until XLA ends the process, where dozens of updates are queued: two cores with other work
-  to do did so within half a minute.
+  An update behind the one that runs keeps an accelerator busy. The CPU has nothing to gain, and
+  something to lose: where dozens of updates are queued, XLA's CPU devices may wait for one another
+  until XLA ends the process; two cores with other work to do did so within half a minute.
   """
-  if len(unchecked) > 1:
-    unchecked[-2][1].block_until_ready()
+  ahead = 0 if jax.default_backend() == "cpu" else 1
+  if len(unchecked) > ahead:
+    unchecked[-1 - ahead][1].block_until_ready()
 
 
 def _due(step: int, every: int) -> bool:
