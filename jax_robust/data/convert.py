@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from jax_robust.data import files, manifest, npy
+from jax_robust.data import files, idx, manifest, npy
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import ShardSet, open_shards
 from jax_robust.data.sources import DataFileError, Source, Stream
@@ -29,6 +29,27 @@ def open_source(path: str | os.PathLike, *, num_classes: int | None = None) -> S
     reason = f"is of {source.num_classes} classes, expected num_classes={num_classes}"
     raise DataFileError(path, reason, "Correct num_classes, or use another file.")
   return source
+
+
+def open_split(folder: str | os.PathLike, split: str) -> Source | None:
+  """Opens a split of a data set that is a folder, in the order of its files.
+
+  Args:
+    folder: With `SPLIT/` or `SPLIT.npz`, of what `open_source` takes, or with the files in which
+      MNIST was released.
+    split: "train" or "test".
+
+  Returns:
+    The source; None where the folder holds none of these.
+
+  Raises:
+    DataFileError: if something is damaged.
+  """
+  for path in (pathlib.Path(folder, split), pathlib.Path(folder, f"{split}.npz")):
+    if path.exists():
+      return open_source(path)
+  pair = idx.find_idx(folder, split)
+  return idx.idx_source(*pair) if pair else None
 
 
 def make_shards(

@@ -21,8 +21,8 @@ from jax_robust.models import normalization
 from jax_robust.train import optim, parallel, state, step
 
 DATASETS = ("digits", "made", *tfds.NAMES)
-"""Data sets that have a name; others are given by a folder, with a slash: of a TFDS builder, or of
-a folder of shards for each split."""
+"""Data sets that have a name; others are given by a folder, with a slash: of a TFDS builder, or
+with a split in each of its files or folders (`convert.open_split`)."""
 
 
 class Data(NamedTuple):
@@ -35,7 +35,7 @@ class Data(NamedTuple):
 
 
 def load_split(config, split: str) -> sources.Source:
-  """One split of the config's data set: TFDS's, shards, scikit-learn's digits, or made noise."""
+  """One split of the config's data set: TFDS's, a folder's, scikit-learn's digits, or noise."""
   options = config.data
   if options.name == "made":
     return made_source(split)
@@ -44,8 +44,8 @@ def load_split(config, split: str) -> sources.Source:
       return sources.digits(split)
     if "/" not in options.name:
       check_name("data.name", options.name, DATASETS)
-    if pathlib.Path(options.name, split, "manifest.json").exists():
-      return shards.open_shards(pathlib.Path(options.name, split))
+    elif (source := convert.open_split(options.name, split)) is not None:
+      return source
     try:
       return tfds.load_tfds(
         options.name,

@@ -23,7 +23,7 @@ TORCH_PYTHON = os.environ.get("JAX_ROBUST_TORCH_PYTHON", sys.executable)
 NETS = {
   # image side, channels, classes, eps of each norm
   "a hundred classes": (32, 3, 100, {"Linf": 0.5 / 255, "L2": 0.06}),
-  "28 x 28 x 1": (28, 1, 10, {"Linf": 2 / 255, "L2": 0.15}),
+  "28 x 28 x 1": (28, 1, 10, {"Linf": 1.25 / 255, "L2": 0.15}),
   "eps 0": (32, 3, 10, {"Linf": 0.0, "L2": 0.0}),
 }
 BALLS = {"Linf": attacks.linf_ball, "L2": attacks.l2_ball}
