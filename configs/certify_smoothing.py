@@ -21,7 +21,8 @@ pieces:
   ... --config.smoothing.shard=0/16 --workdir=PIECES/00       and so on to 15/16, then
   ... --config.job=merge --config.smoothing.pieces='PIECES/*' --workdir=WHOLE
 
-Arguments: `data`, the data set; `sigma`; `smoke`.
+Arguments: `data`, the data set; `sigma` (0, the default, is what each run was trained under);
+`smoke`.
 """
 
 from jax_robust import config as config_lib
@@ -37,9 +38,10 @@ MODELS = {
 
 
 def get_config(arg=""):
-  arg = config_lib.parse_arg(arg, data="cifar10", sigma=0.5, method="gaussian", m=0)
+  arg = config_lib.parse_arg(arg, data="cifar10", sigma=0.0, method="gaussian", m=0)
   config = presets.smoothing(arg, arg.data, {"gaussian": {}})
   config.job = "certify"
+  config.objective.sigma, config.select = arg.sigma or 0.5, ("clean", "max")  # nothing is trained
   config.model = MODELS.get(arg.data, MODELS["cifar10"])
   config.schedule = {"name": "constant", "learning_rate": 0.1}
   return presets.finish(config, arg)

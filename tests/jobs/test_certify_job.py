@@ -181,6 +181,13 @@ def test_another_noise_than_the_trained_one_is_said(command, tmp_path):
   assert (tmp_path / "results" / "certify_small_cnn_sigma0.5" / "certify.tsv").exists()
   done = command([*argv, "--config.smoothing.sigma=1"])
   assert "small_cnn was trained under sigma 0.5, not 1" in done.printed
+  # So does a run among several nets.
+  done = command(["--config=certify_smoothing:data=mnist,smoke", "--config.smoothing.n=100",
+                  "--config.smoothing.max=2", f"--config.smoothing.weights={tmp_path}",
+                  f"--workdir={tmp_path / 'several'}"])  # fmt: skip
+  assert done.code == 0, done.printed
+  place = tmp_path / "several" / "results" / f"certify_{tmp_path.name}_sigma0.5"
+  assert (place / "certify.tsv").exists()
 
 
 def test_predict_says_what_it_sees_and_abstains(command, run_flag, copy, tmp_path):
