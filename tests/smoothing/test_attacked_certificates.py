@@ -116,5 +116,6 @@ def test_no_attack_breaks_a_certificate(net):
 
 
 def test_the_same_attack_succeeds_beyond_the_radius(net):
-  found, after, certified = predictions_under_attack(net, 3.0)
+  far = 3.0 if net[1].shape[1] == 8 else 6.0  # of MNIST 1,000 draws certify a smaller share
+  found, after, certified = predictions_under_attack(net, far)
   assert np.mean((after.label != found.label)[certified]) > 0.5
