@@ -64,13 +64,14 @@ def stability(
     The mean loss, and `(model_state, metrics)`.
 
   Raises:
-    ValueError: sigma is not above 0.
+    ValueError: sigma is not above 0; lbd below 0.
 
   Reference: Li et al., 2019, "Certified Adversarial Robustness with Additive Noise"; the loss as in
   the program released with SmoothMix.
   """
   del progress
   noisy.check_sigma(sigma)
+  noisy.check_not_negative(lbd=lbd)
   noises = sigma * noisy.draw_noises(rng, batch["image"], 1)
   return stability_loss(
     apply_fn, params, model_state, batch["image"], batch["target"], noises, lbd=lbd

@@ -51,13 +51,14 @@ def macer(
     The loss, and `(model_state, metrics)`.
 
   Raises:
-    ValueError: sigma is not above 0; no noise.
+    ValueError: sigma is not above 0; no noise; lbd or deferred below 0.
 
   Reference: Zhai et al., 2020, "MACER: Attack-free and Scalable Robust Training via Maximizing
   Certified Radius", https://arxiv.org/abs/2001.02378.
   """
   noisy.check_sigma(sigma)
   noisy.check_count(num_noise_vec=num_noise_vec)
+  noisy.check_not_negative(lbd=lbd, deferred=deferred)
   noises = sigma * noisy.draw_noises(rng, batch["image"], num_noise_vec)
   weight = lbd * jnp.where((deferred > 0) & (jnp.floor(progress.epoch) <= deferred), 0.0, 1.0)
   return macer_loss(

@@ -63,6 +63,13 @@ def check_sigma(sigma: float) -> None:
     raise ValueError(f"sigma={sigma}: expected the standard deviation of the noise, above 0")
 
 
+def check_not_negative(**values: float) -> None:
+  """Raises ValueError unless each weight or length is at least 0."""
+  for name, value in values.items():
+    if not value >= 0:
+      raise ValueError(f"{name}={value}: expected at least 0")
+
+
 def check_count(**counts: int) -> None:
   """Raises ValueError unless each is at least 1."""
   for name, count in counts.items():

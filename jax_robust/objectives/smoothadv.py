@@ -54,12 +54,14 @@ def smoothadv(
     The mean loss, and `(model_state, metrics)`.
 
   Raises:
-    ValueError: an unknown method; sigma is not above 0; no noise or no step; DDN without gradients.
+    ValueError: an unknown method; sigma is not above 0; no noise or no step; epsilon below 0; DDN
+      without gradients.
 
   Reference: Salman et al., 2019, https://arxiv.org/abs/1906.04584.
   """
   options = {"method": method, "no_grad_attack": no_grad_attack, "num_steps": num_steps}
   _check(sigma, num_noise_vec, **options)
+  noisy.check_not_negative(epsilon=epsilon)
   x, targets = batch["image"], batch["target"]
   noises = sigma * noisy.draw_noises(rng, x, num_noise_vec)
   radius = epsilon * noisy.warmup_factor(progress, warmup)
@@ -111,13 +113,14 @@ def consistency(
     The loss, and `(model_state, metrics)`.
 
   Raises:
-    ValueError: as `smoothadv`; fewer than 2 noises.
+    ValueError: as `smoothadv`; fewer than 2 noises; lbd or eta below 0.
 
   Reference: Jeong and Shin, 2020, "Consistency Regularization for Certified Robustness of Smoothed
   Classifiers", https://arxiv.org/abs/2006.04062.
   """
   options = {"method": method, "no_grad_attack": False, "num_steps": num_steps}
   _check(sigma, num_noise_vec, **options)
+  noisy.check_not_negative(epsilon=epsilon, lbd=lbd, eta=eta)
   if num_noise_vec < 2:
     raise ValueError(f"num_noise_vec={num_noise_vec}: expected at least 2, which can disagree")
   x, targets = batch["image"], batch["target"]

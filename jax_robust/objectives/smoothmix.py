@@ -68,12 +68,16 @@ def smoothmix(
     The loss, and `(model_state, metrics)`.
 
   Raises:
-    ValueError: sigma is not above 0; no noise or no step.
+    ValueError: sigma is not above 0; no noise or no step; alpha or eta below 0; a `mix_step` that
+      is no iterate before the last (the released program silently mixes from the image).
 
   Reference: Jeong et al., 2021, https://arxiv.org/abs/2111.09277, and the program released with it.
   """
   noisy.check_sigma(sigma)
   noisy.check_count(num_noise_vec=num_noise_vec, num_steps=num_steps)
+  noisy.check_not_negative(alpha=alpha, eta=eta)
+  if not 0 <= mix_step < num_steps:
+    raise ValueError(f"mix_step={mix_step}: expected one of the {num_steps} iterates from 0 on")
   x = batch["image"]
   noises = sigma * noisy.draw_noises(rng, x, num_noise_vec)
   weights = jax.vmap(functools.partial(jax.random.uniform, maxval=0.5))(fold(rng, _LAMBDA))

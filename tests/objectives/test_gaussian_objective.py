@@ -118,3 +118,8 @@ def test_stability_updates_statistics_twice():
 def test_no_noise_is_refused(objective):
   with pytest.raises(ValueError, match="sigma=0.0: expected"):
     step(objective, sigma=0.0)
+
+
+def test_a_weight_below_0_is_refused():
+  with pytest.raises(ValueError, match="lbd=-1.0: expected at least 0"):
+    step(stability, sigma=SIGMA, lbd=-1.0)

@@ -145,3 +145,5 @@ def test_bad_options_are_refused():
     step(macer, sigma=-1.0)
   with pytest.raises(ValueError, match="num_noise_vec=0: expected at least 1"):
     step(macer, sigma=SIGMA, num_noise_vec=0)
+  with pytest.raises(ValueError, match="lbd=-1.0: expected at least 0"):
+    step(macer, sigma=SIGMA, lbd=-1.0)

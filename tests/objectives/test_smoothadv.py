@@ -188,6 +188,7 @@ BAD = [
   ({"sigma": 0.0}, "sigma=0.0: expected the standard deviation of the noise, above 0"),
   ({"num_noise_vec": 0}, "num_noise_vec=0: expected at least 1"),
   ({"num_steps": 0}, "num_steps=0: expected at least 1"),
+  ({"epsilon": -0.5}, "epsilon=-0.5: expected at least 0"),
   ({"method": "pdg"}, "method='pdg': expected 'pgd'"),
 ]
 
@@ -197,6 +198,12 @@ BAD = [
 def test_bad_options_are_refused(objective, options, words):
   with pytest.raises(ValueError, match=words):
     step(objective, **{"sigma": SIGMA, **options})
+
+
+@pytest.mark.parametrize("name", ["lbd", "eta"])
+def test_weights_of_consistency_below_0_are_refused(name):
+  with pytest.raises(ValueError, match=f"{name}=-1.0: expected at least 0"):
+    step(consistency, **{"sigma": SIGMA, name: -1.0})
 
 
 def test_what_does_not_go_together_is_refused():
