@@ -109,7 +109,7 @@ def collect(
     WorkdirError: logs of different jobs, or an image that two of them have.
   """
   files = [file for place in places for file in sorted(place.glob("piece-*.jsonl"))]
-  files = [file for file in files if b"\n" in file.read_bytes()]
+  files = [file for file in files if row_log.has_header(file)]
   if not files:
     raise WorkdirError(f"{', '.join(map(str, places))}: there is no piece-*.jsonl")
   identity, rows, owners = None, {}, {}

@@ -113,8 +113,14 @@ def parse(path: pathlib.Path, content: bytes) -> tuple[dict[str, Any], dict[int,
   return header, rows
 
 
+def has_header(path: pathlib.Path) -> bool:
+  """Whether a log has its first line, which says what it is of."""
+  with path.open("rb") as file:
+    return file.readline().endswith(b"\n")
+
+
 def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-  """The header and the rows of a log that nobody is writing; a torn last line is left out.
+  """The header and the rows of a log, which may grow meanwhile; a torn last line is left out.
 
   Raises:
     WorkdirError: it is no log of ours, or a line is damaged.

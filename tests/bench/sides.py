@@ -11,14 +11,15 @@ TORCH_PYTHON = os.environ.get("JAX_ROBUST_TORCH_PYTHON", sys.executable)
 PLATFORM = os.environ.get("JAX_PLATFORMS", "cpu")
 
 
-def has_torch() -> bool:
-  """Whether the Python of the other side has PyTorch."""
-  return not subprocess.run([TORCH_PYTHON, "-c", "import torch"], capture_output=True).returncode
+def has_torch(*others: str) -> bool:
+  """Whether the Python of the other side has PyTorch, and other packages."""
+  command = [TORCH_PYTHON, "-c", f"import {', '.join(('torch', *others))}"]
+  return not subprocess.run(command, capture_output=True).returncode
 
 
-def environment() -> dict[str, str]:
-  """That of a side: of an ordinary run, not of the test suite."""
-  env = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="2", JAX_PLATFORMS=PLATFORM)
+def environment(**changes: str) -> dict[str, str]:
+  """That of a side: of an ordinary run, not of the test suite; with changes."""
+  env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "JAX_PLATFORMS": PLATFORM, **changes}
   env.pop("XLA_FLAGS", None)  # the suite's eight virtual devices
   env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as launch/local.sh
   env["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), env.get("PYTHONPATH", "")])
@@ -29,7 +30,7 @@ class Side:
   """One process; `step()` does one piece of work and returns its measurements."""
 
   def __init__(self, python, script, *flags, cores):
-    env = environment() | {"JAX_NUM_CPU_DEVICES": str(len(cores))}  # as `main` sets it
+    env = environment(JAX_NUM_CPU_DEVICES=str(len(cores)))  # as `main` sets it
     self.process = subprocess.Popen(
       [python, str(HERE / script), *flags],
       stdin=subprocess.PIPE,

@@ -9,7 +9,6 @@ JAX_ROBUST_BENCH='images=64,rounds=1' changes the size.
 
 import json
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
@@ -17,18 +16,14 @@ import sys
 import numpy as np
 import pytest
 from settings import sizes
+from sides import HERE, TORCH_PYTHON, environment, has_torch
 
-HERE = pathlib.Path(__file__).resolve().parent
-TORCH_PYTHON = os.environ.get("JAX_ROBUST_TORCH_PYTHON", sys.executable)
 LEAST_SPEED = 1.0  # of the reference's
 
 
 def run(python, script, *flags, cores):
   """One evaluation in a process of its own."""
-  env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(cores))
-  env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as launch/local.sh
-  env.pop("XLA_FLAGS", None)  # the suite's eight virtual devices
-  env["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), env.get("PYTHONPATH", "")])
+  env = environment(JAX_NUM_CPU_DEVICES=str(cores))
   command = [python, str(HERE / script), *flags]
   done = subprocess.run(command, env=env, capture_output=True, text=True)
   if done.returncode:
@@ -74,8 +69,7 @@ def show(norm, theirs, ours):
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_autoattack_against_the_reference(norm, oracles):
   """At least level with PyTorch, compilation included; the flags agree to an image or two."""
-  check = subprocess.run([TORCH_PYTHON, "-c", "import torch, autoattack"], capture_output=True)
-  if check.returncode:
+  if not has_torch("autoattack"):
     pytest.skip(f"{TORCH_PYTHON} lacks torch or autoattack: set JAX_ROBUST_TORCH_PYTHON")
   size = sizes(images=200, batch=128, rounds=1, cores=os.cpu_count())
   flags = [f"--file={oracles / 'autoattack' / 'cifar10_cnn.npz'}", f"--norm={norm}"]

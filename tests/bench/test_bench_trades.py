@@ -8,76 +8,15 @@ changes the size. With `cores=1` the column of CPU seconds is meaningful on a bu
 more threads PyTorch's spin while they wait.
 """
 
-import json
 import os
-import pathlib
 import statistics
-import subprocess
 import sys
 
 import pytest
 from settings import sizes
+from sides import TORCH_PYTHON, has_torch, measure
 
-HERE = pathlib.Path(__file__).resolve().parent
-TORCH_PYTHON = os.environ.get("JAX_ROBUST_TORCH_PYTHON", sys.executable)
 LEAST_SPEED = 0.75  # of PyTorch eager's
-
-
-class Side:
-  """One process; `step()` does one training step and returns its measurements."""
-
-  def __init__(self, python, script, *flags, cores):
-    env = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="2", JAX_PLATFORMS="cpu")
-    env.pop("XLA_FLAGS", None)  # the suite's eight virtual devices
-    env["JAX_NUM_CPU_DEVICES"] = str(len(cores))  # as `main` sets it
-    env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as launch/local.sh
-    env["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), env.get("PYTHONPATH", "")])
-    self.process = subprocess.Popen(
-      [python, str(HERE / script), *flags],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=env,
-      preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-
-  def read(self):
-    """The next line of measurements; raises where the process ended instead."""
-    line = self.process.stdout.readline()
-    if not line:
-      raise RuntimeError(f"{self.process.args} ended with status {self.process.wait()}")
-    return json.loads(line)
-
-  def step(self):
-    """Asks for one step and waits for it."""
-    self.process.stdin.write("\n")
-    self.process.stdin.flush()
-    return self.read()
-
-  def close(self):
-    """Ends the process."""
-    self.process.stdin.close()
-    self.process.kill()
-    self.process.wait()
-
-
-def measure(commands, *, rounds, cores):
-  """Starts every side, then steps them in turns; returns the first line and the steps of each."""
-  available = set(sorted(os.sched_getaffinity(0))[:cores])
-  sides = {}
-  try:
-    first = {}
-    for name, command in commands.items():  # one after the other: compilation is timed
-      sides[name] = Side(*command, cores=available)
-      first[name] = sides[name].read()
-    steps = {name: [] for name in sides}
-    for _ in range(rounds):
-      for name, side in sides.items():
-        steps[name].append(side.step())
-  finally:
-    for side in sides.values():
-      side.close()
-  return first, steps
 
 
 def show(first, steps, size):
@@ -99,7 +38,7 @@ def show(first, steps, size):
 @pytest.mark.bench
 def test_trades_step_against_pytorch():
   """At least .75 of PyTorch eager's speed; `torch.compile`'s is printed beside it."""
-  if subprocess.run([TORCH_PYTHON, "-c", "import torch"], capture_output=True).returncode:
+  if not has_torch():
     pytest.skip(f"{TORCH_PYTHON} has no torch: set JAX_ROBUST_TORCH_PYTHON to a Python that has it")
   size = sizes(batch=64, width=64, num_steps=10, rounds=3, cores=os.cpu_count())
   flags = [f"--{name}={size[name]}" for name in ("batch", "width", "num_steps")]

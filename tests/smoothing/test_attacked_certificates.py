@@ -1,7 +1,6 @@
 """Certified images under attack: nothing within the radius may change what PREDICT says."""
 
 import functools
-import gzip
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,10 @@ import optax
 import pytest
 
 from jax_robust import losses, models, smoothing
-from jax_robust.data import sources
+from jax_robust.data import convert, sources
 from jax_robust.objectives import noise_attacks, noisy
 
 SIGMA, NUM_IMAGES = 0.25, 48
-FILES = "images-idx3-ubyte.gz", "labels-idx1-ubyte.gz"
 
 
 def train_under_noise(apply, params, x, labels, *, steps, batch, learning_rate):
@@ -62,21 +60,14 @@ def digits_net(request):
 def mnist_net(request):
   """LeNet on MNIST, and every 200th test image."""
   folder = request.getfixturevalue("shared") / "data" / "mnist"
-
-  def read(split):
-    images, labels = (gzip.decompress((folder / f"{split}-{name}").read_bytes()) for name in FILES)
-    images = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)
-    return images, np.frombuffer(labels, np.uint8, offset=8).astype(np.int32)
-
-  images, labels = read("train")
+  images, labels = convert.open_split(folder, "train").read(np.arange(60_000))
   model = models.create("lenet", num_classes=10)
   params = train_under_noise(
     model.apply, model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))),
     jnp.float32(images) / 255, jnp.asarray(labels), steps=600, batch=128, learning_rate=1e-3,
   )  # fmt: skip
-  images, labels = read("t10k")
-  rows = np.arange(NUM_IMAGES) * 200
-  return functools.partial(model.apply, params), images[rows], labels[rows]
+  test = convert.open_split(folder, "test").read(np.arange(NUM_IMAGES) * 200)
+  return functools.partial(model.apply, params), *test
 
 
 @pytest.fixture(
