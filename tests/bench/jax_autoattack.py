@@ -1,7 +1,5 @@
 """Our standard AutoAttack on the oracle net, over the devices that JAX finds."""
 
-import argparse
-import json
 import pathlib
 import re
 import sys
@@ -9,6 +7,7 @@ import time
 
 import jax
 import numpy as np
+from side_process import read_flags, tell
 
 from jax_robust import attacks
 from jax_robust.train import parallel
@@ -18,13 +17,7 @@ import oracle_net
 
 
 def main():
-  parser = argparse.ArgumentParser()
-  parser.add_argument("--file", required=True)
-  parser.add_argument("--norm", default="Linf")
-  parser.add_argument("--images", type=int, default=200)
-  parser.add_argument("--batch", type=int, default=128)
-  parser.add_argument("--seed", type=int, default=0)
-  args = parser.parse_args()
+  flags = read_flags(file="", norm="Linf", images=200, batch=128, seed=0)
   compiled = [0.0]
 
   def listen(event, seconds, **_):
@@ -32,11 +25,11 @@ def main():
       compiled[0] += seconds
 
   jax.monitoring.register_event_duration_secs_listener(listen)
-  recorded = np.load(args.file)
-  x, labels = (np.asarray(a)[: args.images] for a in oracle_net.images_and_labels(recorded))
-  ball = {"Linf": attacks.linf_ball, "L2": attacks.l2_ball}[args.norm]
-  ball = ball(float(recorded[f"{args.norm}/eps"]))
-  mesh = parallel.data_mesh(args.batch)
+  recorded = np.load(flags.file)
+  x, labels = (np.asarray(a)[: flags.images] for a in oracle_net.images_and_labels(recorded))
+  ball = {"Linf": attacks.linf_ball, "L2": attacks.l2_ball}[flags.norm]
+  ball = ball(float(recorded[f"{flags.norm}/eps"]))
+  mesh = parallel.data_mesh(flags.batch)
   devices = attacks.Devices(
     compile_fn=lambda fn: parallel.map_step(lambda axis: fn, mesh, per_row=True),
     place=lambda rows: parallel.shard_batch(rows, mesh),
@@ -44,7 +37,7 @@ def main():
     count=mesh.devices.size,
   )
   evaluate = attacks.make_autoattack(
-    oracle_net.make_logits_fn(recorded), norm=ball.norm, batch_size=args.batch, devices=devices
+    oracle_net.make_logits_fn(recorded), norm=ball.norm, batch_size=flags.batch, devices=devices
   )
   marks = []
 
@@ -52,7 +45,7 @@ def main():
     if line.startswith(("initial accuracy", "robust accuracy after")):
       marks.append((time.monotonic(), compiled[0], re.findall(r"(\d+) (?:forward|backward)", line)))
 
-  result = evaluate(x, labels, jax.random.key(args.seed), ball=ball, check=False, report=report)
+  result = evaluate(x, labels, jax.random.key(flags.seed), ball=ball, check=False, report=report)
   found = {}
   for i, (name, robust) in enumerate(result.robust_after.items()):
     (began, before, _), (ended, after, passes) = marks[i], marks[i + 1]
@@ -61,7 +54,7 @@ def main():
       "backward": int(passes[1]), "robust": robust.tolist(),
     }  # fmt: skip
   what = f"jax {jax.__version__}, {jax.device_count()} {jax.default_backend()} devices"
-  json.dump({"what": what, **found}, sys.stdout)
+  tell(what=what, **found)
 
 
 if __name__ == "__main__":

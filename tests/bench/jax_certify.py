@@ -1,12 +1,7 @@
-"""Our CERTIFY, image by image: what `torch_certify.py` is compared with.
+"""Our CERTIFY, image by image: what `torch_certify.py` is compared with."""
 
-Protocol: tune the batch, compile, print one JSON line, then for every line on stdin certify a few
-images and print the seconds, the CPU seconds and the share of votes of each image's class.
-"""
-
-import argparse
 import dataclasses
-import json
+import itertools
 import math
 import sys
 import time
@@ -14,6 +9,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from side_process import read_flags, tell, timed
 
 from jax_robust import models, smoothing
 from jax_robust.jobs.devices import row_devices
@@ -70,51 +66,43 @@ def rate(certifier, x, rng, num_draws):
 
 def main():
   """Tunes the batch, says so, then certifies a few images for every line on stdin."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("--file", required=True)
-  parser.add_argument("--depth", type=int, default=0)
-  parser.add_argument("--images", type=int, default=1)
-  parser.add_argument("--n", type=int, default=100_000)
-  parser.add_argument("--batch", type=int, default=0)
-  parser.add_argument("--tune", type=int, default=4000)
-  parser.add_argument("--sigma", type=float, default=0.5)
-  parser.add_argument("--write", type=int, default=0, help="write the file, with so many images")
-  args = parser.parse_args()
-  if args.write:
-    write_problem(args.file, args.depth, args.write)
+  flags = read_flags(
+    file="", depth=0, images=1, n=100_000, batch=0, tune=4000, sigma=0.5,
+    write=0,  # write the file, with so many images
+  )  # fmt: skip
+  if flags.write:
+    write_problem(flags.file, flags.depth, flags.write)
     return
-  logits_fn, images = load(args.file, args.depth)
+  logits_fn, images = load(flags.file, flags.depth)
   mesh = parallel.data_mesh(jax.device_count())
 
   def make(batch):
     return smoothing.make_certifier(
-      logits_fn, image_shape=images.shape[1:], sigma=args.sigma, n=args.n, batch_size=batch,
+      logits_fn, image_shape=images.shape[1:], sigma=flags.sigma, n=flags.n, batch_size=batch,
       devices=row_devices(mesh, mode="jit"),
     )  # fmt: skip
 
   rng = jax.random.key(0)
-  sizes = [args.batch] if args.batch else [size for size in BATCHES if size <= args.tune]
+  sizes = [flags.batch] if flags.batch else [size for size in BATCHES if size <= flags.tune]
   certifiers = {size: make(size) for size in sizes}
-  found = {size: rate(certifiers[size], images[:1], rng, args.tune) for size in sizes}
-  batch = min(found, key=found.get)
-  print(
-    json.dumps({
-      "what": f"jax {jax.__version__}, {jax.device_count()} {jax.default_backend()} devices",
-      "batch": certifiers[batch].sampler.batch_size,
-      "compile_seconds": found[batch][1],
-      "logits": np.asarray(jax.jit(logits_fn)(images)).tolist(),
-    }),
-    flush=True,
-  )  # fmt: skip
-  certifier = certifiers[batch]
-  for turn, _ in enumerate(sys.stdin):
-    places = (turn * args.images + np.arange(args.images)) % len(images)
-    start, cpu = time.perf_counter(), time.process_time()
-    found = certifier(images[places], rng, ids=np.arange(args.images) + turn * args.images)
-    used = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+  found = {size: rate(certifiers[size], images[:1], rng, flags.tune) for size in sizes}
+  certifier = certifiers[min(found, key=found.get)]
+  turns = itertools.count()
+
+  def work():
+    ids = next(turns) * flags.images + np.arange(flags.images)
+    found = certifier(images[ids % len(images)], rng, ids=ids)
     assert not math.isnan(float(np.sum(found.radius)))
-    shares = (found.count / found.total).tolist()
-    print(json.dumps({**used, "shares": shares}), flush=True)
+    return {"shares": (found.count / found.total).tolist()}
+
+  tell(
+    what=f"jax {jax.__version__}, {jax.device_count()} {jax.default_backend()} devices",
+    batch=certifier.sampler.batch_size,
+    compile_seconds=min(found.values())[1],
+    logits=np.asarray(jax.jit(logits_fn)(images)).tolist(),
+  )
+  for _ in sys.stdin:
+    tell(**timed(work))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@ The counterpart of `jax_autoattack.py`. Each attack is timed by itself on the im
 before it left, as the program itself runs them.
 """
 
-import argparse
-import json
-import sys
 import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from autoattack import AutoAttack
+from side_process import read_flags, tell
 from torch import nn
 
 STRIDES = (1, 2, 1, 2, 1)
@@ -46,16 +44,9 @@ class Net(nn.Module):
 
 
 def main():
-  parser = argparse.ArgumentParser()
-  parser.add_argument("--file", required=True)
-  parser.add_argument("--norm", default="Linf")
-  parser.add_argument("--images", type=int, default=200)
-  parser.add_argument("--batch", type=int, default=128)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--cores", type=int, default=2)
-  args = parser.parse_args()
-  torch.set_num_threads(args.cores)
-  recorded = np.load(args.file)
+  flags = read_flags(file="", norm="Linf", images=200, batch=128, seed=0, cores=2)
+  torch.set_num_threads(flags.cores)
+  recorded = np.load(flags.file)
   prefix = "weights/"
   weights = {n.removeprefix(prefix): recorded[n] for n in recorded.files if n.startswith(prefix)}
   mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -63,12 +54,12 @@ def main():
     mean, std = recorded["mean"], recorded["std"]
   net = Net(weights, mean, std).eval()
   # Contiguous: the program takes views of gradients, and a gradient has the strides of its input.
-  x = torch.tensor(recorded["images_uint8"][: args.images]).permute(0, 3, 1, 2).contiguous() / 255
-  labels = torch.tensor(recorded["labels"][: args.images]).long()
+  x = torch.tensor(recorded["images_uint8"][: flags.images]).permute(0, 3, 1, 2).contiguous() / 255
+  labels = torch.tensor(recorded["labels"][: flags.images]).long()
   with torch.no_grad():
     robust = net(x).argmax(1) == labels
   adversary = AutoAttack(
-    net, norm=args.norm, eps=float(recorded[f"{args.norm}/eps"]), seed=args.seed, device="cpu",
+    net, norm=flags.norm, eps=float(recorded[f"{flags.norm}/eps"]), seed=flags.seed, device="cpu",
     verbose=False,
   )  # fmt: skip
   found = {}
@@ -76,13 +67,13 @@ def main():
     adversary.attacks_to_run = [name]
     standing = robust.nonzero().squeeze(1)
     net.images_seen, began = 0, time.monotonic()
-    x_adv = adversary.run_standard_evaluation(x[standing], labels[standing], bs=args.batch)
+    x_adv = adversary.run_standard_evaluation(x[standing], labels[standing], bs=flags.batch)
     seconds = time.monotonic() - began
     passes = net.images_seen
     with torch.no_grad():
       robust[standing] = net(x_adv).argmax(1) == labels[standing]
     found[name] = {"seconds": seconds, "forward": passes, "robust": robust.tolist()}
-  json.dump({"what": f"torch {torch.__version__}, {args.cores} threads", **found}, sys.stdout)
+  tell(what=f"torch {torch.__version__}, {flags.cores} threads", **found)
 
 
 if __name__ == "__main__":

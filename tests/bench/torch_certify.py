@@ -1,12 +1,11 @@
 """CERTIFY as the published programs sample it, in PyTorch; needs torch and numpy only.
 
-The counterpart of `jax_certify.py`, with the same protocol on stdin and stdout: one image at a
+The counterpart of `jax_certify.py`: one image at a
 time, repeated to the batch, noise of the batch, arg max, and the votes counted on the host. With
 `--best` the votes are counted by NumPy and the layout in memory is the faster of two.
 """
 
-import argparse
-import json
+import itertools
 import math
 import sys
 import time
@@ -14,6 +13,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from side_process import read_flags, tell, timed
 from torch import nn
 
 BATCHES = (100, 250, 500, 1000, 2000, 4000, 16000)
@@ -161,48 +161,40 @@ def tune(net, x, formats, *, num_draws, sigma, count):
 
 def main():
   """Tunes the batch, says so, then certifies a few images for every line on stdin."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("--file", required=True)
-  parser.add_argument("--depth", type=int, default=0)
-  parser.add_argument("--images", type=int, default=1)
-  parser.add_argument("--n", type=int, default=100_000)
-  parser.add_argument("--batch", type=int, default=0)
-  parser.add_argument("--tune", type=int, default=4000)
-  parser.add_argument("--sigma", type=float, default=0.5)
-  parser.add_argument("--tf32", type=int, default=1, help="as PyTorch's convolutions on a GPU do")
-  parser.add_argument("--best", action="store_true")
-  args = parser.parse_args()
+  flags = read_flags(
+    file="", depth=0, images=1, n=100_000, batch=0, tune=4000, sigma=0.5, best=False,
+    tf32=1,  # as PyTorch's convolutions on a GPU do
+  )  # fmt: skip
   torch.manual_seed(0)
-  torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, bool(args.tf32)
+  torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, bool(flags.tf32)
   device = "cuda" if torch.cuda.is_available() else "cpu"
-  net, images = load(args.file, args.depth)
+  net, images = load(flags.file, flags.depth)
   net, images = net.to(device), images.to(device)
   with torch.no_grad():
     logits = net(images).cpu().tolist()
   flops = flops_of(net, images[:1])
-  count = count_together if args.best else count_one_by_one
-  formats = (torch.contiguous_format, torch.channels_last)[: 1 + args.best]
-  memory, batch = tune(net, images[:1], formats, num_draws=args.tune, sigma=args.sigma, count=count)
-  batch = args.batch or batch
+  count = count_together if flags.best else count_one_by_one
+  formats = (torch.contiguous_format, torch.channels_last)[: 1 + flags.best]
+  rest = {"sigma": flags.sigma, "count": count}
+  memory, batch = tune(net, images[:1], formats, num_draws=flags.tune, **rest)
+  rest["batch_size"] = flags.batch or batch
   net, images = net.to(memory_format=memory), images.to(memory_format=memory)
   what = f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads"
   layout = "channels last" if memory == torch.channels_last else "contiguous"
-  print(
-    json.dumps({
-      "what": f"{what}, {layout}", "batch": batch, "logits": logits, "flops": flops,
-      "matmul": matmul_rate(device),
-    }),
-    flush=True,
-  )  # fmt: skip
-  for turn, _ in enumerate(sys.stdin):
-    start, cpu, shares = time.perf_counter(), time.process_time(), []
-    for i in range(args.images):
-      x = images[(turn * args.images + i) % len(images)][None]
-      rest = {"batch_size": batch, "sigma": args.sigma, "count": count}
+  places = itertools.cycle(range(len(images)))
+
+  def work():
+    shares = []
+    for place in itertools.islice(places, flags.images):
+      x = images[place : place + 1]
       selected = sample(net, x, 100, **rest).argmax()
-      shares.append(sample(net, x, args.n, **rest)[selected] / args.n)
-    used = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
-    print(json.dumps({**used, "shares": shares, "matmul": matmul_rate(device)}), flush=True)
+      shares.append(sample(net, x, flags.n, **rest)[selected] / flags.n)
+    return {"shares": shares}
+
+  rate = matmul_rate(device)
+  tell(what=f"{what}, {layout}", batch=rest["batch_size"], logits=logits, flops=flops, matmul=rate)
+  for _ in sys.stdin:
+    tell(**timed(work), matmul=matmul_rate(device))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,15 @@
 """A SmoothMix training step of LeNet in PyTorch; needs torch and numpy only.
 
-The counterpart of `jax_smoothmix.py`, with the same protocol on stdin and stdout. As published, the
+The counterpart of `jax_smoothmix.py`. As published, the
 noises are passed through the net one after the other during the attack, all together afterwards;
 with `--together` also during the attack.
 """
 
-import argparse
-import json
-import resource
 import sys
-import time
 
 import torch
 import torch.nn.functional as F
+from side_process import read_flags, tell, timed
 from torch_certify import LeNet
 
 WARMUP = 1 / 10  # the factor of the first epoch
@@ -54,48 +51,34 @@ def loss_fn(net, x, x_adv, labels, noises, *, eta):
 
 def main():
   """Warms up, says so, then does a few steps per line on stdin."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("--batch", type=int, default=64)
-  parser.add_argument("--noises", type=int, default=4)
-  parser.add_argument("--num_steps", type=int, default=1)
-  parser.add_argument("--repeat", type=int, default=20)
-  parser.add_argument("--together", action="store_true")
-  args = parser.parse_args()
+  flags = read_flags(batch=64, noises=4, num_steps=1, repeat=20, together=False)
   torch.manual_seed(0)
   torch.backends.cudnn.benchmark = True
   device = "cuda" if torch.cuda.is_available() else "cpu"
   net = LeNet().to(device)
   optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-  image = torch.randint(0, 256, (args.batch, 1, 28, 28), dtype=torch.uint8, device=device)
-  labels = torch.randint(0, 10, (args.batch,), device=device)
+  image = torch.randint(0, 256, (flags.batch, 1, 28, 28), dtype=torch.uint8, device=device)
+  labels = torch.randint(0, 10, (flags.batch,), device=device)
 
   def step():
     x = image.float() / 255
-    noises = torch.randn(args.noises, *x.shape, device=device)
+    noises = torch.randn(flags.noises, *x.shape, device=device)
     net.eval()
     net.requires_grad_(False)
-    rest = {"num_steps": args.num_steps, "together": args.together}
-    x_adv = attack(net, x, labels, noises, alpha=8 / args.num_steps, **rest)
+    rest = {"num_steps": flags.num_steps, "together": flags.together}
+    x_adv = attack(net, x, labels, noises, alpha=8 / flags.num_steps, **rest)
     net.requires_grad_(True)
     net.train()
     loss = loss_fn(net, x, x_adv, labels, noises, eta=1.0)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return loss.item()
+    return {"loss": loss.item()}
 
-  def report(repeat, **extra):
-    start, cpu = time.perf_counter(), time.process_time()
-    for _ in range(repeat):
-      loss = step()
-    used = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
-    used = {name: value / repeat for name, value in used.items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**used, "loss": loss, "peak_mib": peak, **extra}), flush=True)
-
-  report(1, what=f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
+  what = f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads"
+  tell(**timed(step), what=what)
   for _ in sys.stdin:
-    report(args.repeat)
+    tell(**timed(step, flags.repeat))
 
 
 if __name__ == "__main__":

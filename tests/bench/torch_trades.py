@@ -1,18 +1,15 @@
 """A released-TRADES training step of PreActResNet-18 in PyTorch; needs torch and numpy only.
 
-The counterpart of `jax_trades.py`, with the same protocol on stdin and stdout. The clean pass is
+The counterpart of `jax_trades.py`. The clean pass is
 shared between attack and loss, weights are frozen during the attack, and running statistics move
 in the adversarial pass only, as there.
 """
 
-import argparse
-import json
-import resource
 import sys
-import time
 
 import torch
 import torch.nn.functional as F
+from side_process import read_flags, tell, timed
 from torch import nn
 
 
@@ -118,31 +115,21 @@ def make_step(net, num_steps, *, compiled):
 
 def main():
   """Warms up, says so, then does one step per line on stdin."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument("--batch", type=int, default=64)
-  parser.add_argument("--width", type=int, default=64)
-  parser.add_argument("--num_steps", type=int, default=10)
-  parser.add_argument("--compiled", action="store_true")
-  parser.add_argument("--channels_last", action="store_true")
-  args = parser.parse_args()
+  flags = read_flags(batch=64, width=64, num_steps=10, compiled=False, channels_last=False)
   torch.manual_seed(0)
-  net = PreActResNet18(args.width)
-  image = torch.randint(0, 256, (args.batch, 3, 32, 32), dtype=torch.uint8)
-  if args.channels_last:
+  net = PreActResNet18(flags.width)
+  image = torch.randint(0, 256, (flags.batch, 3, 32, 32), dtype=torch.uint8)
+  if flags.channels_last:
     net, image = (t.to(memory_format=torch.channels_last) for t in (net, image))
-  label = torch.randint(0, 10, (args.batch,))
-  step = make_step(net, args.num_steps, compiled=args.compiled)
+  label = torch.randint(0, 10, (flags.batch,))
+  step = make_step(net, flags.num_steps, compiled=flags.compiled)
 
-  def report(**extra):
-    start, cpu = time.perf_counter(), time.process_time()
-    loss = step(image, label)
-    used = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**used, "loss": loss, "peak_mib": peak, **extra}), flush=True)
+  def work():
+    return {"loss": step(image, label)}
 
-  report(what=f"torch {torch.__version__}", threads=torch.get_num_threads())
+  tell(**timed(work), what=f"torch {torch.__version__}, {torch.get_num_threads()} threads")
   for _ in sys.stdin:
-    report()
+    tell(**timed(work))
 
 
 if __name__ == "__main__":
