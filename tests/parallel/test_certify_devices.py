@@ -1,6 +1,5 @@
 """Certification over devices and processes: the rows are those of one device, whatever happens."""
 
-import contextlib
 import signal
 import time
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pair_config
 import pytest
-from test_two_processes import ARGUMENT, PATIENCE, Pair
+from pair_process import ARGUMENT, starter
 
 from jax_robust import smoothing
 from jax_robust.jobs import build, certify, merge, row_log
@@ -67,21 +66,10 @@ def rows_of(folder):
 
 @pytest.fixture
 def start(tmp_path, weights):
-  """`start(name, **changes)` starts two processes, two devices each; none is left behind."""
-  pairs = []
-
-  def start(name="pair", **changes):
-    options = {f"smoothing.{key}": value for key, value in OPTIONS.items()}
-    pairs.append(
-      Pair(tmp_path / name, {"job": "certify", "init_from": weights, **options, **changes})
-    )
-    return pairs[-1]
-
-  yield start
-  for process in (process for pair in pairs for process in pair.processes):
-    with contextlib.suppress(ProcessLookupError):
-      process.kill()
-    process.wait()
+  """`start(name, **changes)` starts two processes that certify."""
+  options = {f"smoothing.{key}": value for key, value in OPTIONS.items()}
+  with starter(tmp_path, job="certify", init_from=weights, **options) as start:
+    yield start
 
 
 @pytest.mark.parametrize("mode", parallel.MODES[1:])
@@ -106,10 +94,12 @@ def test_two_processes_share_the_images(mode, start, expected):
 
 def wait_for_rows(pair, count):
   """Returns as soon as there are so many rows, of either process."""
-  place, end = pair.workdir / "run" / PLACE, time.monotonic() + PATIENCE
-  while sum(len(file.read_bytes().splitlines()) - 1 for file in place.glob("piece-*")) < count:
-    assert time.monotonic() < end and pair.processes[0].poll() is None, pair.printed()
-    time.sleep(0.005)
+  place = pair.workdir / "run" / PLACE
+
+  def num_rows():
+    return sum(len(file.read_bytes().splitlines()) - 1 for file in place.glob("piece-*"))
+
+  pair.wait_until(lambda: num_rows() >= count)
 
 
 def stopped(start, number, **changes):

@@ -1,94 +1,28 @@
 """Two processes over localhost, two devices each: they train as one, one writes, both resume."""
 
-import contextlib
-import os
-import pathlib
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pair_config
 import pytest
-from quick_compilation import XLA_FLAGS
+from pair_process import ARGUMENT, EVERY, PATIENCE, STEPS, starter
 
 from jax_robust.jobs import train
 from jax_robust.train import checkpoint, metrics
 
-STEPS, EVERY = 100, 10
-ARGUMENT = f"steps={STEPS},save={EVERY},evaluate=50,log={EVERY}"
-PATIENCE = 240
-
-
-class Pair:
-  """The two processes of a job, and what they print."""
-
-  def __init__(self, workdir: pathlib.Path, changes):
-    with socket.socket() as probe:
-      probe.bind(("127.0.0.1", 0))
-      port = probe.getsockname()[1]
-    self.workdir = workdir
-    workdir.mkdir(exist_ok=True)
-    self.logs = [workdir / f"process_{i}.log" for i in range(2)]
-    command = [sys.executable, "-m", "jax_robust.main", f"--workdir={workdir / 'run'}"]
-    command += [f"--config={pair_config.__file__}:{ARGUMENT}"]
-    command += [f"--config.{key}={value}" for key, value in changes.items()]
-    self.processes = []
-    for i, log in enumerate(self.logs):
-      environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONFAULTHANDLER": "1",
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_PROCESS_ID": str(i),
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {XLA_FLAGS}",
-      }
-      with log.open("w") as output:
-        self.processes.append(
-          subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        )
-
-  def wait_for_rows(self, count: int) -> None:
-    """Returns as soon as so many rows of metrics are written."""
-    path, end = self.workdir / "run" / "metrics.jsonl", time.monotonic() + PATIENCE
-    while not path.exists() or len(path.read_text().splitlines()) < count:
-      assert time.monotonic() < end and self.processes[0].poll() is None, self.printed()
-      time.sleep(0.005)
-
-  def finish(self) -> list[int]:
-    """The exit codes; where a process hangs, every thread says where before it dies."""
-    try:
-      return [process.wait(PATIENCE) for process in self.processes]
-    except subprocess.TimeoutExpired:
-      for process in self.processes:
-        process.send_signal(signal.SIGABRT)
-        process.wait(10)
-      raise AssertionError(self.printed()) from None
-
-  def printed(self) -> str:
-    """What both have printed."""
-    return "\n".join(log.read_text() for log in self.logs)
-
 
 @pytest.fixture
 def start(tmp_path):
-  """`start(name, **changes)` starts a pair, or one that resumes; none is left behind."""
-  pairs = []
+  """`start(name, **changes)` starts a pair."""
+  with starter(tmp_path) as start:
+    yield start
 
-  def start(name, **changes):
-    pairs.append(Pair(tmp_path / name, changes))
-    return pairs[-1]
 
-  yield start
-  for process in (process for pair in pairs for process in pair.processes):
-    with contextlib.suppress(ProcessLookupError):
-      process.kill()
-    process.wait()
+def wait_for_rows(pair, count):
+  """Returns as soon as so many rows of metrics are written."""
+  path = pair.workdir / "run" / "metrics.jsonl"
+  pair.wait_until(lambda: path.exists() and len(path.read_text().splitlines()) >= count)
 
 
 def in_one_process(folder):
@@ -132,7 +66,7 @@ def assert_close(folder, other, *, rtol):
 
 def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
   first = start("pair")
-  first.wait_for_rows(1)
+  wait_for_rows(first, 1)
   first.processes[1].send_signal(signal.SIGTERM)
   assert first.finish() == [143, 143], first.printed()
   run = first.workdir / "run"
@@ -151,7 +85,7 @@ def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_kill_9_of_both_resumes_to_the_same_bits(mode, start):
   killed = start("killed", parallel=mode)
-  killed.wait_for_rows(3)  # the save after the first was waited for by the second
+  wait_for_rows(killed, 3)  # the save after the first was waited for by the second
   for process in killed.processes:
     process.kill()
   assert killed.finish() == [-9, -9]
