@@ -30,7 +30,10 @@ def random_batch(size, shape):
 
 
 def serve(update, state, raw, *, repeat=1):
-  """Compiles, warms up and says so, then does `repeat` steps for every line on stdin."""
+  """Compiles, warms up and says so, then does `repeat` steps for every line on stdin.
+
+  Each is waited for, as the loop waits on a CPU and as the other side does by reading its loss.
+  """
   mesh = parallel.data_mesh(len(raw["row"]))  # JAX_NUM_CPU_DEVICES: as many as main makes
   state, raw = parallel.replicate(state, mesh), parallel.shard_batch(raw, mesh)
   start = time.perf_counter()

@@ -1,8 +1,8 @@
 """CERTIFY as the published programs sample it, in PyTorch; needs torch and numpy only.
 
-The counterpart of `jax_certify.py`: one image at a
-time, repeated to the batch, noise of the batch, arg max, and the votes counted on the host. With
-`--best` the votes are counted by NumPy and the layout in memory is the faster of two.
+The counterpart of `jax_certify.py`: one image at a time, repeated to the batch, noise of the batch,
+arg max, and the votes counted on the host. With `--best` the votes are counted by NumPy and the
+layout in memory is the faster of two.
 """
 
 import itertools

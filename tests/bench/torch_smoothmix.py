@@ -1,8 +1,7 @@
 """A SmoothMix training step of LeNet in PyTorch; needs torch and numpy only.
 
-The counterpart of `jax_smoothmix.py`. As published, the
-noises are passed through the net one after the other during the attack, all together afterwards;
-with `--together` also during the attack.
+The counterpart of `jax_smoothmix.py`. As published, the noises are passed through the net one after
+the other during the attack, all together afterwards; with `--together` also during the attack.
 """
 
 import sys

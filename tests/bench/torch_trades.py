@@ -1,8 +1,7 @@
 """A released-TRADES training step of PreActResNet-18 in PyTorch; needs torch and numpy only.
 
-The counterpart of `jax_trades.py`. The clean pass is
-shared between attack and loss, weights are frozen during the attack, and running statistics move
-in the adversarial pass only, as there.
+The counterpart of `jax_trades.py`. The clean pass is shared between attack and loss, weights are
+frozen during the attack, and running statistics move in the adversarial pass only, as there.
 """
 
 import sys

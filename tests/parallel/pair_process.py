@@ -85,6 +85,5 @@ def starter(folder: pathlib.Path, **fixed: Any) -> Iterator[Callable[..., Pair]]
     yield start
   finally:
     for process in (process for pair in pairs for process in pair.processes):
-      with contextlib.suppress(ProcessLookupError):
-        process.kill()
+      process.kill()
       process.wait()
