@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jax_robust.models.convolution import conv_general_dilated
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "relu": jax.nn.relu,
   "silu": jax.nn.silu,
@@ -76,7 +78,6 @@ def conv(
   dtype: DTypeLike = jnp.float32,
   kernel_init: Initializer = fan_in_truncated_normal,
   bias_init: Initializer = nn.initializers.zeros,
-  convolve: Callable[..., Array] | None = None,
 ) -> nn.Conv:
   """A square NHWC convolution, by default with Haiku's initial weights.
 
@@ -90,7 +91,6 @@ def conv(
     dtype: of the computation; parameters are float32.
     kernel_init: draws the initial kernel.
     bias_init: draws the initial bias.
-    convolve: in the place of `jax.lax.conv_general_dilated`.
 
   Returns:
     The module.
@@ -104,7 +104,7 @@ def conv(
     dtype=jnp.dtype(dtype),
     kernel_init=kernel_init,
     bias_init=bias_init,
-    conv_general_dilated=convolve,
+    conv_general_dilated=conv_general_dilated,
     name=name,
   )
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_robust.models.classifier import Classifier
-from jax_robust.models.convolution import conv_general_dilated
 from jax_robust.models.layers import conv, linear, torch_init
 
 
@@ -36,9 +35,8 @@ class LeNet(Classifier, kw_only=True):
     for i, features in enumerate((20, 50)):
       initial = torch_init(25 * y.shape[-1])
       layer = conv(
-        features, 5, padding="VALID", use_bias=True, dtype=self.dtype, name=f"conv_{i}",
-        convolve=conv_general_dilated, **initial,
-      )  # fmt: skip
+        features, 5, padding="VALID", use_bias=True, dtype=self.dtype, name=f"conv_{i}", **initial
+      )
       y = _max_pool(self.activate(layer(y)))
     # Channels first, so that the hidden layer's weights are in PyTorch's order.
     y = y.transpose(0, 3, 1, 2).reshape(y.shape[0], -1)

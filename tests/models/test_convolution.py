@@ -1,19 +1,26 @@
-"""The convolution with a gradient of its own is the convolution."""
+"""The convolutions that are cut otherwise, and their derivatives, are the convolution."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_robust.models.convolution import conv_general_dilated, valid_convolution
+from jax_robust.models.convolution import (
+  _columns_at_once,
+  conv_general_dilated,
+  same_convolution,
+  valid_convolution,
+)
 
 KEY = jax.random.key(0)
 SHAPES = [((2, 9, 7, 3), (5, 5, 3, 4)), ((2, 6, 6, 1), (2, 3, 1, 2)), ((1, 5, 5, 2), (5, 5, 2, 1))]
 
 
-def plain(x, kernel):
+def plain(x, kernel, padding="VALID"):
   return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
 
 
@@ -43,16 +50,59 @@ def test_gradients_are_those_of_the_convolution(x_shape, kernel_shape):
 
 
 @pytest.mark.parametrize(
-  ("strides", "padding", "options"),
+  ("shape", "kernel_size", "strides", "padding", "options"),
   [
-    ((2, 2), "VALID", {}),
-    ((1, 1), "SAME", {}),
-    ((1, 1), [(1, 1), (1, 1)], {}),
-    ((1, 1), "VALID", {"rhs_dilation": (2, 2)}),
-    ((1, 1), "VALID", {"feature_group_count": 2}),
+    ((1, 8, 8, 3), 3, (1, 1), "SAME", {}),
+    ((1, 8, 8, 3), 3, (1, 1), [(1, 1), (1, 1)], {}),
+    ((1, 8, 8, 3), 5, (1, 1), "VALID", {}),
+    ((1, 8, 8, 3), 5, (1, 1), "SAME", {}),
+    ((1, 8, 8, 3), 3, (2, 2), "SAME", {}),
+    ((1, 8, 8, 3), 3, (1, 1), [(0, 2), (1, 1)], {}),
+    ((1, 8, 8, 3), 5, (1, 1), "VALID", {"rhs_dilation": (2, 1)}),
+    ((1, 8, 8, 3), 3, (1, 1), [(1, 1), (1, 1)], {"lhs_dilation": (1, 2)}),
+    ((1, 8, 8, 6), 3, (1, 1), "SAME", {"feature_group_count": 2}),
   ],
 )
-def test_other_convolutions_are_refused(strides, padding, options):
-  x, kernel = jnp.zeros((1, 6, 6, 2)), jnp.zeros((3, 3, 2, 2))
-  with pytest.raises(ValueError, match="expected"):
-    conv_general_dilated(x, kernel, strides, padding, **options)
+def test_every_convolution_is_that_of_xla(shape, kernel_size, strides, padding, options):
+  x, kernel = jax.random.normal(KEY, shape), jax.random.normal(KEY, (kernel_size,) * 2 + (3, 4))
+  options["dimension_numbers"] = ("NHWC", "HWIO", "NHWC")
+  ours = conv_general_dilated(x, kernel, strides, padding, **options)
+  theirs = jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+  np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+# Channels in and out and width for which 1, 2, 4 or 8 columns are made at once, in x and backwards.
+@pytest.mark.parametrize(
+  ("c", "d", "width", "columns"),
+  [
+    (16, 16, 4, (2, 2)),
+    (3, 16, 8, (4, 8)),
+    (3, 24, 6, (2, 1)),
+    (3, 16, 5, (1, 1)),
+    (64, 64, 4, (1, 1)),
+  ],
+)
+def test_same_is_the_convolution(c, d, width, columns):
+  assert (_columns_at_once(c, d, width), _columns_at_once(d, c, width)) == columns
+  x, kernel = jax.random.normal(KEY, (2, 5, width, c)), jax.random.normal(KEY, (3, 3, c, d))
+  dx, dkernel = jax.random.normal(KEY, x.shape), jax.random.normal(KEY, kernel.shape)
+
+  def derivatives(convolve):
+    def loss(x, kernel):
+      return jnp.mean(jnp.sin(convolve(x, kernel)))
+
+    return jax.jit(lambda x, kernel, dx, dkernel: (
+      convolve(x, kernel),
+      jax.grad(loss, (0, 1))(x, kernel),
+      jax.grad(lambda kernel: jnp.sum(jax.grad(loss)(x, kernel) ** 2))(kernel),
+      jax.jvp(convolve, (x, kernel), (dx, dkernel)),
+      jax.jvp(jax.grad(loss), (x, kernel), (dx, dkernel)),
+      jax.vmap(convolve, (0, None))(jnp.stack([x, dx]), kernel),
+    ))(x, kernel, dx, dkernel)  # fmt: skip
+
+  found = [
+    jax.tree.leaves(derivatives(f))
+    for f in (same_convolution, functools.partial(plain, padding="SAME"))
+  ]
+  for ours, theirs in zip(*found, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
