@@ -10,6 +10,7 @@ import numpy as np
 from side_process import read_flags, tell
 
 from jax_robust import attacks
+from jax_robust.jobs.devices import row_devices
 from jax_robust.train import parallel
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "attacks"))
@@ -30,15 +31,10 @@ def main():
   ball = {"Linf": attacks.linf_ball, "L2": attacks.l2_ball}[flags.norm]
   ball = ball(float(recorded[f"{flags.norm}/eps"]))
   mesh = parallel.data_mesh(flags.batch)
-  devices = attacks.Devices(
-    compile_fn=lambda fn: parallel.map_step(lambda axis: fn, mesh, per_row=True),
-    place=lambda rows: parallel.shard_batch(rows, mesh),
-    share=lambda tree: parallel.replicate(tree, mesh),
-    count=mesh.devices.size,
-  )
   evaluate = attacks.make_autoattack(
-    oracle_net.make_logits_fn(recorded), norm=ball.norm, batch_size=flags.batch, devices=devices
-  )
+    oracle_net.make_logits_fn(recorded), norm=ball.norm, batch_size=flags.batch,
+    devices=row_devices(mesh, mode="jit"),
+  )  # fmt: skip
   marks = []
 
   def report(line):

@@ -78,7 +78,7 @@ def test_unsupported_fallocate_is_passed_over(tmp_path, monkeypatch):
 
   monkeypatch.setattr(os, "posix_fallocate", unsupported)
   write_shards(tmp_path / "set", SOURCE, **META)
-  open_shards(tmp_path / "set", verify="sha256")
+  assert open_shards(tmp_path / "set", verify="sha256").num_examples == SOURCE.num_examples
 
 
 def test_interrupted_writing_leaves_nothing(tmp_path):

@@ -86,8 +86,12 @@ def test_a_curve_ends_at_its_largest_radius(drawn):
 def test_nothing_certified_is_drawn_too(drawn):
   nothing = make_log([0, 1], [1, 1], [-1, -1], [0.0, 0.0])
   with np.errstate(all="raise"):
-    drawn(plots.draw_certified_accuracy, {"none": nothing})
-    drawn(plots.draw_probabilities, {"none": nothing}, {"none": 0.5})
+    for figure in (
+      drawn(plots.draw_certified_accuracy, {"none": nothing})[1],
+      drawn(plots.draw_probabilities, {"none": nothing}, {"none": 0.5})[1],
+    ):
+      heights = {y for line in figure.axes[0].get_lines() for y in line.get_ydata()}
+      assert heights <= {0.0, 100.0}, heights
 
 
 def test_probabilities(drawn):
