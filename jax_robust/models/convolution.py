@@ -1,6 +1,7 @@
-"""Convolutions of stride 1, cut so that XLA's CPU backend is faster at them and their gradients."""
+"""Convolutions, cut so that XLA's CPU backend is faster at them and at their gradients."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,91 +12,134 @@ from jaxtyping import Array, Float
 def conv_general_dilated(lhs, rhs, window_strides, padding, **options):
   """As `flax.linen.Conv` calls `jax.lax.conv_general_dilated`, and the same but for the time.
 
-  3x3 kernels with padding go to `same_convolution`, larger ones without to `valid_convolution`; all
-  else, and all on accelerators, is XLA's.
+  Dilated and grouped convolutions, and all on accelerators, are XLA's.
   """
   ones = all(set(options.get(f"{side}_dilation") or (1,)) == {1} for side in ("lhs", "rhs"))
-  simple = ones and set(window_strides) == {1} and options.get("feature_group_count", 1) == 1
-  if simple and lhs.ndim == 4 and jax.default_backend() == "cpu":
-    if rhs.shape[:2] == (3, 3) and padding in ("SAME", [(1, 1), (1, 1)]):
-      return same_convolution(lhs, rhs, precision=options.get("precision"))
-    if min(rhs.shape[:2]) > 3 and padding in ("VALID", [(0, 0), (0, 0)]):
-      return valid_convolution(lhs, rhs, precision=options.get("precision"))
-  return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+  simple = ones and lhs.ndim == 4 and options.get("feature_group_count", 1) == 1
+  if not simple or jax.default_backend() != "cpu":
+    return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+  precision = options.get("precision")
+  if isinstance(padding, str):
+    padding = jax.lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+  layout = _Layout(tuple(window_strides), tuple(map(tuple, padding)))
+  if layout == _Layout() and min(rhs.shape[:2]) > 3:
+    return valid_convolution(lhs, rhs, precision=precision)
+  return _convolution(lhs, rhs, layout, precision)
 
 
-def same_convolution(
-  x: Float[Array, "b h w c"],
-  kernel: Float[Array, "k k c d"],
-  *,
-  precision: jax.lax.PrecisionLike = None,
-) -> Float[Array, "b h w d"]:
-  """Convolves with zero padding to the same size, stride 1; several columns at once on the CPU.
+class _Layout(NamedTuple):
+  """Strides, and zeros before and after, of rows and of columns."""
 
-  XLA's CPU backend needs some 32 output channels to be fast. A kernel with two columns more and
-  stride 2 makes two neighbouring outputs as twice the channels, with a third more multiplications:
-  128 images of 32x32 with 16 channels took 12.0 ms, 8.3 ms as here, from 3 to 24 channels 26 ms
-  and 2.6 ms, from 3 to 16 channels 8.4 ms and 2.7 ms (one core).
+  strides: tuple[int, int] = (1, 1)
+  padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
 
-  Guarantees:
-    `same_is_the_convolution`: to rounding, and so are first and second derivatives, in reverse and
-    forward mode (forward mode takes two to five times as long as XLA's).
 
-  Args:
-    x: images.
-    kernel: with an odd number of rows and columns.
-    precision: as that of `jax.lax.conv`.
+_SAME = _Layout(padding=((1, 1), (1, 1)))
 
-  Returns:
-    The convolution.
 
-  >>> x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
-  >>> same_convolution(x, kernel)[0, :, :, 0].tolist()[0]
-  [4.0, 6.0, 6.0, 4.0]
+def _is_same(kernel, layout) -> bool:
+  """Whether a 3x3 kernel makes an output of every pixel, and so does its transpose."""
+  return kernel.shape[:2] == (3, 3) and layout == _SAME
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _convolution(x, kernel, layout, precision):
+  """A convolution with the derivatives of `_convolution_jvp`."""
+  if _is_same(kernel, layout):
+    return _by_columns(x, kernel, layout.padding, precision)
+  return _convolve(x, kernel, precision, *layout)
+
+
+@functools.partial(_convolution.defjvp, symbolic_zeros=True)
+def _convolution_jvp(layout, precision, primals, tangents):
+  """Derivatives as the transposes of what the gradients are best computed by.
+
+  So both modes work, to any order; forward mode takes two to five times as long as XLA's.
   """
-  (c, d), width = kernel.shape[2:], x.shape[2]
-  gains = max(_columns_at_once(c, d, width), _columns_at_once(d, c, width)) > 1
-  if gains and jax.default_backend() == "cpu":
-    return _by_columns(x, kernel, precision)
-  return _convolve(x, kernel, precision, padding="SAME")
+  (x, kernel), (dx, dkernel) = primals, tangents
+  y, dy = _convolution(x, kernel, layout, precision), []
+  same, (rows, columns), (down, right) = _is_same(kernel, layout), kernel.shape[:2], layout.strides
+
+  def gradient_in_x(gradient):
+    return _convolution(gradient, kernel[::-1, ::-1].swapaxes(2, 3), layout, precision)
+
+  def gradient_in_kernel(gradient):
+    if same:
+      return _kernel_gradient_by_strips(x, gradient, precision)
+    return _kernel_gradient_by_windows(x, gradient, kernel.shape, layout, precision)
+
+  if not isinstance(dx, SymbolicZero):
+    if same:
+      dy += jax.linear_transpose(gradient_in_x, y)(dx)
+    else:
+      dy.append(_convolve(dx, kernel, precision, *layout))
+  if not isinstance(dkernel, SymbolicZero):
+    # Windows of 3x3 at stride 2 hold each pixel 2.25 times; more than 4 times is too much memory.
+    # With more channels the product takes so long that XLA's transpositions don't matter.
+    if (same or rows * columns <= 4 * down * right) and min(kernel.shape[2:]) <= 64:
+      dy += jax.linear_transpose(gradient_in_kernel, y)(dkernel)
+    else:
+      dy.append(_convolve(x, dkernel, precision, *layout))
+  return y, sum(dy[1:], dy[0])
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _by_columns(x, kernel, precision):
-  """The padded convolution, `_columns_at_once` neighbouring outputs as channels."""
+def _by_columns(x, kernel, padding, precision):
+  """A convolution that keeps the size, with several neighbouring outputs as channels of one.
+
+  XLA's CPU backend needs some 32 output channels to be fast. A kernel with one column more and
+  stride 2 makes two neighbours as twice the channels, with a third more multiplications. 128
+  images of 32x32 with 16 channels took 12.0 ms, 8.3 ms as here, from 3 to 24 channels 26 ms and
+  2.6 ms, from 3 to 16 channels 8.4 ms and 2.7 ms (one core).
+  """
   (rows, columns, c, d), width = kernel.shape, x.shape[2]
   num = _columns_at_once(c, d, width)
   shifted = [jnp.pad(kernel, ((0, 0), (i, num - 1 - i), (0, 0), (0, 0))) for i in range(num)]
   wide = jnp.stack(shifted, axis=3).reshape(rows, columns + num - 1, c, num * d)
-  padding = [(rows // 2, rows // 2), (columns // 2, columns // 2)]
-  y = _convolve(x, wide, precision, padding=padding, strides=(1, num))
-  return y.reshape(*x.shape[:3], d)
+  return _convolve(x, wide, precision, (1, num), padding).reshape(*x.shape[:3], d)
 
 
 def _columns_at_once(c: int, d: int, width: int) -> int:
   """How many neighbouring outputs with d channels, made from c, are fastest: 1, 2, 4 or 8.
 
-  Measured for c and d from 1 to 96: with few inputs more than 32 outputs are needed.
+  Measured with 3x3 kernels, c and d from 1 to 96: few inputs need more than 32 outputs.
   """
   enough = 33 if c < 8 else 24 if c <= 16 else 1
   nums = [num for num in (1, 2, 4, 8) if width % num == 0 and num * d >= enough]
   return min(nums, default=1)
 
 
-@functools.partial(_by_columns.defjvp, symbolic_zeros=True)
-def _by_columns_jvp(precision, primals, tangents):
-  """The derivative in x as the transpose of what its gradient is best computed by."""
-  (x, kernel), (dx, dkernel) = primals, tangents
-  y, dy = _by_columns(x, kernel, precision), []
-  if not isinstance(dx, SymbolicZero):
+def _kernel_gradient_by_strips(x, gradient, precision):
+  """The gradient of a 3x3 kernel that keeps the size: one product of shifted images and gradients.
 
-    def gradient_in_x(gradient):
-      return _by_columns(gradient, kernel[::-1, ::-1].swapaxes(2, 3), precision)
+  XLA's is a convolution of transposed arrays, and into the transpositions it fuses, again, all
+  BatchNorms and sums since the last block of another width: a third of a step of ResNet-20.
+  """
+  c, d = x.shape[-1], gradient.shape[-1]
+  images = jnp.concatenate(_shifts(x, axis=2), -1).reshape(-1, 3 * c)
+  gradients = jnp.concatenate(_shifts(gradient, axis=1)[::-1], -1).reshape(-1, 3 * d)
+  product = jnp.einsum("nc,nd->cd", images, gradients, precision=precision)
+  return product.reshape(3, c, 3, d).transpose(2, 0, 1, 3)
 
-    dy += jax.linear_transpose(gradient_in_x, y)(dx)
-  if not isinstance(dkernel, SymbolicZero):
-    dy.append(_convolve(x, dkernel, precision, padding="SAME"))
-  return y, sum(dy[1:], dy[0])
+
+def _shifts(x, axis):
+  """`x` as seen from the place before, from its own and from the one after, zeros around."""
+  padded, size = jnp.pad(x, [(int(i == axis),) * 2 for i in range(x.ndim)]), x.shape[axis]
+  return [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)]
+
+
+def _kernel_gradient_by_windows(x, gradient, shape, layout, precision):
+  """The kernel's gradient as one product of every window with its output's gradient."""
+  (rows, columns, c, d), (h, w) = shape, gradient.shape[1:3]
+  down, right = layout.strides
+  padded = jnp.pad(x, ((0, 0), *layout.padding, (0, 0)))
+  windows = [
+    padded[:, i : i + down * (h - 1) + 1 : down, j : j + right * (w - 1) + 1 : right]
+    for i in range(rows)
+    for j in range(columns)
+  ]
+  windows = jnp.concatenate(windows, -1).reshape(-1, rows * columns * c)
+  product = jnp.einsum("nc,nd->cd", windows, gradient.reshape(-1, d), precision=precision)
+  return product.reshape(shape)
 
 
 def valid_convolution(
@@ -131,7 +175,7 @@ def valid_convolution(
   return _with_fast_gradient(x, kernel, precision)
 
 
-def _convolve(x, kernel, precision, *, padding="VALID", strides=(1, 1)):
+def _convolve(x, kernel, precision, strides=(1, 1), padding="VALID"):
   """XLA's."""
   return jax.lax.conv_general_dilated(
     x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision

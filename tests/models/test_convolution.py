@@ -1,7 +1,5 @@
 """The convolutions that are cut otherwise, and their derivatives, are the convolution."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 from jax_robust.models.convolution import (
   _columns_at_once,
   conv_general_dilated,
-  same_convolution,
   valid_convolution,
 )
 
@@ -18,9 +15,9 @@ KEY = jax.random.key(0)
 SHAPES = [((2, 9, 7, 3), (5, 5, 3, 4)), ((2, 6, 6, 1), (2, 3, 1, 2)), ((1, 5, 5, 2), (5, 5, 2, 1))]
 
 
-def plain(x, kernel, padding="VALID"):
+def plain(x, kernel):
   return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
 
 
@@ -82,27 +79,51 @@ def test_every_convolution_is_that_of_xla(shape, kernel_size, strides, padding, 
     (64, 64, 4, (1, 1)),
   ],
 )
-def test_same_is_the_convolution(c, d, width, columns):
+def test_columns_at_once(c, d, width, columns):
   assert (_columns_at_once(c, d, width), _columns_at_once(d, c, width)) == columns
-  x, kernel = jax.random.normal(KEY, (2, 5, width, c)), jax.random.normal(KEY, (3, 3, c, d))
-  dx, dkernel = jax.random.normal(KEY, x.shape), jax.random.normal(KEY, kernel.shape)
+  check_derivatives((2, 5, width, c), (3, 3, c, d), (1, 1), "SAME")
+
+
+@pytest.mark.parametrize(
+  ("size", "strides", "padding"),
+  [
+    (3, (2, 2), "SAME"),
+    (3, (2, 2), [(1, 1), (1, 1)]),
+    (1, (2, 2), "SAME"),
+    (1, (1, 1), "SAME"),
+    (2, (2, 1), "VALID"),
+    (3, (3, 2), [(2, 0), (0, 3)]),
+    (5, (1, 1), "SAME"),
+    (7, (2, 2), "SAME"),
+  ],
+)
+def test_layouts(size, strides, padding):
+  check_derivatives((2, 8, 7, 3), (size, size, 3, 4), strides, padding)
+
+
+def check_derivatives(x_shape, kernel_shape, strides, padding):
+  """Both modes, twice, and batching are those of XLA's convolution."""
+  x, kernel = jax.random.normal(KEY, x_shape), jax.random.normal(KEY, kernel_shape)
+  dx, dkernel = jax.random.normal(KEY, x_shape), jax.random.normal(KEY, kernel_shape)
 
   def derivatives(convolve):
+    def convolution(x, kernel):
+      return convolve(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
     def loss(x, kernel):
-      return jnp.mean(jnp.sin(convolve(x, kernel)))
+      return jnp.mean(jnp.sin(convolution(x, kernel)))
 
     return jax.jit(lambda x, kernel, dx, dkernel: (
-      convolve(x, kernel),
+      convolution(x, kernel),
       jax.grad(loss, (0, 1))(x, kernel),
       jax.grad(lambda kernel: jnp.sum(jax.grad(loss)(x, kernel) ** 2))(kernel),
-      jax.jvp(convolve, (x, kernel), (dx, dkernel)),
+      jax.jvp(convolution, (x, kernel), (dx, dkernel)),
       jax.jvp(jax.grad(loss), (x, kernel), (dx, dkernel)),
-      jax.vmap(convolve, (0, None))(jnp.stack([x, dx]), kernel),
+      jax.vmap(convolution, (0, None))(jnp.stack([x, dx]), kernel),
     ))(x, kernel, dx, dkernel)  # fmt: skip
 
   found = [
-    jax.tree.leaves(derivatives(f))
-    for f in (same_convolution, functools.partial(plain, padding="SAME"))
+    jax.tree.leaves(derivatives(f)) for f in (conv_general_dilated, jax.lax.conv_general_dilated)
   ]
   for ours, theirs in zip(*found, strict=True):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
