@@ -11,6 +11,13 @@ Gaussian, Stability, SmoothAdv and MACER programs' own default is 90 epochs.
 
 Generated images, which the paper does not use, come in with `generated=SHARDS,share=0.5`.
 
+Measured 2026-11-22 on two shared CPU cores: method=gaussian,sigma=0.25,depth=20, ten epochs instead
+of 150, milestone_epochs=3.4,6.8, without and with CIFAKE's images, certified with N = 10,000 on
+every 100th test image (docs/results.md has the commands):
+
+  originals only             ACR .327   certified .67 .54 .36 .16 at radius 0, .25, .5, .75
+  generated=SHARDS,share=.5  ACR .294   certified .67 .44 .34 .12   (difference -.034 +- .021)
+
 Arguments: `method=gaussian|stability|smoothadv|macer|consistency|smoothmix`, `sigma`, `depth`,
 `mix_step`, `eta`, `m` (0, the default, is the published value), `generated`, `share`, `smoke`.
 """
