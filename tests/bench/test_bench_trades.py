@@ -14,7 +14,7 @@ import sys
 
 import pytest
 from settings import sizes
-from sides import TORCH_PYTHON, has_torch, measure
+from sides import PLATFORM, TORCH_PYTHON, has_torch, measure
 
 LEAST_SPEED = 0.75  # of PyTorch eager's
 
@@ -62,4 +62,6 @@ def test_trades_step_wastes_no_convolution():
   layers, attack_steps = 20, 2
   attack = attack_steps * 2 * layers  # forward, and the gradient of the input
   training = 2 * (3 * layers - 1)  # clean and adversarial; the images need no gradient
+  if PLATFORM == "cpu":
+    training -= 2 * layers  # with so few channels the kernels' gradients are matrix products
   assert first["jax"]["compiled_convolutions"] == attack + training
