@@ -19,7 +19,7 @@ pieces:
 """
 
 from jax_robust import config as config_lib
-from jax_robust import presets
+from jax_robust import errors, presets
 
 
 def get_config(arg=""):
@@ -29,7 +29,7 @@ def get_config(arg=""):
   config.autoattack.version = arg.version
   radii = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}
   if arg.norm not in radii:
-    raise config_lib.ConfigError(f"norm={arg.norm!r}: expected one of {', '.join(radii)}")
+    raise errors.ConfigError(f"norm={arg.norm!r}: expected one of {', '.join(radii)}")
   config.evaluation.attack.update({"norm": arg.norm, "eps": radii[arg.norm]})
   config.evaluation.batch_size = 256
   return presets.finish(config, arg)

@@ -22,7 +22,7 @@ def load(folder: str, *, checkpoint: str = "best"):
     `logits_fn(x)`, with the averaged parameters, in eval mode.
 
   Raises:
-    jax_robust.config.ConfigError: the folder is no workdir, or has no checkpoint yet.
+    jax_robust.errors.ConfigError: the folder is no workdir, or has no checkpoint yet.
   """
   from jax_robust.jobs import export
 

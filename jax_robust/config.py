@@ -4,7 +4,6 @@ A config is data only, so that the `config.json` of a workdir reproduces its run
 keyword arguments of one function; a key that the function does not know is an error on start.
 """
 
-import difflib
 import fractions
 import importlib.util
 import json
@@ -12,16 +11,14 @@ import math
 import pathlib
 import runpy
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
+from jax_robust.errors import ConfigError, near_miss, near_path
+
 UNITS = ("steps", "epochs", "examples")
-
-
-class ConfigError(ValueError):
-  """A config, or a change to it, is not usable; the message says what to change."""
 
 
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
@@ -49,25 +46,6 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
       raise ConfigError(f"unknown config argument {name!r}{near_miss(name, values)}")
     values[name] = parse_value(text, values[name], name) if equals else True
   return values
-
-
-def near_path(path: pathlib.Path) -> str:
-  """`: did you mean …?`, with what lies beside a path that does not exist, if any is near."""
-  parent = path.parent
-  beside = [each.name for each in parent.iterdir()] if parent.is_dir() else []
-  close = difflib.get_close_matches(path.name, beside, n=1)
-  return f": did you mean {str(parent / close[0])!r}?" if close else ""
-
-
-def near_miss(name: str, known: Iterable[str]) -> str:
-  """`: did you mean …?`, or the names there are.
-
-  >>> near_miss("bata", ["beta", "attack"])
-  ": did you mean 'beta'?"
-  """
-  known = sorted(known)
-  close = difflib.get_close_matches(str(name), known, n=1)
-  return f": did you mean {close[0]!r}?" if close else f": expected one of {', '.join(known)}"
 
 
 def parse_value(text: str, current: Any, name: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from jax_robust import config as config_lib
-from jax_robust import presets
+from jax_robust import errors, presets
 
 HELP = """\
 Train, attack and export robust image classifiers.
@@ -73,7 +73,7 @@ def load_job(name: str) -> Callable[[Any, str], Mapping[str, Any]]:
     ConfigError: there is none of that name; with the near miss.
   """
   if name not in JOBS:
-    raise config_lib.ConfigError(f"config.job={name!r}{config_lib.near_miss(name, JOBS)}")
+    raise errors.ConfigError(f"config.job={name!r}{errors.near_miss(name, JOBS)}")
   return getattr(importlib.import_module(f"jax_robust.jobs.{name}"), name)
 
 
@@ -88,7 +88,7 @@ def parse(argv: Sequence[str]) -> Arguments:
   for item in argv:
     flag, equals, text = item.removeprefix("-").removeprefix("-").partition("=")
     if not item.startswith("-"):
-      raise config_lib.ConfigError(f"{item!r} is not a flag: write --config=… and --workdir=…")
+      raise errors.ConfigError(f"{item!r} is not a flag: write --config=… and --workdir=…")
     if flag.startswith("config.") and equals:
       overrides.append((flag.removeprefix("config."), text))
     elif flag in ("config", "workdir") and equals:
@@ -96,16 +96,16 @@ def parse(argv: Sequence[str]) -> Arguments:
     elif flag == "print-config":
       values[flag] = "yes"
     elif flag in ("config", "workdir") or flag.startswith("config."):
-      raise config_lib.ConfigError(f"--{flag} needs a value: --{flag}=…")
+      raise errors.ConfigError(f"--{flag} needs a value: --{flag}=…")
     else:
       known = ("config", "workdir", "print-config", "help")
-      raise config_lib.ConfigError(f"unknown flag --{flag}{config_lib.near_miss(flag, known)}")
+      raise errors.ConfigError(f"unknown flag --{flag}{errors.near_miss(flag, known)}")
   if "config" not in values:
-    raise config_lib.ConfigError("--config=FILE is missing; --help shows what there is")
+    raise errors.ConfigError("--config=FILE is missing; --help shows what there is")
   if "workdir" not in values and "print-config" not in values:
-    raise config_lib.ConfigError("--workdir=DIR is missing: where should the run live?")
+    raise errors.ConfigError("--workdir=DIR is missing: where should the run live?")
   if "://" in values.get("workdir", ""):
-    raise config_lib.ConfigError(
+    raise errors.ConfigError(
       f"--workdir={values['workdir']}: expected a folder; mount the bucket (gcsfuse, say), since "
       "a run locks its workdir and appends to its metrics"
     )
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(json.dumps(config_lib.to_data(config), indent=2))
       return 0
     job = load_job(config.get("job", ""))
-  except config_lib.ConfigError as error:
+  except errors.ConfigError as error:
     return _complain(error, 2)
   except KeyboardInterrupt:
     return _complain("interrupted", 130)
@@ -195,8 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str) -> int:
   """Runs a job and turns what the user can change into a message; a bug keeps its traceback."""
-  from jax_robust.data.sources import DataFileError
-  from jax_robust.jobs.workdir import WorkdirError
+  from jax_robust.errors import DataFileError, WorkdirError
   from jax_robust.train.checkpoint import CheckpointDamagedError, CheckpointMismatchError
   from jax_robust.train.loop import NonFiniteError
   from jax_robust.train.metrics import MetricsFileError
@@ -209,7 +208,7 @@ def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str)
     start_distributed(config)
     use_compilation_cache()
     result = job(config, workdir)
-  except (config_lib.ConfigError, *mistakes) as error:
+  except (errors.ConfigError, *mistakes) as error:
     return _complain(error, 2)
   except NonFiniteError as error:
     return _complain(error, 1)

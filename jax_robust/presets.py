@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from jax_robust import attacks
+from jax_robust import attacks, errors
 from jax_robust import config as config_lib
 
 
@@ -130,8 +130,8 @@ def smoothing(arg, dataset: str, objectives: dict) -> ml_collections.ConfigDict:
     objectives: the keywords of each method.
   """
   if arg.method not in objectives:
-    near = config_lib.near_miss(arg.method, objectives)
-    raise config_lib.ConfigError(f"method={arg.method!r}{near}")
+    near = errors.near_miss(arg.method, objectives)
+    raise errors.ConfigError(f"method={arg.method!r}{near}")
   config = base()
   config.data.update({"name": dataset, "num_heldout": 0})
   objective = {"name": arg.method, "sigma": arg.sigma, **objectives[arg.method]}
@@ -169,11 +169,11 @@ def trades_generated(arg, dataset: str) -> ml_collections.ConfigDict:
   if arg.norm == "l2":
     config.attack = {**attacks.RECIPES["trades_l2"], "loss": "kl_divergence"}
   elif arg.norm != "linf":
-    raise config_lib.ConfigError(f"norm={arg.norm!r}: expected 'linf' or 'l2'")
+    raise errors.ConfigError(f"norm={arg.norm!r}: expected 'linf' or 'l2'")
   elif arg.flavour == "sign":
     config.attack = {**attacks.RECIPES["trades_sign"], "loss": "kl_divergence"}
   elif arg.flavour != "adam":
-    raise config_lib.ConfigError(f"flavour={arg.flavour!r}: expected 'adam' or 'sign'")
+    raise errors.ConfigError(f"flavour={arg.flavour!r}: expected 'adam' or 'sign'")
   config.evaluation.attack.update({"norm": arg.norm, "eps": config.attack.eps})
   return config
 

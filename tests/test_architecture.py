@@ -9,27 +9,29 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-CORE = ("types", "losses", "nets", "attacks", "smoothing")
+CORE = ("types", "errors", "losses", "nets", "attacks", "smoothing")
+SHARED = (*CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config",
+          "presets")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
-  "losses": ("types",),
-  "nets": ("types",),
-  "attacks": ("types", "losses", "nets"),
-  "smoothing": ("types", "nets"),
+  "errors": (),
+  "losses": ("types", "errors"),
+  "nets": ("types", "errors"),
+  "attacks": ("types", "errors", "losses", "nets"),
+  "smoothing": ("types", "errors", "nets"),
   "objectives": CORE,
-  "models": ("types",),
-  "data": ("types",),
-  "generate": ("types", "data"),
+  "models": ("types", "errors"),
+  "data": ("types", "errors"),
+  "generate": ("types", "errors", "data"),
   "train": (*CORE, "objectives"),
   "evaluate": CORE,
-  "config": (),
-  "presets": ("config", "attacks"),
-  "jobs": (
-    *CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config", "presets",
-  ),
-  "main": ("jobs", "config", "presets", "data", "train"),
-  "__init__": ("attacks", "losses", "smoothing", "jobs"),
-}  # fmt: skip
+  "config": ("errors",),
+  "presets": ("config", "errors", "attacks"),
+  "runs": SHARED,
+  "jobs": (*SHARED, "runs"),
+  "main": ("jobs", "runs", "config", "errors", "presets", "data", "train"),
+  "__init__": ("attacks", "losses", "nets", "smoothing", "jobs", "runs"),
+}
 """The rooms of the package, and those whose doors are open to each."""
 
 STANDARD = sys.stdlib_module_names

@@ -7,7 +7,7 @@ import pytest
 
 from jax_robust import config as config_lib
 from jax_robust import presets
-from jax_robust.config import ConfigError
+from jax_robust.errors import ConfigError
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_value_of_another_type_is_refused(config, key, text, kind):
     ("atack.eps", "'atack': did you mean 'attack'?"),
     ("attack.step_size.0", "'attack.step_size': did you mean 'step_sizes'?"),
     ("total_step", "'total_step': did you mean 'total_epochs'?"),
-    ("zzz", "'zzz': expected one of attack, data_dir, job"),
+    ("zzz", "'zzz': expected one of 'attack', 'data_dir', 'job'"),
     ("", "'': expected one of"),
     (
       "attack",

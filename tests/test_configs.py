@@ -10,7 +10,7 @@ import pytest
 from jax_robust import config as config_lib
 from jax_robust import main, objectives
 from jax_robust.data import augment, mixture
-from jax_robust.jobs import build
+from jax_robust.runs import build
 
 SMOOTHING = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
 ARGUMENTS = {

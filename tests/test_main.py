@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import main
-from jax_robust.data.sources import DataFileError
-from jax_robust.jobs.workdir import WorkdirError
+from jax_robust import errors, main
+from jax_robust.errors import DataFileError, WorkdirError
 from jax_robust.train.checkpoint import (
   CheckpointDamagedError,
   CheckpointMismatchError,
@@ -138,7 +137,7 @@ def test_a_mistake_is_a_message_and_exit_code_2(capsys, monkeypatch, tmp_path, a
 @pytest.mark.parametrize(
   "error, code, message",
   [
-    (config_lib.ConfigError("no such block"), 2, "no such block"),
+    (errors.ConfigError("no such block"), 2, "no such block"),
     (WorkdirError("of another run"), 2, "of another run"),
     (DataFileError("x.npz", "is truncated", "Fetch it again."), 2, "x.npz: is truncated. Fetch it"),
     (CheckpointMismatchError("kernel: (1,)"), 2, "kernel: (1,)"),

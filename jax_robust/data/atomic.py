@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
-from jax_robust.data.sources import DataFileError
+from jax_robust.errors import DataFileError
 
 REMEDY = "It was left as it is. Choose another folder, or delete this one yourself."
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from jax_robust.data import files, idx, manifest, npy
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import ShardSet, open_shards
-from jax_robust.data.sources import DataFileError, Source, Stream
+from jax_robust.data.sources import Source, Stream
+from jax_robust.errors import DataFileError
 
 
 def open_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:

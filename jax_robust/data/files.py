@@ -9,7 +9,6 @@ import numpy as np
 
 from jax_robust.data import npy
 from jax_robust.data.sources import (
-  DataFileError,
   Source,
   Stream,
   array_source,
@@ -18,6 +17,7 @@ from jax_robust.data.sources import (
   label_layout_problem,
   label_problem,
 )
+from jax_robust.errors import DataFileError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _LAYOUT = (

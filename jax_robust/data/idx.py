@@ -8,13 +8,8 @@ import zlib
 
 import numpy as np
 
-from jax_robust.data.sources import (
-  DataFileError,
-  Source,
-  array_source,
-  image_problem,
-  label_problem,
-)
+from jax_robust.data.sources import Source, array_source, image_problem, label_problem
+from jax_robust.errors import DataFileError
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 _BYTES = 8  # the header's number for arrays of unsigned bytes

@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jax_robust.data.sources import DataFileError, ImageShape
+from jax_robust.data.sources import ImageShape
+from jax_robust.errors import DataFileError
 
 NAME = "manifest.json"
 FORMAT = "jax_robust shards"

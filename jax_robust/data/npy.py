@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from jax_robust.data.sources import DataFileError
+from jax_robust.errors import DataFileError
 
 _PICKLE_REMEDY = (
   "Nothing is ever unpickled here, since unpickling runs whatever code the file holds; ask for "

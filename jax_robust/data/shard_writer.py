@@ -17,7 +17,6 @@ from jax_robust.data import manifest as manifest_lib
 from jax_robust.data.manifest import Manifest, Shard
 from jax_robust.data.shards import ShardSet, open_shards, sha256
 from jax_robust.data.sources import (
-  DataFileError,
   Samples,
   Source,
   Stream,
@@ -25,6 +24,7 @@ from jax_robust.data.sources import (
   label_layout_problem,
   label_problem,
 )
+from jax_robust.errors import DataFileError
 
 _DEFAULT_SHARD_SIZE = 65_536
 

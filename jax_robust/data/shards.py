@@ -20,7 +20,8 @@ import numpy as np
 from jax_robust.data import manifest as manifest_lib
 from jax_robust.data import npy
 from jax_robust.data.manifest import Manifest
-from jax_robust.data.sources import DataFileError, Samples, Source, as_indices, label_problem
+from jax_robust.data.sources import Samples, Source, as_indices, label_problem
+from jax_robust.errors import DataFileError
 
 VERIFY = ("size", "sha256", "none")
 

@@ -18,17 +18,6 @@ ImageShape = tuple[int, int, int]
 """(height, width, channels)."""
 
 
-class DataFileError(ValueError):
-  """A data file or folder that cannot be used: which one, why, and what to do about it."""
-
-  def __init__(self, path, reason: str, remedy: str):
-    super().__init__(str(path), reason, remedy)  # all three as args, so that it can be pickled
-    self.path, self.reason, self.remedy = str(path), reason, remedy
-
-  def __str__(self) -> str:
-    return f"{self.path}: {self.reason}. {self.remedy}"
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
   """Labelled images with random access.

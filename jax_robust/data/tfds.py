@@ -7,15 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jax_robust.data.sources import (
-  DataFileError,
-  Samples,
-  Source,
-  Stream,
-  array_source,
-  label_problem,
-)
+from jax_robust.data.sources import Samples, Source, Stream, array_source, label_problem
 from jax_robust.data.tf_import import import_tensorflow
+from jax_robust.errors import DataFileError
 
 NAMES = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
 """What can be asked for by name; everything else by the folder of a prepared TFDS builder."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from jax_robust import smoothing
-from jax_robust.config import ConfigError
+from jax_robust.errors import ConfigError
 from jax_robust.evaluate import smoothing_plots
-from jax_robust.jobs import row_log, workdir
-from jax_robust.jobs.blocks import from_config
+from jax_robust.runs import row_log, workdir
+from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
 
 

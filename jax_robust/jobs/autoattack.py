@@ -12,12 +12,11 @@ import numpy as np
 
 from jax_robust import attacks
 from jax_robust.attacks import versions
-from jax_robust.config import ConfigError
+from jax_robust.errors import ConfigError, WorkdirError
 from jax_robust.evaluate import plotting, report
-from jax_robust.jobs import build, check, chunks, devices, workdir
-from jax_robust.jobs.blocks import block, from_config, read_piece
 from jax_robust.jobs.evaluate import load_net
-from jax_robust.jobs.workdir import WorkdirError
+from jax_robust.runs import build, check, chunks, devices, workdir
+from jax_robust.runs.blocks import block, from_config, read_piece
 from jax_robust.train import metrics, parallel, state
 
 

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 
 from jax_robust import smoothing
-from jax_robust.config import ConfigError
-from jax_robust.jobs import build, certify_results, check, chunks, devices, nets, workdir
-from jax_robust.jobs.blocks import block, from_config, read_piece
-from jax_robust.jobs.row_log import RowLog
+from jax_robust.errors import ConfigError
+from jax_robust.jobs import certify_results
+from jax_robust.runs import build, check, chunks, devices, nets, workdir
+from jax_robust.runs.blocks import block, from_config, read_piece
+from jax_robust.runs.row_log import RowLog
 from jax_robust.train import metrics, parallel
 
 IMAGES_AT_ONCE = 256

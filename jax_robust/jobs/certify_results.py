@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from jax_robust import smoothing
+from jax_robust.errors import WorkdirError
 from jax_robust.evaluate import smoothing_plots
-from jax_robust.jobs import row_log, workdir
-from jax_robust.jobs.chunks import differing
-from jax_robust.jobs.workdir import WorkdirError
+from jax_robust.runs import row_log, workdir
+from jax_robust.runs.chunks import differing
 from jax_robust.train import metrics
 
 LOG = "certify.tsv"

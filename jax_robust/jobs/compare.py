@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 
-from jax_robust.config import ConfigError, near_miss
+from jax_robust.errors import ConfigError, near_miss
 from jax_robust.evaluate import report
-from jax_robust.jobs import check, evaluate, generate, workdir
+from jax_robust.jobs import evaluate, generate
 from jax_robust.jobs.train import train
+from jax_robust.runs import check, workdir
 
 
 def compare(config: Any, folder: str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from jax_robust.data import pipeline
 from jax_robust.evaluate import plotting, report, scoring
-from jax_robust.jobs import build, check, chunks, weights, workdir
 from jax_robust.jobs.train import make_scorer, process_shard
+from jax_robust.runs import build, check, chunks, workdir
+from jax_robust.runs.nets import load_net
 from jax_robust.train import metrics, parallel
 
 
@@ -104,19 +105,6 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
     **chunks.sha256_of(source),
   }
   return Evaluation(result, _examples(source, chosen), curve)
-
-
-def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
-  """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
-  net = build.model(config, source.num_classes)
-  if config.init_from and not (path / "checkpoints").exists():
-    name, info = config.init_from, {"step": None, "checkpoint": "init_from"}
-    arrays = weights.read_weights(name)
-  else:
-    name = str(path)
-    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
-  params, model_state = weights.fit(arrays, net, source.image_shape, name=name)
-  return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 
 
 def _examples(source, flags) -> list[plotting.Example]:

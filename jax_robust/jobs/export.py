@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import config as config_lib
-from jax_robust.jobs import build, weights, workdir
 from jax_robust.models import convert
+from jax_robust.runs import build, weights, workdir
 from jax_robust.train import state
 from jax_robust.types import LogitsFn
 

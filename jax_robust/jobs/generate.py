@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_robust.config import ConfigError, near_miss
 from jax_robust.data import convert, shard_writer, shards, sources
+from jax_robust.errors import ConfigError, near_miss
 from jax_robust.generate import gaussian
-from jax_robust.jobs import build, workdir
-from jax_robust.jobs.blocks import from_config
+from jax_robust.runs import build, workdir
+from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics, parallel
 
 

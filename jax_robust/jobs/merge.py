@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from jax_robust.config import ConfigError
-from jax_robust.jobs import certify_results, chunks, workdir
+from jax_robust.errors import ConfigError, WorkdirError
+from jax_robust.jobs import certify_results
 from jax_robust.jobs.autoattack import write_summary
-from jax_robust.jobs.workdir import WorkdirError
+from jax_robust.runs import chunks, workdir
 
 
 def merge(config: Any, folder: str) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from jax_robust import smoothing
-from jax_robust.config import ConfigError
 from jax_robust.data import files
-from jax_robust.jobs import check, devices, nets, weights, workdir
-from jax_robust.jobs.blocks import block, from_config
+from jax_robust.errors import ConfigError
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
-from jax_robust.jobs.row_log import RowLog
+from jax_robust.runs import check, devices, nets, weights, workdir
+from jax_robust.runs.blocks import block, from_config
+from jax_robust.runs.row_log import RowLog
 from jax_robust.train import metrics, parallel
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
-from jax_robust.config import ConfigError
 from jax_robust.data import pipeline
+from jax_robust.errors import ConfigError
 from jax_robust.evaluate import report, scoring
-from jax_robust.jobs import build, check, devices, workdir
+from jax_robust.runs import build, check, devices, workdir
 from jax_robust.train import checkpoint, loop, metrics, parallel, state
 
 

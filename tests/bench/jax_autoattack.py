@@ -10,7 +10,7 @@ import numpy as np
 from side_process import read_flags, tell
 
 from jax_robust import attacks
-from jax_robust.jobs.devices import row_devices
+from jax_robust.runs.devices import row_devices
 from jax_robust.train import parallel
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "attacks"))

@@ -12,8 +12,8 @@ import numpy as np
 from side_process import read_flags, tell, timed
 
 from jax_robust import models, smoothing
-from jax_robust.jobs.devices import row_devices
 from jax_robust.models import convert
+from jax_robust.runs.devices import row_devices
 from jax_robust.train import parallel
 
 BATCHES = (200, 400, 1000, 2000, 4000, 16000)

@@ -6,7 +6,7 @@ from shard_samples import IMAGES, LABELS, META, NUM, SOURCE, flip, numbers
 
 from jax_robust.data import convert, shards, sources
 from jax_robust.data.shard_writer import write_shards
-from jax_robust.data.sources import DataFileError
+from jax_robust.errors import DataFileError
 
 
 @pytest.fixture

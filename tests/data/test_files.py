@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jax_robust.data import convert, files
-from jax_robust.data.sources import DataFileError
+from jax_robust.errors import DataFileError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (300, 6, 5, 3)).astype(np.uint8)

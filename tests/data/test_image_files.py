@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jax_robust.data import convert, files
-from jax_robust.data.sources import DataFileError
+from jax_robust.errors import DataFileError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (300, 6, 5, 3)).astype(np.uint8)

@@ -9,7 +9,7 @@ from shard_samples import META, NUM, SOURCE, flip
 from jax_robust.data import convert
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import open_shards
-from jax_robust.data.sources import DataFileError
+from jax_robust.errors import DataFileError
 
 
 @pytest.fixture

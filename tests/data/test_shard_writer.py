@@ -15,7 +15,8 @@ from shard_samples import IMAGES, LABELS, META, NUM, SOURCE
 
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import open_shards
-from jax_robust.data.sources import DataFileError, array_source
+from jax_robust.data.sources import array_source
+from jax_robust.errors import DataFileError
 
 
 @pytest.fixture

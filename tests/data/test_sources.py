@@ -10,7 +10,8 @@ import pytest
 from sklearn import datasets
 
 from jax_robust.data import sources
-from jax_robust.data.sources import DataFileError, array_source
+from jax_robust.data.sources import array_source
+from jax_robust.errors import DataFileError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jax_robust.data import sources, tfds
-from jax_robust.data.sources import DataFileError
+from jax_robust.errors import DataFileError
 
 RNG = np.random.default_rng(0)
 MNIST = RNG.integers(0, 256, (700, 28, 28, 1)).astype(np.uint8)

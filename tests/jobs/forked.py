@@ -52,7 +52,7 @@ def _main(argv, cache, end, printed):
   import jax
 
   from jax_robust import main
-  from jax_robust.jobs import chunks, row_log
+  from jax_robust.runs import chunks, row_log
   from jax_robust.train import checkpoint, metrics
 
   jax.config.update("jax_compilation_cache_dir", str(cache))

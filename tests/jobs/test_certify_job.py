@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jax_robust import smoothing
-from jax_robust.jobs import row_log
+from jax_robust.runs import row_log
 
 JOB = "--config.job=certify"
 FLAGS = (

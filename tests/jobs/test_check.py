@@ -5,8 +5,9 @@ import json
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust.config import ConfigError
-from jax_robust.jobs import blocks, build, check, devices, generate, train
+from jax_robust.errors import ConfigError
+from jax_robust.jobs import generate, train
+from jax_robust.runs import blocks, build, check, devices
 from jax_robust.train import parallel
 
 
@@ -171,7 +172,7 @@ def test_a_run_without_a_step_is_a_mistake(tiny, tmp_path):
 @pytest.mark.parametrize(
   "block, message",
   [
-    ({}, r"generate.method=''.*convert, gaussian"),
+    ({}, r"generate.method=''.*'convert', 'gaussian'"),
     ({"method": "gausian"}, r"generate.method='gausian': did you mean 'gaussian'\?"),
     ({"method": "gaussian"}, r"config.generate: .*num_examples"),
     ({"method": "gaussian", "num_examples": 20, "rnk": 1}, r"config.generate: .*rnk"),

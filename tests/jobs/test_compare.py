@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust.config import ConfigError
+from jax_robust.errors import ConfigError
 from jax_robust.jobs import compare
 
 COMPARISON = """

@@ -12,8 +12,8 @@ import pytest
 
 import jax_robust
 from jax_robust import config as config_lib
-from jax_robust import main
-from jax_robust.jobs import build, weights, workdir
+from jax_robust import errors, main
+from jax_robust.runs import build, weights, workdir
 from jax_robust.train import checkpoint
 
 
@@ -113,15 +113,13 @@ def test_what_is_no_run_is_refused(trained, tmp_path):
     jax_robust.load(str(tmp_path))
   with pytest.raises(workdir.WorkdirError, match=r"there is no workdir .*did you mean .*/run'\?"):
     jax_robust.load(str(trained.parent / "rum"))
-  with pytest.raises(
-    config_lib.ConfigError, match="checkpoint='bets': expected 'best' or 'latest'"
-  ):
+  with pytest.raises(errors.ConfigError, match="checkpoint='bets': expected 'best' or 'latest'"):
     jax_robust.load(str(trained), checkpoint="bets")
   (tmp_path / "config.json").write_text((trained / "config.json").read_text())
-  with pytest.raises(config_lib.ConfigError, match="no checkpoint yet: train first"):
+  with pytest.raises(errors.ConfigError, match="no checkpoint yet: train first"):
     jax_robust.load(str(tmp_path))
   (tmp_path / "runs" / "trades").mkdir(parents=True)
-  with pytest.raises(config_lib.ConfigError, match=r"comparison: name one of its runs, .*/trades$"):
+  with pytest.raises(errors.ConfigError, match=r"comparison: name one of its runs, .*/trades$"):
     jax_robust.load(str(tmp_path))
 
 
@@ -130,7 +128,7 @@ def test_weights_that_changed_since_are_refused(copy):
   content = bytearray(file.read_bytes())
   content[-1] ^= 1
   file.write_bytes(content)
-  with pytest.raises(config_lib.ConfigError, match=r"sha256 is not that of weights.safetensors"):
+  with pytest.raises(errors.ConfigError, match=r"sha256 is not that of weights.safetensors"):
     weights.read_weights(str(file.parent))
 
 
@@ -144,7 +142,7 @@ def test_weights_that_changed_since_are_refused(copy):
 )
 def test_a_file_without_weights_is_a_mistake_of_the_config(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content)
-  with pytest.raises(config_lib.ConfigError, match=rf"config.init_from: .*{message}"):
+  with pytest.raises(errors.ConfigError, match=rf"config.init_from: .*{message}"):
     weights.read_weights(str(tmp_path / name))
 
 

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from jax_robust.jobs import row_log
-from jax_robust.jobs.row_log import RowLog
-from jax_robust.jobs.workdir import WorkdirError
+from jax_robust.errors import WorkdirError
+from jax_robust.runs import row_log
+from jax_robust.runs.row_log import RowLog
 
 IDENTITY = {"sigma": 0.5, "radii": (0.25, 0.5)}
 ROWS = [{"id": i, "label": i % 3, "radius": 0.1 * i} for i in (7, 3, 5)]

@@ -8,7 +8,8 @@ import pytest
 
 from jax_robust import config as config_lib
 from jax_robust.data import mixture
-from jax_robust.jobs import build, generate
+from jax_robust.jobs import generate
+from jax_robust.runs import build
 from jax_robust.train import metrics, parallel
 
 METHODS = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")

@@ -152,7 +152,7 @@ def test_a_corrupt_line_of_metrics_is_named(command, run_flag, copy):
 
 
 def test_a_second_job_is_sent_away(command, run_flag, copy):
-  from jax_robust.jobs import workdir
+  from jax_robust.runs import workdir
 
   with workdir.claimed(str(copy)):
     for job in ("train", "evaluate", "export"):

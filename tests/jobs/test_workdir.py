@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust.jobs import workdir
+from jax_robust.runs import workdir
 
 
 def test_the_config_there_is_kept_and_reproduces_the_run(tiny, tmp_path):

@@ -11,8 +11,9 @@ import pytest
 from pair_process import ARGUMENT, starter
 
 from jax_robust import smoothing
-from jax_robust.jobs import build, certify, merge, row_log
+from jax_robust.jobs import certify, merge
 from jax_robust.models.convert import flatten_variables
+from jax_robust.runs import build, row_log
 from jax_robust.train import parallel
 
 NUM_IMAGES = 13  # no multiple of anything

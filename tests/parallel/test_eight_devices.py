@@ -7,8 +7,8 @@ import pytest
 import tiny_config
 from mapped_problems import assert_same, in_float64
 
-from jax_robust.config import ConfigError
-from jax_robust.jobs import build, devices
+from jax_robust.errors import ConfigError
+from jax_robust.runs import build, devices
 from jax_robust.train import parallel
 
 STEPS = 3

@@ -4,7 +4,8 @@ import jax
 import pytest
 import tiny_config
 
-from jax_robust.jobs import build, train
+from jax_robust.jobs import train
+from jax_robust.runs import build
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])

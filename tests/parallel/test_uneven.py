@@ -10,7 +10,8 @@ import tiny_config
 
 from jax_robust.data import pipeline, sources
 from jax_robust.evaluate import scoring
-from jax_robust.jobs import build, train
+from jax_robust.jobs import train
+from jax_robust.runs import build
 from jax_robust.train import metrics, parallel
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from jax_robust.attacks import AutoAttackResult
+from jax_robust.errors import WorkdirError
 from jax_robust.evaluate import plotting, report
-from jax_robust.jobs import workdir
-from jax_robust.jobs.workdir import WorkdirError
+from jax_robust.runs import workdir
 
 IDENTITY = "identity.json"
 

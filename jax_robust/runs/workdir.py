@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from jax_robust import config as config_lib
-from jax_robust.config import near_path
+from jax_robust.errors import WorkdirError, near_path
 
 MAY_CHANGE = (
   "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
@@ -33,10 +33,6 @@ PACKAGES = (
   "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
   "tensorflow", "tensorflow-datasets", "ml-collections", "chex",
 )  # fmt: skip
-
-
-class WorkdirError(ValueError):
-  """The workdir belongs to another run."""
 
 
 @contextlib.contextmanager

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust.config import ConfigError, near_path
-from jax_robust.jobs import workdir
-from jax_robust.jobs.blocks import from_config
+from jax_robust.errors import ConfigError, near_path
 from jax_robust.models import convert
+from jax_robust.runs import workdir
+from jax_robust.runs.blocks import from_config
 from jax_robust.train import checkpoint
 
 FILE = "weights.safetensors"

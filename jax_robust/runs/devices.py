@@ -4,7 +4,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jax_robust.config import ConfigError
+from jax_robust.errors import ConfigError
 from jax_robust.nets.devices import Devices
 from jax_robust.train import parallel
 

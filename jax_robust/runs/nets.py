@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jax_robust import config as config_lib
-from jax_robust.config import ConfigError
-from jax_robust.jobs import workdir
-from jax_robust.jobs.evaluate import load_net
+from jax_robust.errors import ConfigError
+from jax_robust.runs import build, weights, workdir
 from jax_robust.train import state
 
 
@@ -55,6 +54,19 @@ def each_net(
       ours = config_lib.from_data(config_lib.to_data(config))
       ours.init_from = reference
       yield _open(ours, pathlib.Path(), source, name)
+
+
+def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
+  """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
+  net = build.model(config, source.num_classes)
+  if config.init_from and not (path / "checkpoints").exists():
+    name, info = config.init_from, {"step": None, "checkpoint": "init_from"}
+    arrays = weights.read_weights(name)
+  else:
+    name = str(path)
+    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
+  params, model_state = weights.fit(arrays, net, source.image_shape, name=name)
+  return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 
 
 def _open(config, path, source, name) -> Net:

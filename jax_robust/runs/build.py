@@ -13,11 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_robust import attacks, models, objectives
 from jax_robust import config as config_lib
-from jax_robust.config import ConfigError
 from jax_robust.data import augment, convert, pipeline, shards, sources, tfds
-from jax_robust.jobs import devices, weights
-from jax_robust.jobs.blocks import block, call, check_name, check_options, from_config
+from jax_robust.errors import ConfigError
 from jax_robust.models import normalization
+from jax_robust.runs import devices, weights
+from jax_robust.runs.blocks import block, call, check_name, check_options, from_config
 from jax_robust.train import optim, parallel, state, step
 
 DATASETS = ("digits", "made", *tfds.NAMES)

@@ -5,8 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jax_robust.config import ConfigError, near_miss
-from jax_robust.data.sources import DataFileError
+from jax_robust.errors import ConfigError, DataFileError, near_miss
 
 
 def block(config: Mapping[str, Any], name: str) -> dict[str, Any]:

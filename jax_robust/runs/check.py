@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from jax_robust import presets
 from jax_robust.attacks.recipes import keywords
-from jax_robust.config import UNITS, ConfigError
+from jax_robust.config import UNITS
+from jax_robust.errors import ConfigError
 from jax_robust.evaluate import report
-from jax_robust.jobs import build
-from jax_robust.jobs.blocks import block, check_name, check_options, from_config
+from jax_robust.runs import build
+from jax_robust.runs.blocks import block, check_name, check_options, from_config
 from jax_robust.train import checkpoint, optim, parallel
 from jax_robust.types import Progress
 

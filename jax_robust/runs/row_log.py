@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jax_robust.jobs import workdir
-from jax_robust.jobs.chunks import differing
-from jax_robust.jobs.workdir import WorkdirError
+from jax_robust.errors import WorkdirError
+from jax_robust.runs import workdir
+from jax_robust.runs.chunks import differing
 
 FORMAT = "jax_robust rows 1"
 

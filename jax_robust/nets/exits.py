@@ -1,0 +1,133 @@
+"""Exits: what a tuple of outputs means, and which of them answers.
+
+A multi-exit net returns a tuple with one array of logits `[b, k]` per exit, early exits first. The
+last exit answers, unless `select_exit` chooses another. Losses of a tuple are the mean over the
+exits (`losses.over_exits`), which is what a gradient attack on the whole tuple ascends.
+"""
+
+import functools
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jax_robust.types import LogitsFn
+
+Exit: TypeAlias = int | Literal["last", "mean"]
+
+
+def exits_of(outputs: Any) -> tuple[Array, ...]:
+  """The exits of a classifier's outputs; a single array of logits is the only exit.
+
+  Args:
+    outputs: logits `[b, k]`, or a tuple of such arrays of one shape.
+
+  Returns:
+    A tuple with one array per exit.
+
+  Raises:
+    ValueError: neither of the two, such as `(logits, features)` or a dict.
+
+  >>> [each.shape for each in exits_of((jnp.zeros((1, 3)), jnp.ones((1, 3))))]
+  [(1, 3), (1, 3)]
+  """
+  if hasattr(outputs, "ndim"):
+    return (outputs,)
+  if not isinstance(outputs, tuple) or not outputs or not all(hasattr(z, "ndim") for z in outputs):
+    raise ValueError(
+      f"logits_fn returned {_describe(outputs)}: expected logits [b, k], or a tuple of them with "
+      "one entry per exit; wrap it, such as lambda x: model(x)['logits']"
+    )
+  if len({z.shape for z in outputs}) > 1:
+    raise ValueError(
+      f"logits_fn returned {_describe(outputs)}: expected a tuple of exits, all of one shape "
+      "[b, k]; if the first is the logits, write lambda x: model(x)[0]"
+    )
+  return outputs
+
+
+def predictions(outputs: Any) -> Array:
+  """The logits that answer: those of the last exit.
+
+  >>> predictions((jnp.zeros((1, 2)), jnp.ones((1, 2)))).tolist()
+  [[1.0, 1.0]]
+  """
+  return exits_of(outputs)[-1]
+
+
+def mean_of_exits(outputs: Any) -> Array:
+  """The logarithm of the mean over the exits of softmax(logits): the exits as an ensemble.
+
+  >>> mean = mean_of_exits((jnp.zeros((1, 2)), jnp.log(jnp.array([[1.0, 3.0]]))))
+  >>> jnp.exp(mean).round(4).tolist()
+  [[0.375, 0.625]]
+  """
+  exits = exits_of(outputs)
+  log_probs = jnp.stack([jax.nn.log_softmax(z) for z in exits])
+  return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(len(exits))
+
+
+def single_exit(outputs: Any, name: str) -> Array:
+  """The logits of a classifier with one exit.
+
+  Args:
+    outputs: what the classifier returned.
+    name: the function that needs one array of logits, for the message.
+
+  Raises:
+    ValueError: there are several exits, none of which was chosen.
+  """
+  exits = exits_of(outputs)
+  if len(exits) > 1:
+    raise ValueError(
+      f"logits_fn returned {len(exits)} exits: {name} needs one array of logits; choose with "
+      "nets.select_exit(logits_fn, exit), exit being a number, 'last' or 'mean'"
+    )
+  return exits[0]
+
+
+def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
+  """The classifier with one answer: that of one exit, or the mean of all.
+
+  Guarantees:
+    `selected_exit_keeps_the_rng`: of a randomised `(x, rng) -> outputs` the result takes `rng` too.
+
+  Args:
+    logits_fn: `x -> outputs`, or `(x, rng) -> outputs`.
+    exit: number of the exit from 0, negative counted from the last; 'last'; or 'mean', the mean of
+      the exits' softmax, as logarithms. Of a net with a single exit, 'last' and 'mean' are
+      that exit.
+
+  Returns:
+    The function with outputs `[b, k]`.
+
+  Raises:
+    ValueError: `exit` is none of these; (when called) the net has no such exit.
+
+  >>> select_exit(lambda x: (x, 2 * x), 1)(jnp.ones((1, 2))).tolist()
+  [[2.0, 2.0]]
+  """
+  if exit not in ("last", "mean") and (isinstance(exit, bool) or not isinstance(exit, int)):
+    raise ValueError(f"exit={exit!r}: expected a number, 'last' or 'mean'")
+
+  @functools.wraps(logits_fn)
+  def logits_of_exit(*args):
+    exits = exits_of(logits_fn(*args))
+    if exit == "last" or (len(exits) == 1 and exit == "mean"):
+      return exits[-1]
+    if exit == "mean":
+      return mean_of_exits(exits)
+    if not -len(exits) <= exit < len(exits):
+      raise ValueError(f"exit={exit}: expected 0 to {len(exits) - 1}, the exits of this model")
+    return exits[exit]
+
+  return logits_of_exit
+
+
+def _describe(outputs: Any) -> str:
+  """The type, and of a tuple or list the shapes, for a message."""
+  if isinstance(outputs, (tuple, list)):
+    shapes = ", ".join(str(getattr(each, "shape", type(each).__name__)) for each in outputs)
+    return f"a {type(outputs).__name__} of {shapes}"
+  return f"a {type(outputs).__name__}"
