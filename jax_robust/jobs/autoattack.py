@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks
-from jax_robust.attacks import versions
+from jax_robust.attacks.autoattack import STAGES
 from jax_robust.errors import ConfigError, WorkdirError
 from jax_robust.evaluate import plotting, report
 from jax_robust.jobs.evaluate import load_net
@@ -76,7 +76,7 @@ def read_options(config: Any) -> dict[str, Any]:
 
 def _version(text: str) -> str | tuple[str, ...]:
   """The name of a version, or the names of attacks as the command line gives them."""
-  if "," in text or text in versions.ATTACKS:
+  if "," in text or text in STAGES:
     return tuple(name.strip() for name in text.split(",") if name.strip())
   return text
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jax_robust.attacks.checks import near_miss
+from jax_robust.errors import near_miss
 from jax_robust.types import ApplyFn, LogitsFn
 
 STATISTICS = ("batch", "running")
@@ -26,8 +26,7 @@ def attacked_logits_fn(apply_fn: ApplyFn, params, model_state, *, statistics: st
     ValueError: `statistics` is neither of the two.
   """
   if statistics not in STATISTICS:
-    expected = near_miss(statistics, STATISTICS)
-    raise ValueError(f"attack_statistics={statistics!r}: expected {expected}")
+    raise ValueError(f"attack_statistics={statistics!r}{near_miss(statistics, STATISTICS)}")
   frozen = jax.lax.stop_gradient(params)
 
   def logits_fn(x):

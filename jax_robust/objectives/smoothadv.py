@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.attacks.checks import near_miss
+from jax_robust.errors import near_miss
 from jax_robust.objectives import common, noise_attacks, noisy
 from jax_robust.types import ApplyFn, Batch, Progress, fold
 
@@ -172,6 +172,6 @@ def _check(sigma, num_noise_vec, *, method, no_grad_attack, num_steps):
   noisy.check_sigma(sigma)
   noisy.check_count(num_noise_vec=num_noise_vec, num_steps=num_steps)
   if method not in METHODS:
-    raise ValueError(f"method={method!r}: expected {near_miss(method, METHODS)}")
+    raise ValueError(f"method={method!r}{near_miss(method, METHODS)}")
   if no_grad_attack and method != "pgd":
     raise ValueError(f"no_grad_attack=True with method={method!r}: expected method='pgd'")

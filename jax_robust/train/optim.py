@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_robust.attacks.checks import near_miss
+from jax_robust.errors import near_miss
 
 SCHEDULES = ("cosine", "step", "milestones", "constant")
 OPTIMIZERS = ("sgd", "adam")
@@ -53,7 +53,7 @@ def make_schedule(
       milestones of another schedule.
   """
   if name not in SCHEDULES:
-    raise ValueError(f"schedule name={name!r}: expected {near_miss(name, SCHEDULES)}")
+    raise ValueError(f"schedule name={name!r}{near_miss(name, SCHEDULES)}")
   if not 0 <= warmup_steps <= total_steps:
     raise ValueError(f"warmup_steps={warmup_steps}: expected 0 to total_steps={total_steps}")
   if milestone_steps and name != "milestones":
@@ -117,7 +117,7 @@ def make_optimizer(
     ValueError: an unknown name.
   """
   if name not in OPTIMIZERS:
-    raise ValueError(f"optimizer name={name!r}: expected {near_miss(name, OPTIMIZERS)}")
+    raise ValueError(f"optimizer name={name!r}{near_miss(name, OPTIMIZERS)}")
   core = optax.scale_by_adam() if name == "adam" else optax.trace(momentum, nesterov=nesterov)
   return optax.chain(
     optax.add_decayed_weights(

@@ -189,7 +189,7 @@ BAD = [
   ({"num_noise_vec": 0}, "num_noise_vec=0: expected at least 1"),
   ({"num_steps": 0}, "num_steps=0: expected at least 1"),
   ({"epsilon": -0.5}, "epsilon=-0.5: expected at least 0"),
-  ({"method": "pdg"}, "method='pdg': expected 'pgd'"),
+  ({"method": "pdg"}, "method='pdg': did you mean 'pgd'"),
 ]
 
 
