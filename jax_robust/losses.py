@@ -189,6 +189,8 @@ def _largest_logits_exist(outputs: Array, num_needed: int, name: str) -> Array:
 def over_exits(loss_fn: LossFn) -> LossFn:
   """Lifts a per-example loss to the mean over the exits of a multi-exit classifier.
 
+  Targets may be a tuple too, with those of each exit.
+
   >>> import jax.numpy as jnp
   >>> z = jnp.zeros((1, 2))
   >>> over_exits(cross_entropy)((z, z), jnp.array([0])).round(3).tolist()
@@ -198,7 +200,8 @@ def over_exits(loss_fn: LossFn) -> LossFn:
   def loss_over_exits(outputs, targets):
     if not isinstance(outputs, tuple):
       return loss_fn(outputs, targets)
-    return sum(loss_fn(exit_outputs, targets) for exit_outputs in outputs) / len(outputs)
+    targets = targets if isinstance(targets, tuple) else (targets,) * len(outputs)
+    return sum(map(loss_fn, outputs, targets)) / len(outputs)
 
   return loss_over_exits
 

@@ -143,7 +143,7 @@ def test_the_radius_is_deferred_up_to_and_with_an_epoch():
 def test_bad_options_are_refused():
   with pytest.raises(ValueError, match="sigma=-1.0: expected"):
     step(macer, sigma=-1.0)
-  with pytest.raises(ValueError, match="num_noise_vec=0: expected at least 1"):
+  with pytest.raises(ValueError, match="num_noise_vec=0: expected .*at least 1"):
     step(macer, sigma=SIGMA, num_noise_vec=0)
   with pytest.raises(ValueError, match="lbd=-1.0: expected at least 0"):
     step(macer, sigma=SIGMA, lbd=-1.0)

@@ -186,10 +186,10 @@ def test_agreeing_noises_cost_nothing():
 
 BAD = [
   ({"sigma": 0.0}, "sigma=0.0: expected the standard deviation of the noise, above 0"),
-  ({"num_noise_vec": 0}, "num_noise_vec=0: expected at least 1"),
-  ({"num_steps": 0}, "num_steps=0: expected at least 1"),
+  ({"num_noise_vec": 0}, "num_noise_vec=0: expected .*at least 1"),
+  ({"num_steps": 0}, "num_steps=0: expected .*at least 1"),
   ({"epsilon": -0.5}, "epsilon=-0.5: expected at least 0"),
-  ({"method": "pdg"}, "method='pdg': expected 'pgd'"),
+  ({"method": "pdg"}, "method='pdg': did you mean 'pgd'"),
 ]
 
 
