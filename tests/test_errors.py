@@ -82,7 +82,7 @@ def test_images_in_range_pass():
     (IMAGES.astype(np.uint8), TypeError, "dtype uint8: expected floating-point"),
     (IMAGES[:0], ValueError, r"shape \(0, 2, 2, 1\): expected images"),
     (IMAGES[0, 0, 0], ValueError, "expected images"),
-    (IMAGES + np.reshape([0, 1, 0], (3, 1, 1, 1)), ValueError, "images 1 leave .*image 1 holds 1.5"),
+    (IMAGES + np.reshape([0, 1, 0], (3, 1, 1, 1)), ValueError, "images 1 leave .*image 1 holds 1"),
     (IMAGES * np.reshape([1, 1, np.nan], (3, 1, 1, 1)), ValueError, "image 2 holds nan"),
   ],
 )
