@@ -98,7 +98,6 @@ def write_shards(
       created_by=f"jax_robust {_version()}",
     )
     (partial / manifest_lib.NAME).write_text(manifest_lib.dump(manifest), encoding="utf-8")
-    atomic.sync(partial)
     if not _holds(folder, manifest):
       atomic.publish(partial, folder)
   return open_shards(folder)
