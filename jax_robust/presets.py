@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from jax_robust import attacks, errors
+from jax_robust import attacks, errors, job_table
 from jax_robust import config as config_lib
 
 
@@ -47,45 +47,12 @@ def base() -> ml_collections.ConfigDict:
         "checkpoint": "best",
         "precision": "highest",
       },
-      **_job_blocks(),
+      **job_table.blocks(),
     }
   )
 
 
-def _job_blocks() -> dict:
-  """What the evaluation jobs read."""
-  return {
-    "autoattack": {
-      "version": "standard",
-      "chunk_size": 500,
-      "shard": "0/1",
-      "save_examples": False,
-      "pieces": (),
-    },
-    "smoothing": {
-      "sigma": 0.0,
-      "sigma_list": (),
-      "weights": (),
-      "images": "",
-      "logs": (),
-      "n0": 100,
-      "n": 100_000,
-      "alpha": 0.001,
-      "skip": 1,
-      "start": 0,
-      "stop": 0,
-      "max": 0,
-      "noise": "gaussian",
-      "radii": (),
-      "tolerance": 0.0,
-      "batch_size": 1000,
-      "shard": "0/1",
-      "pieces": (),
-    },
-  }
-
-
-PLAIN_BLOCKS = ("data", "generated", "evaluation", "autoattack", "smoothing")
+PLAIN_BLOCKS = ("data", "generated", "evaluation", *job_table.blocks())
 """Blocks with fixed keys; the others are the keywords of whatever function they name."""
 
 
@@ -95,6 +62,9 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   with config.unlocked():
     for name in PLAIN_BLOCKS:
       config[name] = {**defaults[name].to_dict(), **config.get(name, {})}
+    for name, block in job_table.blocks(optional=True).items():
+      if name in config:
+        config[name] = {**block, **config[name]}
   return config
 
 

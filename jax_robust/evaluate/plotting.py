@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+PICTURED = 6
+"""How many images a picture shows."""
+
 
 class Example(NamedTuple):
   """One attacked image: pixels in [0, 1] `[h, w, c]`, its label, probabilities before and after."""

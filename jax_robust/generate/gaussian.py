@@ -8,7 +8,7 @@ every batch still raises robust accuracy (Gowal et al., Improving Robustness usi
 import dataclasses
 import difflib
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -145,13 +145,27 @@ class GaussianSamples:
     """(height, width, channels), the originals'."""
     return self.images.shape[1:]
 
-  def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (images uint8 [m, h, w, c], labels int32 [m]), sorted by class."""
+  @property
+  def num_chunks(self) -> int:
+    """How many chunks `chunks` yields."""
+    return sum(-(-count // self.chunk_size) for count in self.counts)
+
+  def chunks(
+    self, numbers: Collection[int] | None = None
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (images uint8 [m, h, w, c], labels int32 [m]), sorted by class.
+
+    Args:
+      numbers: which of the chunks, counted over all classes; None yields all.
+    """
+    number = -1
     for label, count in enumerate(self.counts):
-      if not count:
-        continue
-      gaussian = fit(self.images[self.labels == label], **self.options)  # one in memory at a time
+      gaussian = None  # one in memory at a time
       for chunk, start in enumerate(range(0, count, self.chunk_size)):
+        number += 1
+        if numbers is not None and number not in numbers:
+          continue
+        gaussian = gaussian or fit(self.images[self.labels == label], **self.options)
         rng = np.random.default_rng((self.seed, label, chunk))
         # A chunk is drawn whole and then cut: its samples do not depend on how many are wanted.
         x = gaussian.draw(rng, self.chunk_size)[: count - start]

@@ -10,7 +10,7 @@ import numpy as np
 from jax_robust import smoothing
 from jax_robust.errors import ConfigError
 from jax_robust.evaluate import smoothing_plots
-from jax_robust.runs import row_log, workdir
+from jax_robust.runs import pieces, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
 
@@ -98,12 +98,9 @@ def _votes(found) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Shares of votes and whether they are right, of the logs that our job wrote."""
   votes = {}
   for name, path in found.items():
-    rows = [
-      row
-      for file in path.parent.glob("piece-*.jsonl")
-      for row in row_log.read(file)[1].values()
-      if "selected" in row
-    ]
+    if not any(path.parent.glob("piece-*.jsonl")):
+      continue
+    rows = [row for row in pieces.find([path.parent]).contents() if "selected" in row]
     if rows:
       votes[name] = (
         np.array([row["count"] / row["total"] for row in rows]),

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jax_robust.errors import ConfigError, near_miss
+from jax_robust.errors import ConfigError, check_options
 from jax_robust.evaluate import report
 from jax_robust.jobs import evaluate, generate
 from jax_robust.jobs.train import train
@@ -21,8 +21,8 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
     workdir.write_identity(path, config)
     shards = config.generated.path
     if config.get("generate") and not shards:
-      shards = str(path / "generated")
-      generate.write_shards(config, shards)
+      generate.write_shards(config, path)
+      shards = str(path / generate.SHARDS)
     measured = {}
     # The run that changes nothing is what the others are compared with, and the headline.
     for name in sorted(config.runs, key=lambda name: len(config.runs[name])):
@@ -66,8 +66,7 @@ def run_config(config: Any, name: str, shards: str) -> Any:
 
 def _change(block: Any, key: str, value: Any, *, where: str) -> None:
   """Sets a key of a block that is there, going into a block that keeps its function."""
-  if key not in block:
-    raise ConfigError(f"unknown config key '{where}.{key}'{near_miss(key, block.keys())}")
+  check_options(where, [key], block.keys())
   if hasattr(value, "items") and "name" not in value:
     for inner, each in value.items():
       _change(block[key], inner, each, where=f"{where}.{key}")

@@ -11,7 +11,7 @@ import numpy as np
 from jax_robust.data import pipeline
 from jax_robust.evaluate import plotting, report, scoring
 from jax_robust.jobs.train import make_scorer, process_shard
-from jax_robust.runs import build, check, chunks, workdir
+from jax_robust.runs import build, check, identity, workdir
 from jax_robust.runs.nets import load_net
 from jax_robust.train import metrics, parallel
 
@@ -102,14 +102,14 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
     "precision": config.evaluation.precision,
     "split": config.data.test_split,
     "weights": info,
-    **chunks.sha256_of(source),
+    **identity.sha256_of(source),
   }
   return Evaluation(result, _examples(source, chosen), curve)
 
 
 def _examples(source, flags) -> list[plotting.Example]:
   """The first images of the split."""
-  images, labels = source.read(flags["id"][: chunks.PICTURED])
+  images, labels = source.read(flags["id"][: plotting.PICTURED])
   return [
     plotting.Example(
       images[i] / np.float32(255),

@@ -1,10 +1,11 @@
-"""The prediction job: PREDICT over a folder of images, with abstentions; it resumes."""
+"""The prediction job: PREDICT over a folder of images, with abstentions; it resumes, and shards."""
 
 import csv
 import dataclasses
 import hashlib
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,20 +15,18 @@ from jax_robust import smoothing
 from jax_robust.data import files
 from jax_robust.errors import ConfigError
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
-from jax_robust.runs import check, devices, nets, weights, workdir
+from jax_robust.runs import check, devices, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.runs.row_log import RowLog
 from jax_robust.train import metrics, parallel
 
 
 def predict(config: Any, folder: str) -> dict[str, Any]:
-  """Says what the smoothed net predicts for every image of a folder, or that it can't tell."""
+  """Says what the smoothed model predicts for every image of a folder, or that it can't tell."""
   check.check(config)
   options = block(config, "smoothing")
+  share = pieces.share_of("smoothing.shard", options["shard"])
   if not options["images"]:
     raise ConfigError("smoothing.images is empty: name the folder of the images to predict")
-  if jax.process_count() > 1:
-    raise ConfigError(f"job=predict with {jax.process_count()} processes: run one, on all devices")
   if not pathlib.Path(options["images"]).is_dir():
     raise ConfigError(f"smoothing.images={options['images']!r}: there is no such folder")
   names, source = files.unlabelled_folder(options["images"])
@@ -38,10 +37,11 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     sigma = options["sigma"] or net.sigma
     if not sigma:
       raise ConfigError("smoothing.sigma is 0, and the run does not say its own: set it")
+    mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
     with from_config("smoothing"):
       predictor = smoothing.make_predictor(
         net.logits_fn, image_shape=source.image_shape, sigma=sigma,
-        devices=devices.row_devices(parallel.data_mesh(jax.device_count()), mode=config.parallel),
+        devices=devices.row_devices(mesh, mode=config.parallel),
         **{name: options[name] for name in ("n", "alpha", "noise", "batch_size")},
       )  # fmt: skip
     identity = {
@@ -52,41 +52,58 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
       "weights_sha256": net.sha256,
       "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
     }
-    with RowLog(path / "results" / "predict.jsonl", identity) as log:
-      _fill(config, names, source, predictor, log)
-      rows = [log.rows[i] for i in range(len(names))]
-    _write_csv(path / "results" / "predict.csv", rows)
-    abstained = sum(row["predict"] == smoothing.ABSTAIN for row in rows)
-    result = {**identity, "num_images": len(rows), "abstained": abstained}
-    workdir.write_result(path, "predict", result)
-    metrics.report(f"{len(rows)} images, {abstained} abstained: {path / 'results' / 'predict.csv'}")
-    return result
+    place = path / "results" / "predict"
+    if jax.process_index() == 0:
+      _move_old_log(place)
+    with pieces.Rows(place, identity, range(len(names)), share=share) as store:
+      _fill(store, config, names, source, predictor)
+    return write_results(config, path, [place]) if pieces.wait([store]) else {}
 
 
-def _fill(config, names, source, predictor, log: RowLog) -> None:
-  """Predicts the images that the log does not have."""
-  missing = np.setdiff1d(np.arange(len(names)), list(log.rows))
+def _move_old_log(place: pathlib.Path) -> None:
+  """Takes over the rows of an earlier version, which kept them in one log beside the folder."""
+  old = place.with_suffix(".jsonl")
+  if old.exists():
+    place.mkdir(exist_ok=True)
+    old.replace(place / "piece-0-of-1.jsonl")
+
+
+def _fill(store: pieces.Rows, config, names, source, predictor) -> None:
+  """Predicts the images of this share that are in no log."""
   rng = jax.random.key(config.seed)
-  for ids in np.array_split(missing, max(-(-len(missing) // IMAGES_AT_ONCE), 1)):
-    if not ids.size:
-      break
+  for ids in store.missing(IMAGES_AT_ONCE):
     x = source.read(ids)[0].astype(np.float32) / np.float32(255)
     with jax.default_matmul_precision(config.evaluation.precision):
       for place, votes in predictor.each(x, rng, ids=ids):
         found = predictor.prediction(votes, source.image_shape)
-        log.append({
+        store.write({
           "id": int(ids[place]), "name": names[ids[place]], "predict": int(found.label),
           "p_value": float(found.p_value), "votes": votes.tolist(),
         })  # fmt: skip
-    metrics.report(f"{len(log.rows)}/{len(names)} images")
 
 
-def _write_csv(path: pathlib.Path, rows) -> None:
-  """One line an image: its name, the class or -1, the p-value, the share of votes."""
+def write_results(
+  config: Any, path: pathlib.Path, folders: Sequence[pathlib.Path]
+) -> dict[str, Any]:
+  """Writes `results/predict.csv`, a line an image, and `results/predict.json`, if complete.
+
+  The columns are the image's name, its class or -1, the p-value, and the share of the votes.
+  """
+  del config
+  work = pieces.find(folders)
+  if not work.is_complete("predict"):
+    return {**work.identity, "complete": False, "num_rows": len(work.owners)}
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   writer.writerow(("name", "predict", "p_value", "share"))
+  rows = list(work.contents())
   for row in rows:
     share = max(row["votes"]) / sum(row["votes"])
     writer.writerow((row["name"], row["predict"], f"{row['p_value']:.4g}", f"{share:.4f}"))
-  workdir.write_file(path, text.getvalue().encode())
+  table = path / "results" / "predict.csv"
+  workdir.write_file(table, text.getvalue().encode())
+  abstained = sum(row["predict"] == smoothing.ABSTAIN for row in rows)
+  result = {**work.identity, "num_images": len(rows), "abstained": abstained}
+  workdir.write_result(path, "predict", result)
+  metrics.report(f"{len(rows)} images, {abstained} abstained: {table}")
+  return result

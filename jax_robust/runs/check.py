@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_robust import presets
+from jax_robust import job_table, presets
 from jax_robust.attacks.recipes import keywords
 from jax_robust.config import UNITS
 from jax_robust.errors import ConfigError
@@ -15,7 +15,7 @@ from jax_robust.runs.blocks import block, check_name, check_options, from_config
 from jax_robust.train import checkpoint, optim, parallel
 from jax_robust.types import Progress
 
-OPTIONAL = ("epoch_size", "generate", "runs")
+OPTIONAL = ("epoch_size", *job_table.blocks(optional=True))
 """Keys that only some configs have."""
 
 _CLASSES = 3

@@ -15,19 +15,17 @@ from typing import Any
 import jax
 
 from jax_robust import config as config_lib
+from jax_robust import job_table
 from jax_robust.errors import WorkdirError, near_path
 
 MAY_CHANGE = (
-  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
-  "autoattack.", "smoothing.", "job", "generated.path", "generated.verify",
+  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "job",
+  "generated.path", "generated.verify",
 )  # fmt: skip
-"""Keys, by their beginning, that may differ on resume: they don't change what is learnt.
+"""Keys, by their beginning, that may differ between starts of any job; others stand in its row.
 
 `batch.backend` is none of them: the backends share the law of a batch, not the order of the shards.
 """
-
-TRAINING = ("train", "compare")
-"""Jobs whose config stays in the workdir when another job looks at their result."""
 
 PACKAGES = (
   "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
@@ -93,12 +91,14 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
   data = config_lib.to_data(config)
   path = folder / "config.json"
   if path.exists():
+    jobs = job_table.JOBS.values()
+    may_change = (*MAY_CHANGE, *(key for job in jobs for key in job.may_change))
     stored = config_lib.flatten(read_config(folder))
     wanted = config_lib.flatten(data)
     lines = [
       f"{key}: {stored.get(key, 'absent')!r} there, {wanted.get(key, 'absent')!r} here"
       for key in sorted(stored.keys() | wanted.keys())
-      if stored.get(key) != wanted.get(key) and not key.startswith(MAY_CHANGE)
+      if stored.get(key) != wanted.get(key) and not key.startswith(may_change)
     ]
     if lines and not _is_unused(folder):
       raise WorkdirError(
@@ -106,7 +106,8 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
         + "\n  ".join(lines)
         + "\nchoose another --workdir, or the config of that run"
       )
-    if stored.get("job") in TRAINING and data["job"] not in TRAINING:
+    trainings = {name for name, job in job_table.JOBS.items() if job.trains}
+    if stored["job"] in trainings and data["job"] not in trainings:
       return
   write_json(path, data)
   write_json(folder / "versions.json", versions())
@@ -163,9 +164,12 @@ def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
 def write_file(path: pathlib.Path, content: bytes) -> None:
   """Writes a file in one piece: a kill leaves the old one or the new one."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_bytes(content)
-  temporary.replace(path)
+  temporary = path.with_name(f".{path.name}.partial-{platform.node()}-{os.getpid()}")
+  try:
+    temporary.write_bytes(content)
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> None:
