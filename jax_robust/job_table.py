@@ -35,6 +35,8 @@ class Job(NamedTuple):
 
 _AUTOATTACK = {
   "version": "standard",
+  "norm": "",
+  "eps": 0.0,
   "chunk_size": 500,
   "shard": "0/1",
   "save_examples": False,

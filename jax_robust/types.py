@@ -71,16 +71,20 @@ Update: TypeAlias = Callable[[Any, Batch], tuple[Any, Metrics]]
 class UpdateRecipe(NamedTuple):
   """A training method that is more than one gradient of one loss: an entry of `objectives.UPDATES`.
 
+  The keyword-only parameters of `make_update` are the options that a config may set, besides those
+  that the loop provides; all three functions are given all options.
+
   Attributes:
-    make_update: `(apply_fn, optimizer, *, prepare, steps_per_epoch, ema, axis_name, **options) ->
-      Update`, as `train.step.make_update` without the objective. One that also takes
+    make_update: `(apply_fn, *, prepare_batch, apply_gradients, **options) -> Update`, of the two
+      halves of `train.step`: `prepare_batch(state, raw) -> Prepared` and
+      `apply_gradients(state, grads, model_state, metrics) -> (state, metrics)`. One that also takes
       `num_microbatches` and `num_devices` can cut a batch; others are refused with micro-batches.
-    init_carry: `(batch, **options) -> carry` for the batch's shapes (abstract arrays).
-    updates_per_batch: `(**options) -> int`, optimiser steps per batch, which schedules must know.
+    init_carry: `(image_shape, batch_size, **options) -> carry`, at the start.
+    updates_per_batch: `(**options) -> int`, optimiser steps per batch; schedules must know it.
   """
 
   make_update: Callable[..., Update]
-  init_carry: Callable[..., Mapping[str, Any]] = lambda batch, **options: {}
+  init_carry: Callable[..., dict[str, Any]] = lambda image_shape, batch_size, **options: {}
   updates_per_batch: Callable[..., int] = lambda **options: 1
 
 

@@ -6,9 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-FLAGS = ("clean", "robust", "noisy")
-"""What is said of each image: classified correctly as it is, attacked, under Gaussian noise."""
-
 
 class Interval(NamedTuple):
   """A fraction and the two-sided confidence interval around it."""
@@ -49,14 +46,14 @@ def binomial_interval(successes: int, total: int, *, confidence: float = 0.95) -
 
 
 def summarise(flags: Mapping[str, np.ndarray]) -> dict[str, float | list[float] | int]:
-  """Fractions of the flags in `FLAGS`, their 95 % intervals, and the number of images.
+  """Shares of flags per image, by name, their 95 % intervals, and the number of images.
 
   >>> summarise({"clean": np.array([True, True]), "robust": np.array([True, False])})["robust"]
   0.5
   """
-  result: dict = {"num_examples": len(flags["clean"])}
-  for name in [name for name in FLAGS if name in flags]:
-    interval = binomial_interval(int(flags[name].sum()), len(flags[name]))
+  result: dict = {"num_examples": len(next(iter(flags.values())))}
+  for name, column in flags.items():
+    interval = binomial_interval(int(column.sum()), len(column))
     result[name] = interval.value
     result[f"{name}_interval"] = [interval.low, interval.high]
   return result

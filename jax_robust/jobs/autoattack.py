@@ -1,5 +1,6 @@
 """The AutoAttack job: one model, one radius or several, in pieces that resume, shard and merge."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import plotting, report
 from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
+from jax_robust.runs.evaluation import autoattack_ball, make_logits_fn
 from jax_robust.train import metrics, parallel, state
 
 PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward")
@@ -23,7 +25,8 @@ PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward
 def autoattack(config: Any, folder: str) -> dict[str, Any]:
   """Evaluates weights by AutoAttack (or AA+MT) in pieces, at every eps; resumes, and shards."""
   check.check(config)
-  options = read_options(config)
+  norm, main_eps = autoattack_ball(config)
+  options = read_options(config, norm)
   share = pieces.share_of("autoattack.shard", options["shard"])
   with workdir.claimed(folder, create=bool(config.init_from)) as path:
     workdir.write_identity(path, config)
@@ -31,10 +34,10 @@ def autoattack(config: Any, folder: str) -> dict[str, Any]:
       build.load_split(config, config.data.test_split), config.evaluation.num_examples
     )
     net, params, model_state, info = nets.load_net(config, path, source)
-    evaluate, predict = _make_evaluate(config, options, net, params, model_state)
+    evaluate, predict = _make_evaluate(config, options, norm, net, params, model_state)
     common = {
       "version": options["version"],
-      "norm": config.evaluation.attack.norm,
+      "norm": norm,
       "seed": config.seed,
       "chunk_size": options["chunk_size"],
       "data": config.data.name,
@@ -45,7 +48,7 @@ def autoattack(config: Any, folder: str) -> dict[str, Any]:
       **identity.sha256_of(source),
     }
     stores = []
-    for eps in sorted(map(float, {*config.evaluation.eps_list, config.evaluation.attack.eps})):
+    for eps in sorted({*map(float, config.evaluation.eps_list), main_eps}):
       store = pieces.Arrays(
         path / "results" / f"autoattack_{common['norm']}_{eps:.6g}",
         {**common, "eps": eps},
@@ -60,7 +63,7 @@ def autoattack(config: Any, folder: str) -> dict[str, Any]:
     return write_results(config, path, folders) if pieces.wait(stores) else {}
 
 
-def read_options(config: Any) -> dict[str, Any]:
+def read_options(config: Any, norm: str) -> dict[str, Any]:
   """The block `autoattack`, checked.
 
   Raises:
@@ -72,35 +75,33 @@ def read_options(config: Any) -> dict[str, Any]:
     options["version"] = tuple(name.strip() for name in version.split(",") if name.strip())
   with from_config("autoattack"):
     check_count(chunk_size=options["chunk_size"])
-    attacks.make_stages(options["version"], config.evaluation.attack.norm)
+    attacks.make_stages(options["version"], norm)
   return options
 
 
-def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable, Callable]:
+def _make_evaluate(config, options, norm, net, params, model_state) -> tuple[Callable, Callable]:
   """`evaluate(x, labels, rng, ball=…, …) -> AutoAttackResult`, compiled once for all pieces and
   radii, and `predict(x) -> logits` on the host.
   """
   mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
   params, model_state = parallel.replicate((params, model_state), mesh)
-  apply_fn = state.make_apply_fn(net)
-
-  def logits_fn(x):
-    return apply_fn(params, model_state, x, train=False)[0]
-
+  make = functools.partial(make_logits_fn, config, state.make_apply_fn(net))
+  logits_fn = make(params, model_state)
   run = attacks.make_autoattack(
     logits_fn,
-    norm=config.evaluation.attack.norm,
+    norm=norm,
     version=options["version"],
     batch_size=parallel.padded_batch_size(config.evaluation.batch_size, options["chunk_size"]),
     devices=devices.row_devices(mesh, mode=config.parallel),
   )
+
+  apply = jax.jit(lambda params, model_state, x: make(params, model_state)(x))
 
   def evaluate(*args, **options):
     # The attacks' precision; what they find is confirmed in the highest one all the same.
     with jax.default_matmul_precision(config.evaluation.precision):
       return run(*args, **options)
 
-  apply = jax.jit(lambda params, model_state, x: apply_fn(params, model_state, x, train=False)[0])
   return evaluate, lambda x: apply(params, model_state, x)
 
 
@@ -147,7 +148,7 @@ def write_results(
   """Writes `results/autoattack.json` and its picture, and prints the table.
 
   Args:
-    config: whose evaluation.attack.eps names the radius of the headline.
+    config: whose autoattack.eps, or else the attack of its evals, names the radius of the headline.
     path: the workdir.
     folders: of the pieces, one for each radius.
   """
@@ -156,12 +157,10 @@ def write_results(
   empty = [f"{eps:.4g}" for eps, rows in chunks.items() if not rows]
   if empty:
     raise WorkdirError(f"{path}: no piece was evaluated at eps {', '.join(empty)}")
-  main_eps = float(config.evaluation.attack.eps)
+  main_eps = autoattack_ball(config)[1]
   if main_eps not in chunks:
     there = ", ".join(f"{eps:.6g}" for eps in chunks)
-    raise ConfigError(
-      f"config.evaluation.attack.eps={main_eps:.6g}: the pieces were evaluated at {there}"
-    )
+    raise ConfigError(f"config.autoattack.eps={main_eps:.6g}: the pieces were evaluated at {there}")
   each = {eps: _summarise(rows, found[eps].identity) for eps, rows in chunks.items()}
   main = each[main_eps]
   points = {0.0: (main["clean"], *main["clean_interval"])}  # without an attack
@@ -207,7 +206,7 @@ def _summarise(
   num_evaluated = len(columns["id"])
   return {
     **identity,
-    **report.summarise(columns),
+    **report.summarise({name: columns[name] for name in ("clean", "robust")}),
     "num_examples": num_evaluated,
     "complete": num_evaluated == identity["num_examples"],
     "robust_after": {name.removeprefix("after/"): float(columns[name].mean()) for name in after},

@@ -37,7 +37,7 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
     }
     workdir.write_result(path, "compare", result)
     if jax.process_index() == 0:
-      evaluate.draw(path / "results" / "compare.png", config, measured)
+      evaluate.draw(path / "results" / "compare.png", measured)
       print(report.table([evaluate.row_of(name, each) for name, each in measured.items()]))
       print(f"numbers: {path / 'results' / 'compare.json'}")
       print(f"picture: {path / 'results' / 'compare.png'}")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jax_robust import config as config_lib
 from jax_robust.errors import ConfigError
 from jax_robust.runs import build, weights, workdir
+from jax_robust.runs.evaluation import make_logits_fn
 from jax_robust.train import state
 
 
@@ -72,11 +73,7 @@ def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[st
 def _open(config, path, source, name) -> Net:
   """Loads one net."""
   net, params, model_state, info = load_net(config, path, source)
-  apply_fn = state.make_apply_fn(net)
-
-  def logits_fn(x):
-    return apply_fn(params, model_state, x, train=False)[0]
-
+  logits_fn = make_logits_fn(config, state.make_apply_fn(net), params, model_state)
   trained = not config.init_from or (path / "checkpoints").exists()
   sigma = config.objective.get("sigma", None) if trained else None
   return Net(name, logits_fn, sigma, info["sha256"])

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jax_robust.errors import WorkdirError
 from jax_robust.runs import array_file, row_log
 from jax_robust.runs import identity as identity_lib

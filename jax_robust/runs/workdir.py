@@ -19,8 +19,8 @@ from jax_robust import job_table
 from jax_robust.errors import WorkdirError, near_path
 
 MAY_CHANGE = (
-  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "job",
-  "generated.path", "generated.verify",
+  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "evals.",
+  "job", "generated.path", "generated.verify",
 )  # fmt: skip
 """Keys, by their beginning, that may differ between starts of any job; others stand in its row.
 

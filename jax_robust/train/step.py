@@ -5,6 +5,7 @@ optimiser steps a batch, or keeps something between batches, is made of the same
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -119,6 +120,35 @@ def make_update(
 ) -> Update:
   """Builds the update of an objective, for one device or as the body of a mapped step.
 
+  Args:
+    objective, apply_fn, num_microbatches, num_devices: as in `objective_update`.
+    optimizer, ema, axis_name: as in `apply_gradients`.
+    prepare, steps_per_epoch: as in `prepare_batch`.
+
+  Returns:
+    `update(state, batch) -> (state, metrics)`: see `types.Update`.
+  """
+  return objective_update(
+    objective,
+    apply_fn,
+    prepare_batch=partial(prepare_batch, prepare=prepare, steps_per_epoch=steps_per_epoch),
+    apply_gradients=partial(apply_gradients, optimizer=optimizer, ema=ema, axis_name=axis_name),
+    num_microbatches=num_microbatches,
+    num_devices=num_devices,
+  )
+
+
+def objective_update(
+  objective: Objective,
+  apply_fn: ApplyFn,
+  *,
+  prepare_batch: Callable[[TrainState, Mapping[str, Any]], Prepared],
+  apply_gradients: Callable[[TrainState, Any, Any, Metrics], tuple[TrainState, Metrics]],
+  num_microbatches: int = 1,
+  num_devices: int = 1,
+) -> Update:
+  """`make_update` with its two halves bound: one gradient of the objective, one optimiser step.
+
   Guarantees:
     `microbatches_change_nothing`: with BatchNorm groups that fit into a micro-batch, gradients and
       running statistics equal those of the undivided batch.
@@ -126,9 +156,8 @@ def make_update(
   Args:
     objective: `(apply_fn, params, model_state, batch, rng, progress) -> (loss, (state, metrics))`,
       a mean over the rows that it is given.
-    apply_fn: the net; under `axis_name` one that gathers BatchNorm's moments over that axis.
-    optimizer, ema, axis_name: as in `apply_gradients`.
-    prepare, steps_per_epoch: as in `prepare_batch`.
+    apply_fn: the net; under an axis name one that gathers BatchNorm's moments over that axis.
+    prepare_batch, apply_gradients: the functions of this module, their options bound.
     num_microbatches: the batch is cut into so many micro-batches whose gradients are averaged.
     num_devices: devices over which `jit` shards the batch: each micro-batch then takes an equal
       share of every device's rows. 1 inside a mapped step.
@@ -138,7 +167,7 @@ def make_update(
   """
 
   def update(state: TrainState, raw: Mapping[str, Any]):
-    prepared = prepare_batch(state, raw, prepare=prepare, steps_per_epoch=steps_per_epoch)
+    prepared = prepare_batch(state, raw)
 
     def loss_fn(params, piece):
       batch, rng = piece
@@ -149,10 +178,7 @@ def make_update(
     (loss, (model_state, metrics)), grads = _mean_over_pieces(
       lambda piece: grad_fn(state.params, piece), pieces, num_microbatches
     )
-    state, metrics = apply_gradients(
-      state, grads, model_state, {**metrics, "loss": loss}, optimizer=optimizer, ema=ema,
-      axis_name=axis_name,
-    )  # fmt: skip
+    state, metrics = apply_gradients(state, grads, model_state, {**metrics, "loss": loss})
     return state._replace(step=state.step + 1), metrics
 
   return update

@@ -1,0 +1,150 @@
+"""What a config's `evals` measure: evaluators with their options bound, run over a whole source."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_robust.attacks.recipes import keywords
+from jax_robust.data import pipeline
+from jax_robust.errors import ConfigError
+from jax_robust.evaluate import evaluators, scoring
+from jax_robust.nets.exits import Exit, select_exit
+from jax_robust.runs import build
+from jax_robust.runs.blocks import block, check_name, check_options, from_config
+from jax_robust.train import parallel, state
+from jax_robust.types import ApplyFn, LogitsFn
+
+
+class AttackSetting(NamedTuple):
+  """The ball that an evaluation attacks in, and the attack if the config names one."""
+
+  name: str
+  norm: str
+  eps: float
+  attack: dict[str, Any]
+
+
+def make_evaluators(config: Any) -> dict[str, evaluators.Evaluator]:
+  """The evaluators of a config, by the names it gives them.
+
+  Raises:
+    ConfigError: an unknown evaluator or option, with the near miss; no sigma for noise.
+  """
+  return {name: _make_evaluator(config, name) for name in config.evals}
+
+
+def _make_evaluator(config, name: str) -> evaluators.Evaluator:
+  """One evaluator, its attack built; an option that may be traced keeps its keyword."""
+  key, options = f"evals.{name}", block(config.evals, name)
+  kind = options.pop("evaluator", "")
+  check_name(f"{key}.evaluator", kind, evaluators.EVALUATORS)
+  function = evaluators.EVALUATORS[kind]
+  known = keywords(function)
+  check_options(key, options, known - {"eps"})
+  if "attack" in known:
+    attack = options.get("attack") or {}
+    if "eps" not in attack:
+      raise ConfigError(f"config.{key}.attack needs name, norm and eps, such as presets.pgd40()")
+    with from_config(f"{key}.attack"):
+      build.attack(attack)
+    options["attack"] = lambda eps: build.attack(attack, eps=eps)
+    options["eps"] = attack["eps"]
+  if "sigma" in known:
+    options["sigma"] = options.get("sigma") or noise_level(config)
+    if not options["sigma"]:
+      raise ConfigError(f"config.{key}.sigma is 0, and the objective has no sigma: set it")
+  return functools.partial(function, **options)
+
+
+def noise_level(config: Any) -> float:
+  """`smoothing.sigma`, or for 0 that of the objective; 0 if neither says one."""
+  return config.smoothing.sigma or config.objective.get("sigma", 0.0)
+
+
+def attack_setting(config: Any) -> AttackSetting | None:
+  """The `attacked` entry of evals that `select` names, or else the first one."""
+  names = sorted(config.evals, key=lambda name: (name != config.select[0], name))
+  for name in names:
+    if config.evals[name].evaluator == "attacked":
+      attack = block(config.evals[name], "attack")
+      return AttackSetting(name, attack.get("norm", "linf"), float(attack["eps"]), attack)
+  return None
+
+
+def autoattack_ball(config: Any) -> tuple[str, float]:
+  """Norm and radius of AutoAttack: those of its block, or else those of the attack in `evals`.
+
+  Raises:
+    ConfigError: neither says one.
+  """
+  setting = attack_setting(config)
+  norm = config.autoattack.norm or (setting and setting.norm)
+  eps = config.autoattack.eps or (setting and setting.eps)
+  if not norm or not eps:
+    raise ConfigError("config.evals has no attack: set --config.autoattack.norm and .eps")
+  return norm, float(eps)
+
+
+def make_logits_fn(
+  config: Any, apply_fn: ApplyFn, params: Any, model_state: Any, *, precision: str | None = None
+) -> LogitsFn:
+  """`logits_fn(x) -> [b, k]` of a net in eval mode: the exit that `evaluation.exit` names."""
+
+  def logits_fn(x):
+    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+      return apply_fn(params, model_state, x, train=False)[0]
+
+  return select_exit(logits_fn, read_exit(config))
+
+
+def read_exit(config: Any) -> Exit:
+  """`config.evaluation.exit`: 'last', 'mean', or a number, which may come as text.
+
+  Raises:
+    ConfigError: it is none of these.
+  """
+  text = str(config.evaluation.exit)
+  if text.removeprefix("-").isdigit():
+    return int(text)
+  check_name("evaluation.exit", text, ("last", "mean"))
+  return text
+
+
+def make_score(config: Any, net: Any, source: Any) -> Callable[..., dict[str, np.ndarray]]:
+  """`score(params, model_state, names, eps={}) -> columns`, over all images of a source.
+
+  `names` are columns of `scoring.make_scorer`, and `eps` replaces the radius of evaluators by name.
+  It compiles once, whatever the weights and radii.
+  """
+  batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
+  mesh = parallel.data_mesh(batch_size)
+  bound = make_evaluators(config)
+  make = functools.partial(
+    make_logits_fn, config, state.make_apply_fn(net), precision=config.evaluation.precision
+  )
+  body = scoring.make_scorer(make, bound)
+  scorer = parallel.map_step(lambda axis_name: body, mesh, mode=config.parallel, per_row=True)
+  radii = {name: each.keywords["eps"] for name, each in bound.items() if "eps" in each.keywords}
+  rng = jax.random.key_data(jax.random.key(config.seed))
+
+  def score(params, model_state, names: Collection[str], eps: dict[str, float] | None = None):
+    traced = {
+      name: jnp.asarray(value, jnp.float32) for name, value in (radii | (eps or {})).items()
+    }
+    options = {name: {"eps": value} for name, value in traced.items()}
+    return scoring.score(
+      scorer,
+      parallel.replicate(scoring.Weights(params, model_state, rng, options), mesh),
+      pipeline.eval_batches(
+        source, batch_size=batch_size, shard=(jax.process_index(), jax.process_count())
+      ),
+      place=functools.partial(parallel.shard_batch, mesh=mesh),
+      names=names,
+    )
+
+  return score
