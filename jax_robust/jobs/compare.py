@@ -9,6 +9,7 @@ from jax_robust.evaluate import report
 from jax_robust.jobs import evaluate, generate
 from jax_robust.jobs.train import train
 from jax_robust.runs import check, workdir
+from jax_robust.runs.training import make_training
 
 
 def compare(config: Any, folder: str) -> dict[str, Any]:
@@ -23,12 +24,14 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
     if config.get("generate") and not shards:
       generate.write_shards(config, path)
       shards = str(path / generate.SHARDS)
-    measured = {}
     # The run that changes nothing is what the others are compared with, and the headline.
-    for name in sorted(config.runs, key=lambda name: len(config.runs[name])):
-      run = run_config(config, name, shards)
+    names = sorted(config.runs, key=lambda name: len(config.runs[name]))
+    runs = {name: run_config(config, name, shards) for name in names}
+    trainings = {name: make_training(run) for name, run in runs.items()}
+    measured = {}
+    for name, run in runs.items():
       place = path / "runs" / name
-      if train(run, str(place))["preempted"]:
+      if train(run, str(place), trainings[name])["preempted"]:
         return {"preempted": True}
       measured[name] = evaluate.evaluate_weights(run, place)
     result = {

@@ -16,17 +16,13 @@ from jax_robust.train import checkpoint, loop, metrics
 from jax_robust.train.state import TrainState
 
 
-def train(config: Any, folder: str) -> dict[str, Any]:
+def train(config: Any, folder: str, training: Training | None = None) -> dict[str, Any]:
   """Trains a net, or goes on where the workdir stands; evaluates it on held-out images."""
   check.check(config)
   with workdir.claimed(folder) as path:
     workdir.write_identity(path, config)
-    outcome = _train(config, path)
-    result = {
-      "step": outcome.step,
-      "preempted": outcome.preempted,
-      "best": dict(outcome.best),
-    }
+    outcome = _train(config, path, training or make_training(config))
+    result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
     if not outcome.preempted:
       workdir.write_result(path, "train", result)
     return result
@@ -48,9 +44,9 @@ def open_checkpoints(config, path: pathlib.Path) -> Iterator[loop.Checkpoints]:
     yield loop.Checkpoints(latest, best, metric, mode)
 
 
-def _train(config, path: pathlib.Path) -> loop.Outcome:
-  """Builds everything, restores what there is, and runs the loop."""
-  training = make_training(config)
+def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
+  """Restores what there is, and runs the loop."""
+  evaluate = make_evaluate(config, training)
   schedule = loop.Schedule(
     **{
       stem: duration(config, stem, training.sets.train)
@@ -73,7 +69,7 @@ def _train(config, path: pathlib.Path) -> loop.Outcome:
       initial,
       step_fn=training.step_fn,
       make_batches=training.make_batches,
-      evaluate=make_evaluate(config, training),
+      evaluate=evaluate,
       schedule=schedule,
       checkpoints=checkpoints,
       writer=writer,

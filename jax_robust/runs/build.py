@@ -12,6 +12,7 @@ from jax_robust.data import convert, shards, sources, tfds
 from jax_robust.errors import ConfigError
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
+from jax_robust.types import Attack
 
 DATASETS = ("digits", "made", *tfds.NAMES)
 """Data sets that have a name; others are given by a folder, with a slash: of a TFDS builder, or
@@ -109,9 +110,20 @@ def model(config, num_classes: int):
     return models.create(options.pop("name"), num_classes=num_classes, **options)
 
 
-def attack(options: Mapping[str, Any], **changes: Any):
-  """An attack of a config block, with some of its values replaced."""
-  return attacks.make_attack(**{**options, **changes})
+def attack(key: str, options: Mapping[str, Any], **changes: Any) -> Attack:
+  """An attack of the config block `key`, with some of its values replaced.
+
+  Raises:
+    ConfigError: an option that it does not know or accept; some are found when it is traced.
+  """
+  with from_config(key):
+    made = attacks.make_attack(**{**options, **changes})
+
+  def named(*args: Any, **keywords: Any):
+    with from_config(key):
+      return made(*args, **keywords)
+
+  return named
 
 
 def eval_source(source: sources.Source, num_examples: int) -> sources.Source:

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data import pipeline
+from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError
 from jax_robust.evaluate import evaluators, scoring
 from jax_robust.nets.exits import Exit, select_exit
-from jax_robust.runs import build
+from jax_robust.runs import build, weights
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
 from jax_robust.train import parallel, state
 from jax_robust.types import ApplyFn, LogitsFn
@@ -50,9 +52,8 @@ def _make_evaluator(config, name: str) -> evaluators.Evaluator:
     attack = options.get("attack") or {}
     if "eps" not in attack:
       raise ConfigError(f"config.{key}.attack needs name, norm and eps, such as presets.pgd40()")
-    with from_config(f"{key}.attack"):
-      build.attack(attack)
-    options["attack"] = lambda eps: build.attack(attack, eps=eps)
+    build.attack(f"{key}.attack", attack)
+    options["attack"] = lambda eps: build.attack(f"{key}.attack", attack, eps=eps)
     options["eps"] = attack["eps"]
   if "sigma" in known:
     options["sigma"] = options.get("sigma") or noise_level(config)
@@ -115,14 +116,27 @@ def read_exit(config: Any) -> Exit:
   return text
 
 
-def make_score(config: Any, net: Any, source: Any) -> Callable[..., dict[str, np.ndarray]]:
-  """`score(params, model_state, names, eps={}) -> columns`, over all images of a source.
+def make_score(
+  config: Any, net: Any, source: Source, *, mesh: Mesh | None = None
+) -> Callable[..., dict[str, np.ndarray]]:
+  """Builds and traces the evaluation of a config's `evals` over all images of a source.
 
-  `names` are columns of `scoring.make_scorer`, and `eps` replaces the radius of evaluators by name.
-  It compiles once, whatever the weights and radii.
+  Args:
+    config: of the run.
+    net: the module.
+    source: images and labels.
+    mesh: the devices; by default all.
+
+  Returns:
+    `score(params, model_state, names, eps={}) -> columns`: `names` are columns of
+    `scoring.make_scorer`, and `eps` replaces the radius of evaluators by name. It compiles once,
+    whatever the weights and radii.
+
+  Raises:
+    ConfigError: what can't be evaluated, by its key.
   """
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
-  mesh = parallel.data_mesh(batch_size)
+  mesh = mesh or parallel.data_mesh(batch_size)
   bound = make_evaluators(config)
   make = functools.partial(
     make_logits_fn, config, state.make_apply_fn(net), precision=config.evaluation.precision
@@ -132,14 +146,21 @@ def make_score(config: Any, net: Any, source: Any) -> Callable[..., dict[str, np
   radii = {name: each.keywords["eps"] for name, each in bound.items() if "eps" in each.keywords}
   rng = jax.random.key_data(jax.random.key(config.seed))
 
+  def weights_of(params, model_state, eps):
+    options = {name: {"eps": jnp.float32(value)} for name, value in (radii | eps).items()}
+    return scoring.Weights(params, model_state, rng, options)
+
+  batch = {name: jax.ShapeDtypeStruct((batch_size,), np.int32) for name in ("label", "id")}
+  batch["image"] = jax.ShapeDtypeStruct((batch_size, *source.image_shape), np.uint8)
+  with from_config("evals"):
+    params, model_state = weights.shapes(net, source.image_shape)
+    traced = scorer if config.parallel == "jit" else body
+    jax.eval_shape(traced, weights_of(params, model_state, {}), batch)
+
   def score(params, model_state, names: Collection[str], eps: dict[str, float] | None = None):
-    traced = {
-      name: jnp.asarray(value, jnp.float32) for name, value in (radii | (eps or {})).items()
-    }
-    options = {name: {"eps": value} for name, value in traced.items()}
     return scoring.score(
       scorer,
-      parallel.replicate(scoring.Weights(params, model_state, rng, options), mesh),
+      parallel.replicate(weights_of(params, model_state, eps or {}), mesh),
       pipeline.eval_batches(
         source, batch_size=batch_size, shard=(jax.process_index(), jax.process_count())
       ),

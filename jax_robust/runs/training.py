@@ -105,8 +105,7 @@ def training_method(config) -> UpdateRecipe:
   if "attack" in known:
     if "attack" not in config:
       raise ConfigError(f"objective {name!r} needs the block 'attack', and the config has none")
-    with from_config("attack"):
-      options["attack"] = build.attack(block(config, "attack"))
+    options["attack"] = build.attack("attack", block(config, "attack"))
   if recipe:
     return UpdateRecipe(*(functools.partial(each, **options) for each in recipe))
   bound = functools.partial(function, **options)

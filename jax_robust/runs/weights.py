@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -110,9 +111,7 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
   Raises:
     CheckpointMismatchError: names or shapes differ; the message lists them.
   """
-  wanted = jax.eval_shape(
-    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
-  )
+  wanted = _variables(net, image_shape)
   problems = checkpoint.differences(
     {key: tuple(a.shape) for key, a in arrays.items()},
     {key: tuple(a.shape) for key, a in checkpoint.flatten(wanted).items()},
@@ -123,3 +122,16 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
     )
   tree = dict(checkpoint.unflatten({k: jnp.asarray(a) for k, a in arrays.items()}, wanted))
   return tree.pop("params"), tree
+
+
+def shapes(net: Any, image_shape: Sequence[int]) -> tuple[Any, Any]:
+  """`(params, model_state)` of a net as shapes and dtypes."""
+  variables = dict(_variables(net, image_shape))
+  return variables.pop("params"), variables
+
+
+def _variables(net: Any, image_shape: Sequence[int]) -> Any:
+  """What a net of images is initialised to, as shapes and dtypes."""
+  return jax.eval_shape(
+    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
+  )

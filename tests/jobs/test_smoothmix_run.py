@@ -9,7 +9,7 @@ import pytest
 from jax_robust import config as config_lib
 from jax_robust.data import mixture
 from jax_robust.jobs import generate
-from jax_robust.runs import build
+from jax_robust.runs import build, training
 from jax_robust.train import metrics, parallel
 
 METHODS = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
@@ -82,7 +82,7 @@ def test_every_chunk_of_the_pipeline_keeps_its_share(shard_folder, reference, si
     for kind, source in ((False, sets.train), (True, sets.generated))
   }
   assert not known[False] & known[True]
-  batches = build.train_batches(config, sets, parallel.data_mesh(size))(0)
+  batches = training.make_training(config, mesh=parallel.data_mesh(size)).make_batches(0)
   seen = set()
   for _ in range(4):
     batch = {name: np.asarray(value) for name, value in next(batches).items()}

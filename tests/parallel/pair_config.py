@@ -14,6 +14,6 @@ def get_config(arg=""):
   }  # fmt: skip
   ascent = {"name": "pgd", "norm": "l2", "eps": 0.3, "num_steps": 2, "step_size": 0.2}
   config.attack = {**ascent, "loss": "kl_divergence"}
-  config.evaluation.attack = ascent
+  config.evals.robust.attack = ascent
   config.schedule.learning_rate = 0.02
   return config
