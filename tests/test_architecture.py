@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
 CORE = ("types", "errors", "losses", "nets", "attacks", "smoothing")
 SHARED = (*CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config",
-          "presets")  # fmt: skip
+          "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
   "errors": (),
@@ -28,10 +28,11 @@ MAY_IMPORT = {
   "train": (*CORE, "objectives"),
   "evaluate": CORE,
   "config": ("errors",),
-  "presets": ("config", "errors", "attacks"),
+  "job_table": (),
+  "presets": ("config", "errors", "attacks", "job_table"),
   "runs": SHARED,
   "jobs": (*SHARED, "runs"),
-  "main": ("jobs", "runs", "config", "errors", "presets", "data", "train"),
+  "main": ("config", "errors", "job_table", "presets", "train"),
   "__init__": ("attacks", "errors", "losses", "nets", "smoothing", "jobs", "runs"),
 }
 """The rooms of the package, and those that each may import."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_robust import smoothing
+from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import ConfigError
 from jax_robust.evaluate import smoothing_plots
 from jax_robust.runs import pieces, workdir
@@ -24,8 +25,8 @@ def analyse(config: Any, folder: str) -> dict[str, Any]:
     workdir.write_identity(path, config)
     place = path / "results"
     table = smoothing.markdown_table(logs)
-    workdir.write_file(place / "analysis.md", (table + "\n").encode())
-    workdir.write_file(place / "analysis.csv", smoothing.csv_table(logs).encode())
+    write_atomically(place / "analysis.md", table + "\n")
+    write_atomically(place / "analysis.csv", smoothing.csv_table(logs))
     smoothing_plots.draw_certified_accuracy(place / "certified_accuracy.png", logs)
     smoothing_plots.draw_trade_off(place / "trade_off.png", _runs(logs))
     sigmas = {name: log.header.get("sigma", config.smoothing.sigma) for name, log in logs.items()}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import config as config_lib
+from jax_robust.data.atomic import write_atomically
 from jax_robust.models import convert
 from jax_robust.runs import build, weights, workdir
 from jax_robust.train import state
@@ -31,8 +32,8 @@ def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
   digest = hashlib.sha256(content).hexdigest()
   # The old checksum goes first: a kill leaves no weights beside another file's checksum.
   (target / f"{weights.FILE}.sha256").unlink(missing_ok=True)
-  workdir.write_file(target / weights.FILE, content)
-  workdir.write_file(target / f"{weights.FILE}.sha256", f"{digest}  {weights.FILE}\n".encode())
+  write_atomically(target / weights.FILE, content)
+  write_atomically(target / f"{weights.FILE}.sha256", f"{digest}  {weights.FILE}\n")
   result = {"file": weights.FILE, "sha256": digest, "step": info.get("step"), "config": stored}
   result["num_parameters"] = int(sum(a.size for n, a in arrays.items() if n.startswith("params/")))
   workdir.write_json(target / "manifest.json", result)

@@ -13,6 +13,7 @@ import numpy as np
 
 from jax_robust import smoothing
 from jax_robust.data import files
+from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import ConfigError
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import check, devices, nets, pieces, weights, workdir
@@ -101,7 +102,7 @@ def write_results(
     share = max(row["votes"]) / sum(row["votes"])
     writer.writerow((row["name"], row["predict"], f"{row['p_value']:.4g}", f"{share:.4f}"))
   table = path / "results" / "predict.csv"
-  workdir.write_file(table, text.getvalue().encode())
+  write_atomically(table, text.getvalue())
   abstained = sum(row["predict"] == smoothing.ABSTAIN for row in rows)
   result = {**work.identity, "num_images": len(rows), "abstained": abstained}
   workdir.write_result(path, "predict", result)

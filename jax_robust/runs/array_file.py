@@ -1,7 +1,6 @@
 """An npz file of arrays that is written whole, with a digest of each and of what it belongs to."""
 
 import hashlib
-import io
 import json
 import pathlib
 import zipfile
@@ -9,8 +8,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import WorkdirError
-from jax_robust.runs import workdir
 
 _DIGESTS = (
   "digests"  # a member that says, as JSON, the sha256 of the work and of every other member
@@ -27,9 +26,8 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, work: str) ->
   """
   arrays = {name: np.asarray(array) for name, array in arrays.items()}
   digests = {"work": work, "members": {name: _digest(array) for name, array in arrays.items()}}
-  content = io.BytesIO()
-  np.savez(content, **arrays, **{_DIGESTS: np.asarray(json.dumps(digests))})
-  workdir.write_file(path, content.getvalue())
+  arrays[_DIGESTS] = np.asarray(json.dumps(digests))
+  write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
 def read(
@@ -62,7 +60,7 @@ def read(
         for name, array in arrays.items():
           if digests["members"][name] != _digest(array):
             raise ValueError(f"{name} is not what its sha256 says")
-  except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
     raise WorkdirError(f"{path} is damaged ({error}): delete it and run the job again") from error
   if digests and digests["work"] != work:
     raise WorkdirError(f"{path} belongs to another job than its folder: delete it")

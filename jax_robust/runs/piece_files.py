@@ -75,15 +75,14 @@ def find(
     WorkdirError: there is none; one is damaged; two belong to different works; an id is none of the
       work's, or is held twice. The message names the files, and what to do.
   """
-  found = [piece for folder in folders for read in _KINDS for piece in read(folder, wanted)]
-  if wanted is None and not found:
-    raise WorkdirError(f"{', '.join(map(str, folders))}: there is no piece of any job")
-  identity, ids = wanted or (found[0].identity, found[0].ids)
+  found: list[Piece] = []
   owners: dict[int, pathlib.Path] = {}
-  for piece in found:
+  for piece in (each for folder in folders for read in _KINDS for each in read(folder, wanted)):
+    found.append(piece)
+    identity, ids = wanted or (found[0].identity, found[0].ids)
     lines = identity_lib.differing(piece.identity, identity)
     if lines:
-      other = f"{found[0].path} does" if wanted is None else "this one"
+      other = "this one" if wanted else f"{found[0].path} does"
       raise WorkdirError(
         f"{piece.path} belongs to another job than {other}:\n  "
         + "\n  ".join(lines)
@@ -97,7 +96,9 @@ def find(
       if key in owners:
         raise WorkdirError(_overlap(key, owners[key], piece.path))
       owners[key] = piece.path
-  return Work(identity, ids, found, owners)
+  if wanted is None and not found:
+    raise WorkdirError(f"{', '.join(map(str, folders))}: there is no piece of any job")
+  return Work(*(wanted or (found[0].identity, found[0].ids)), found, owners)
 
 
 def _overlap(key: int, one: pathlib.Path, other: pathlib.Path) -> str:

@@ -16,6 +16,7 @@ import jax
 
 from jax_robust import config as config_lib
 from jax_robust import job_table
+from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import WorkdirError, near_path
 
 MAY_CHANGE = (
@@ -157,19 +158,8 @@ def versions() -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-  """Writes a JSON file in one piece."""
-  write_file(path, (json.dumps(data, indent=2) + "\n").encode())
-
-
-def write_file(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file in one piece: a kill leaves the old one or the new one."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.partial-{platform.node()}-{os.getpid()}")
-  try:
-    temporary.write_bytes(content)
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  """Writes a JSON file; a kill leaves the old one or the new one."""
+  write_atomically(path, json.dumps(data, indent=2) + "\n")
 
 
 def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> None:

@@ -50,7 +50,7 @@ def test_an_evaluation_leaves_numbers_flags_and_a_picture(whole):
     assert len(each["weights_sha256"]) == len(each["images_sha256"]) == 64
     assert each["max_distance"] <= each["eps"] * (1 + 1e-6) and each["forward_per_image"] >= 1
   assert (folder / "results" / "autoattack.png").stat().st_size > 10_000
-  assert "robust accuracy after APGD-CE: " in printed and "chunk 6/6" in printed
+  assert "robust accuracy after APGD-CE: " in printed and "16/16" in printed
   assert "| eps   | clean | apgd-ce | apgd-t |" in printed
 
 
@@ -58,13 +58,13 @@ def test_killed_between_and_inside_chunks_it_goes_on_to_the_same_flags(
   whole, command, run_flag, copy
 ):
   argv = [run_flag, JOB, *FLAGS, f"--workdir={copy}"]
-  assert command(argv, (signal.SIGKILL, "chunk", 2, 0)).code == -9
+  assert command(argv, (signal.SIGKILL, "arrays", 2, 0)).code == -9
   first = sorted(copy.glob("results/autoattack_*/chunk_*.npz"))
   assert len(first) == 2
   written = [path.stat().st_mtime_ns for path in first]
-  assert command(argv, (signal.SIGKILL, "chunk", 8, 0.05)).code == -9
+  assert command(argv, (signal.SIGKILL, "arrays", 8, 0.05)).code == -9
   done = command(argv)
-  assert done.code == 0 and "chunks are there: resuming" in done.printed
+  assert done.code == 0 and "images are there already" in done.printed
   assert [path.stat().st_mtime_ns for path in first] == written
   assert flags_of(copy) == flags_of(whole[0])
 
@@ -92,7 +92,7 @@ def test_pieces_make_the_whole_and_gaps_and_overlaps_are_refused(
   (pieces[1] / place / "chunk_0000000.npz").unlink()
   (pieces[1] / place / "chunk_0000003.npz").unlink()
   done = command(merge)
-  assert done.code == 2 and "gap: 1 of 6 chunks" in done.printed
+  assert done.code == 2 and "gap: 3 of the 16 ids" in done.printed
   identity = json.loads((pieces[1] / place / "identity.json").read_text())
   (pieces[1] / place / "identity.json").write_text(json.dumps({**identity, "seed": 7}))
   done = command(merge)
@@ -123,7 +123,7 @@ def test_a_damaged_chunk_is_named(whole, command, run_flag, tmp_path):
     ("autoattack.version=standart", "config.autoattack: version='standart': expected 'standard'"),
     ("autoattack.version=apgd-ce,fabt", "attack 'fabt': expected 'fab"),
     ("autoattack.shard=2/2", "shard='2/2': expected I/N with 0 <= I < N"),
-    ("autoattack.chunk_size=0", "chunk_size=0: expected 1 or more"),
+    ("autoattack.chunk_size=0", "chunk_size=0: expected a whole number"),
     ("autoattack.chunks=3", "unknown config key 'autoattack.chunks'.*chunk_size"),
   ],
 )

@@ -63,7 +63,7 @@ def test_a_killed_certification_goes_on_to_the_same_rows(whole, command, run_fla
   path = copy / "results" / NAME / "piece-0-of-1.jsonl"
   counts = []
   for number in (2, 3, 4):
-    done = command(argv, (signal.SIGKILL, "certified", number, 0.0))
+    done = command(argv, (signal.SIGKILL, "rows", number, 0.0))
     assert done.code == -signal.SIGKILL
     counts.append(len(row_log.read(path)[1]))
   assert counts == [2, 5, 9]
@@ -84,7 +84,7 @@ def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
     flags += ["--config.smoothing.batch_size=200"] if i else []
     done = command([run_flag, JOB, *FLAGS, *flags])
     assert done.code == 0, done.printed
-    assert "4 of 12 images are here; job=merge puts pieces together" in done.printed
+    assert "4 of 12 are here; job=merge puts pieces together" in done.printed
     assert not (pieces[i] / "results" / NAME / "certify.tsv").exists()
   merge = [run_flag, "--config.job=merge"]
   pattern = f"--config.smoothing.pieces={tmp_path / 'piece-*'}"
@@ -103,7 +103,7 @@ def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
     done = command([*merge, f"--workdir={where}", pieces_flag])
     assert done.code == 2 and message in done.printed, done.printed
 
-  refused(["piece-0", "piece-2"], "gap: 4 of the 12 images")
+  refused(["piece-0", "piece-2"], "gap: 4 of the 12 ids")
   shutil.copytree(pieces[0], tmp_path / "twin")
   refused(["piece-0", "piece-1", "piece-2", "twin"], "overlap")
   other = shutil.copytree(trained, tmp_path / "other")
@@ -158,7 +158,7 @@ MISTAKES = {
   "shard=3/3": "smoothing.shard='3/3': expected I/N with 0 <= I < N",
   "noise=uniform": "noise='uniform'",
   "sigma=0": "smoothing.sigma is 0, and mlp does not say which noise",
-  "tolerance=-1": "smoothing.tolerance=-1.0: expected",
+  "tolerance=-1": "config.smoothing: tolerance=-1.0: expected at least 0",
   "sgima=1": "'smoothing.sgima'",
 }
 
@@ -203,15 +203,15 @@ def test_predict_says_what_it_sees_and_abstains(command, run_flag, copy, tmp_pat
   lines = (copy / "results" / "predict.csv").read_text().splitlines()
   assert lines[0] == "name,predict,p_value,share"
   assert [line.split(",")[0] for line in lines[1:]] == ["a.png", "b.png", "sub/c.png"]
-  rows = row_log.read(copy / "results" / "predict.jsonl")[1]
+  rows = row_log.read(copy / "results" / "predict" / "piece-0-of-1.jsonl")[1]
   for line, row in zip(lines[1:], rows.values(), strict=True):
     assert sum(row["votes"]) == 400
     expected = smoothing.predict(np.array(row["votes"]), alpha=0.001)
     assert row["predict"] == expected.label == int(line.split(",")[1])
     assert row["p_value"] == expected.p_value
-  before = (copy / "results" / "predict.jsonl").read_bytes()
+  before = (copy / "results" / "predict" / "piece-0-of-1.jsonl").read_bytes()
   assert command(argv).code == 0
-  assert (copy / "results" / "predict.jsonl").read_bytes() == before
+  assert (copy / "results" / "predict" / "piece-0-of-1.jsonl").read_bytes() == before
   done = command([*argv[:-1], "--config.smoothing.images=nowhere"])
   assert done.code == 2 and "there is no such folder" in done.printed
 
