@@ -1,4 +1,4 @@
-"""Weights to and from PyTorch's names and layouts, and to and from flat names; no pickles."""
+"""Weights in files and in PyTorch's names and layouts, converted both ways; never unpickled."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from jax_robust.models.layers import check_name
+from jax_robust.errors import check_name
 
 Names = str | Mapping[str, str]
 

@@ -1,8 +1,7 @@
-"""What every net is built of: BatchNorm, convolutions, the linear head, activations."""
+"""The layers of the nets: convolution, linear layer, normalisation, BatchNorm, activations."""
 
-import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeAlias
 
 import flax.linen as nn
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_robust.models.convolution import conv_general_dilated
+from jax_robust.models.convolution import CONVOLUTIONS
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "relu": jax.nn.relu,
@@ -19,18 +18,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "swish": jax.nn.silu,
 }
 
-
 Initializer: TypeAlias = Callable[..., Array]
 """`(key, shape, dtype) -> array`."""
-
-
-def check_name(argument: str, value: str, known: Iterable[str]) -> None:
-  """Raises ValueError, with the near miss, unless `value` is one of `known`."""
-  known = list(known)
-  if value not in known:
-    near = difflib.get_close_matches(value, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument}={value!r}: expected one of {', '.join(known)}.{hint}")
 
 
 def fan_in_truncated_normal(
@@ -78,6 +67,7 @@ def conv(
   dtype: DTypeLike = jnp.float32,
   kernel_init: Initializer = fan_in_truncated_normal,
   bias_init: Initializer = nn.initializers.zeros,
+  convolution: str = "auto",
 ) -> nn.Conv:
   """A square NHWC convolution, by default with Haiku's initial weights.
 
@@ -91,6 +81,7 @@ def conv(
     dtype: of the computation; parameters are float32.
     kernel_init: draws the initial kernel.
     bias_init: draws the initial bias.
+    convolution: a name in `convolution.CONVOLUTIONS`.
 
   Returns:
     The module.
@@ -104,7 +95,7 @@ def conv(
     dtype=jnp.dtype(dtype),
     kernel_init=kernel_init,
     bias_init=bias_init,
-    conv_general_dilated=conv_general_dilated,
+    conv_general_dilated=CONVOLUTIONS[convolution],
     name=name,
   )
 

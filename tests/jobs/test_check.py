@@ -20,7 +20,7 @@ MISTAKES = [
   ({"objective__name": "tradse"}, r"config.objective.name='tradse': did you mean 'trades'\?"),
   ({"objective__betta": 6.0}, r"'objective.betta': did you mean 'beta'\?"),
   ({"model__name": "small_cn"}, r"config.model: name='small_cn'.*'small_cnn'"),
-  ({"model__hiden": (3,)}, r"config.model: mlp has no field 'hiden'.*'hidden'"),
+  ({"model__hiden": (3,)}, r"config.model: unknown key 'mlp.hiden': did you mean 'hidden'"),
   ({"model__activation": "swiss"}, r"config.model: activation='swiss'.*'swish'"),
   ({"model__dtype": "float23"}, r"config.model: .*float23"),
   ({"attack__name": "pdg"}, r"config.attack: name='pdg': expected 'pgd'"),
