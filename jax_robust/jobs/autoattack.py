@@ -13,7 +13,7 @@ import numpy as np
 from jax_robust import attacks
 from jax_robust.attacks import versions
 from jax_robust.errors import ConfigError, WorkdirError
-from jax_robust.evaluate import plotting, report
+from jax_robust.evaluate import attack_plots, tables
 from jax_robust.jobs.evaluate import load_net
 from jax_robust.runs import build, check, chunks, devices, workdir
 from jax_robust.runs.blocks import block, from_config, read_piece
@@ -150,7 +150,7 @@ def _hardest(result, x, labels, predict) -> dict[str, np.ndarray]:
   difficulty = chunks.difficulty(result)
   best = np.argsort(-difficulty, kind="stable")[: chunks.PICTURED]
   probs = [np.asarray(jax.nn.softmax(predict(jnp.asarray(z[best])))) for z in (x, result.x_adv)]
-  fields = plotting.Example(x[best], result.x_adv[best], labels[best], *probs)
+  fields = attack_plots.Example(x[best], result.x_adv[best], labels[best], *probs)
   return {**fields._asdict(), "difficulty": difficulty[best]}
 
 
@@ -187,7 +187,7 @@ def write_summary(
       "evaluations": list(each.values()),
     },
   )
-  plotting.draw_evaluation(
+  attack_plots.draw_evaluation(
     path / "results" / "autoattack.png",
     {name: chunks.hardest(found[main_eps][1])},
     {name: curve},
@@ -197,15 +197,17 @@ def write_summary(
   rows = [
     {"eps": f"{eps:.4g}", "clean": r["clean"], **r["robust_after"]} for eps, r in each.items()
   ]
-  print(report.table(rows))
+  print(tables.markdown_table(rows))
   print(f"numbers: {path / 'results' / 'autoattack.json'}")
   print(f"picture: {path / 'results' / 'autoattack.png'}")
   return main
 
 
-def _curve(each: Mapping[float, Mapping[str, Any]]) -> plotting.Curve:
+def _curve(each: Mapping[float, Mapping[str, Any]]) -> attack_plots.Curve:
   """Accuracy against eps; without an attack it is the clean one."""
   first = next(iter(each.values()))
   points = {0.0: (first["clean"], *first["clean_interval"])}
   points |= {eps: (result["robust"], *result["robust_interval"]) for eps, result in each.items()}
-  return plotting.Curve(list(points), *(list(row) for row in zip(*points.values(), strict=True)))
+  return attack_plots.Curve(
+    list(points), *(list(row) for row in zip(*points.values(), strict=True))
+  )

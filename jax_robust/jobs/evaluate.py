@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust.data import pipeline
-from jax_robust.evaluate import plotting, report, scoring
+from jax_robust.evaluate import attack_plots, intervals, scoring, tables
 from jax_robust.jobs.train import make_scorer, process_shard
 from jax_robust.runs import build, check, chunks, workdir
 from jax_robust.runs.nets import load_net
@@ -20,8 +20,8 @@ class Evaluation(NamedTuple):
   """The numbers for `results/`, and what a picture needs."""
 
   result: dict[str, Any]
-  examples: list[plotting.Example]
-  curve: plotting.Curve
+  examples: list[attack_plots.Example]
+  curve: attack_plots.Curve
 
 
 def evaluate(config: Any, folder: str) -> dict[str, Any]:
@@ -33,14 +33,14 @@ def evaluate(config: Any, folder: str) -> dict[str, Any]:
     workdir.write_result(path, "evaluate", measured.result)
     if jax.process_index() == 0:
       draw(path / "results" / "evaluate.png", config, {config.model.name: measured})
-      print(report.table([row_of(config.model.name, measured)]))
+      print(tables.markdown_table([row_of(config.model.name, measured)]))
     return measured.result
 
 
 def draw(path: pathlib.Path, config, measured: dict[str, Evaluation]) -> None:
   """Draws the evaluations of one or several nets into one picture."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  plotting.draw_evaluation(
+  attack_plots.draw_evaluation(
     path,
     {name: each.examples for name, each in measured.items()},
     {name: each.curve for name, each in measured.items()},
@@ -84,15 +84,15 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
 
   eps = float(config.evaluation.attack.eps)
   chosen = flags_at(eps, ("clean", "robust", "x_adv", "probs", "probs_adv"))
-  points = {0.0: report.binomial_interval(int(chosen["clean"].sum()), len(chosen["clean"]))}
+  points = {0.0: intervals.binomial_interval(int(chosen["clean"].sum()), len(chosen["clean"]))}
   for other in sorted({*map(float, config.evaluation.eps_list), eps}):
     flags = chosen if other == eps else flags_at(other, ("clean", "robust"))
-    points[other] = report.binomial_interval(int(flags["robust"].sum()), len(flags["robust"]))
+    points[other] = intervals.binomial_interval(int(flags["robust"].sum()), len(flags["robust"]))
     metrics.report(f"eps {other:.4g}: {points[other].value:.4f} of {len(flags['robust'])} robust")
-  curve = plotting.Curve(
+  curve = attack_plots.Curve(
     list(points), *(list(column) for column in zip(*points.values(), strict=True))
   )
-  result = report.summarise(chosen) | {
+  result = intervals.summarise(chosen) | {
     "eps": eps,
     "norm": config.evaluation.attack.norm,
     "attack": dict(build.block(config.evaluation, "attack")),
@@ -107,11 +107,11 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
   return Evaluation(result, _examples(source, chosen), curve)
 
 
-def _examples(source, flags) -> list[plotting.Example]:
+def _examples(source, flags) -> list[attack_plots.Example]:
   """The first images of the split."""
   images, labels = source.read(flags["id"][: chunks.PICTURED])
   return [
-    plotting.Example(
+    attack_plots.Example(
       images[i] / np.float32(255),
       flags["x_adv"][i],
       int(labels[i]),
