@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust.data import pipeline
+from jax_robust.data import evaluation
 from jax_robust.evaluate import attack_plots, intervals, scoring, tables
 from jax_robust.jobs.train import make_scorer, process_shard
 from jax_robust.runs import build, check, chunks, workdir
@@ -73,7 +73,7 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
 
   def flags_at(eps, names):
     weights = scoring.Weights(params, model_state, jnp.asarray(eps, jnp.float32), rng)
-    batches = pipeline.eval_batches(source, batch_size=batch_size, shard=process_shard())
+    batches = evaluation.eval_batches(source, batch_size=batch_size, process=process_shard())
     return scoring.score(
       scorer,
       parallel.replicate(weights, mesh),

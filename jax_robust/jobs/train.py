@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from jax_robust.data import pipeline
+from jax_robust.data import evaluation
 from jax_robust.errors import ConfigError
-from jax_robust.evaluate import report, scoring
+from jax_robust.evaluate import intervals, scoring
 from jax_robust.runs import build, check, devices, workdir
 from jax_robust.train import checkpoint, loop, metrics, parallel, state
 
@@ -101,7 +101,7 @@ def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str,
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = parallel.data_mesh(batch_size)
   scorer = make_scorer(config, net, mesh)
-  names = [name for name in report.FLAGS if name != "noisy" or config.smoothing.sigma]
+  names = [name for name in intervals.FLAGS if name != "noisy" or config.smoothing.sigma]
   eps = config.evaluation.attack.eps
   rng = jax.random.key_data(jax.random.key(config.seed))
 
@@ -112,11 +112,11 @@ def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str,
     flags = scoring.score(
       scorer,
       weights,
-      pipeline.eval_batches(source, batch_size=batch_size, shard=process_shard()),
+      evaluation.eval_batches(source, batch_size=batch_size, process=process_shard()),
       place=functools.partial(parallel.shard_batch, mesh=mesh),
       names=names,
     )
-    summary = report.summarise(flags)
+    summary = intervals.summarise(flags)
     return {name: summary[name] for name in names}
 
   return evaluate

@@ -28,15 +28,8 @@ def fan_in_truncated_normal(
   """Draws a kernel from N(0, 1 / fan_in) cut at two sigmas, without correcting for the cut.
 
   The standard deviation is therefore 0.8796 / sqrt(fan_in), as in Haiku, whose default the
-  published recipes used; `jax.nn.initializers.lecun_normal` corrects it to 1 / sqrt(fan_in).
-
-  Args:
-    key: a typed key.
-    shape: of the kernel, output features last; fan_in is the product of the others.
-    dtype: of the result.
-
-  Returns:
-    The kernel.
+  published recipes used; `jax.nn.initializers.lecun_normal` corrects it to 1 / sqrt(fan_in). Output
+  features are the last axis of `shape`; fan_in is the product of the others.
   """
   return jax.random.truncated_normal(key, -2, 2, shape, dtype) / math.sqrt(math.prod(shape[:-1]))
 
@@ -69,22 +62,14 @@ def conv(
   bias_init: Initializer = nn.initializers.zeros,
   convolution: str = "auto",
 ) -> nn.Conv:
-  """A square NHWC convolution, by default with Haiku's initial weights.
+  """A square NHWC convolution with float32 parameters, by default with Haiku's initial weights.
 
   Args:
-    features: output channels.
-    kernel_size: side of the kernel.
+    features, kernel_size, stride: output channels; side of the kernel; in both directions.
     name: of the submodule.
-    stride: in both directions.
     padding: 'SAME' (with stride 2 on even sizes: nothing before, one after), or a symmetric width.
-    use_bias: whether a bias is added.
-    dtype: of the computation; parameters are float32.
-    kernel_init: draws the initial kernel.
-    bias_init: draws the initial bias.
+    use_bias, kernel_init, bias_init, dtype: as those of `flax.linen.Conv`; computes in `dtype`.
     convolution: a name in `convolution.CONVOLUTIONS`.
-
-  Returns:
-    The module.
   """
   return nn.Conv(
     features,
@@ -110,19 +95,13 @@ def linear(
   kernel_init: Initializer = fan_in_truncated_normal,
   bias_init: Initializer = nn.initializers.zeros,
 ) -> nn.Dense:
-  """A linear layer, by default with Haiku's initial weights and a zero bias.
+  """A linear layer with float32 parameters, by default with Haiku's initial weights.
 
   Args:
     features: outputs.
     name: of the submodule.
     zero_init: whether the weights start at zero too.
-    use_bias: whether there is a bias; BatchNorm would take it away again.
-    dtype: of the computation; parameters are float32.
-    kernel_init: draws the initial weights.
-    bias_init: draws the initial bias.
-
-  Returns:
-    The module.
+    use_bias, kernel_init, bias_init, dtype: as those of `flax.linen.Dense`; computes in `dtype`.
   """
   return nn.Dense(
     features,
@@ -142,18 +121,10 @@ def _per_channel(values: Array, ndim: int) -> Array:
 def normalise(
   x: Float[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "b h w c"]:
-  """Computes `(x - mean) / std` per channel.
-
-  Args:
-    x: images in [0, 1].
-    mean: one number per channel, or one for all of them.
-    std: the same.
-
-  Returns:
-    The normalised images, in x's dtype.
+  """Computes `(x - mean) / std` in x's dtype; the constants are per channel, or one for all.
 
   Raises:
-    ValueError: if the constants are for another number of channels.
+    ValueError: the constants are for another number of channels.
 
   >>> normalise(jnp.ones((1, 2, 2, 1)), (0.5,), (0.5,)).max().item()
   1.0

@@ -29,7 +29,6 @@ class LeNet(Classifier, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
     del train
     conv, y = self.conv_factory(), self.preprocess(x)
     for i, features in enumerate((20, 50)):

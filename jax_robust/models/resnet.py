@@ -77,7 +77,6 @@ class CifarResNet(ResidualNet, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
     conv, batchnorm = self.conv_factory(), self.batchnorm_factory()
     y = self.preprocess(x)
     y = conv(16, 3, padding=1, kernel_init=FAN_OUT, name="init_conv")(y)
@@ -112,7 +111,6 @@ class ResNet50(ResidualNet, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
     conv, batchnorm = self.conv_factory(), self.batchnorm_factory()
     y = self.preprocess(x)
     y = conv(64, 7, stride=2, padding=3, kernel_init=FAN_OUT, name="init_conv")(y)

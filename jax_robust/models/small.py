@@ -41,7 +41,6 @@ class SmallCNN(Classifier, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
     conv, batchnorm = self.conv_factory(), self.batchnorm_factory()
     y = self.preprocess(x)
     for i, (features, stride) in enumerate(zip(self.channels, self.strides, strict=True)):
@@ -77,7 +76,6 @@ class MLP(Classifier, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
     batchnorm = self.batchnorm_factory()
     y = self.preprocess(x).reshape(x.shape[0], -1)
     for i, features in enumerate(self.hidden):

@@ -65,7 +65,6 @@ class WideResNet(ResidualNet, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
     conv, batchnorm = self.conv_factory(), self.batchnorm_factory()
     y = conv(16, 3, name="init_conv")(self.preprocess(x))
     for group in range(3):

@@ -9,7 +9,7 @@ from jax_robust import presets
 from jax_robust.attacks.recipes import keywords
 from jax_robust.config import UNITS
 from jax_robust.errors import ConfigError
-from jax_robust.evaluate import report
+from jax_robust.evaluate import intervals
 from jax_robust.runs import build
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
 from jax_robust.train import checkpoint, optim, parallel
@@ -30,7 +30,7 @@ def check(config: Any) -> None:
   _check_keys(config)
   if len(config.select) != 2:
     raise ConfigError(f"config.select={config.select!r}: expected a metric and 'max' or 'min'")
-  check_name("select", config.select[0], report.FLAGS)
+  check_name("select", config.select[0], intervals.FLAGS)
   if config.select[0] == "noisy" and not config.smoothing.sigma:
     raise ConfigError("config.select names 'noisy', but config.smoothing.sigma is 0: no noise")
   check_name("select", config.select[1], ("max", "min"))

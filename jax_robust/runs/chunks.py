@@ -16,7 +16,7 @@ import numpy as np
 
 from jax_robust.attacks import AutoAttackResult
 from jax_robust.errors import WorkdirError
-from jax_robust.evaluate import plotting, report
+from jax_robust.evaluate import attack_plots, intervals
 from jax_robust.runs import workdir
 
 IDENTITY = "identity.json"
@@ -103,7 +103,7 @@ def write(
     path: of the file.
     result: the flags of its images.
     columns: what else there is, one row an image: `id`, `label`, `distance`, ...
-    hardest: rows of the images for the picture, by the fields of `plotting.Example`, and their
+    hardest: rows of the images for the picture, by the fields of `attack_plots.Example`, and
       `difficulty`.
   """
   content = io.BytesIO()
@@ -140,12 +140,12 @@ def difficulty(result: AutoAttackResult) -> np.ndarray:
   return np.where(result.clean & ~result.robust, stage + passes / (passes.max() + 1.0) + 1.0, 0.0)
 
 
-def hardest(chunks: Sequence[Mapping[str, np.ndarray]]) -> list[plotting.Example]:
+def hardest(chunks: Sequence[Mapping[str, np.ndarray]]) -> list[attack_plots.Example]:
   """Of all images that fell those which resisted longest."""
-  names = [f"hardest/{name}" for name in ("difficulty", *plotting.Example._fields)]
+  names = [f"hardest/{name}" for name in ("difficulty", *attack_plots.Example._fields)]
   ranks, *fields = (np.concatenate([chunk[name] for chunk in chunks]) for name in names)
   best = np.argsort(-ranks, kind="stable")[:PICTURED]
-  return [plotting.Example(*(field[i] for field in fields)) for i in best]
+  return [attack_plots.Example(*(field[i] for field in fields)) for i in best]
 
 
 def summarise(
@@ -158,7 +158,7 @@ def summarise(
   num_evaluated = len(columns["id"])
   return {
     **identity,
-    **report.summarise(columns),
+    **intervals.summarise(columns),
     "num_examples": num_evaluated,
     "complete": num_evaluated == identity["num_examples"],
     "robust_after": {name.removeprefix("after/"): float(columns[name].mean()) for name in after},

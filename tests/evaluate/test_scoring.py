@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_robust import attacks
-from jax_robust.data import pipeline, sources
+from jax_robust.data import evaluation, sources
 from jax_robust.evaluate import scoring
 
 DRAW = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def flags(scorer, *, batch_size=5, eps=0.05, seed=0, names=("clean", "robust")):
   weights = scoring.Weights(
     KERNEL, STATE, jnp.float32(eps), jax.random.key_data(jax.random.key(seed))
   )
-  batches = pipeline.eval_batches(SOURCE, batch_size=batch_size)
+  batches = evaluation.eval_batches(SOURCE, batch_size=batch_size)
   return scoring.score(scorer, weights, batches, place=jax.device_put, names=names)
 
 
@@ -131,7 +131,7 @@ def test_every_example_is_counted_once(batch_size):
   )
   black, _ = apply_fn(right_on_black, STATE, jnp.zeros((1, 2, 2, 1)), train=False)
   assert np.argmax(black) == 0
-  batches = pipeline.eval_batches(SOURCE, batch_size=batch_size)
+  batches = evaluation.eval_batches(SOURCE, batch_size=batch_size)
   result = scoring.score(NOTHING, weights, batches, place=jax.device_put)
   np.testing.assert_array_equal(result["id"], np.arange(NUM))
   np.testing.assert_array_equal(result["label"], LABELS)
@@ -140,7 +140,7 @@ def test_every_example_is_counted_once(batch_size):
 
 
 def test_results_come_in_the_order_of_the_ids():
-  batches = list(pipeline.eval_batches(SOURCE, batch_size=4))[::-1]
+  batches = list(evaluation.eval_batches(SOURCE, batch_size=4))[::-1]
   weights = scoring.Weights(KERNEL, STATE, jnp.float32(0), jax.random.key_data(jax.random.key(0)))
   result = scoring.score(NOTHING, weights, batches, place=jax.device_put)
   np.testing.assert_array_equal(result["id"], np.arange(NUM))

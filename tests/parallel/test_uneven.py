@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_config
 
-from jax_robust.data import pipeline, sources
+from jax_robust.data import evaluation, sources
 from jax_robust.evaluate import scoring
 from jax_robust.jobs import train
 from jax_robust.runs import build
@@ -76,7 +76,7 @@ def score(mesh, *, batch_size, mode):
   return scoring.score(
     train.make_scorer(config, net, mesh),
     parallel.replicate(weights, mesh),
-    pipeline.eval_batches(source, batch_size=batch_size),
+    evaluation.eval_batches(source, batch_size=batch_size),
     place=functools.partial(parallel.shard_batch, mesh=mesh),
     names=("clean", "robust", "x_adv"),
   )
