@@ -47,7 +47,7 @@ ONLY_IN = {
   "tensorflow": ("data",),
   "tensorflow_datasets": ("data",),
   "tensorboardX": ("train/metrics",),
-  "matplotlib": ("evaluate/plotting", "evaluate/smoothing_plots"),
+  "matplotlib": ("evaluate/plot_style",),
   "absl": (),
 }
 """Packages, and the only places that know them."""

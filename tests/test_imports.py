@@ -30,7 +30,7 @@ def test_import_jax_robust_loads_the_core_only(repository):
 CORE = """
 import jax, jax.numpy as jnp
 from jax_robust import attacks, losses
-import jax_robust.objectives, jax_robust.evaluate.scoring, jax_robust.evaluate.report
+import jax_robust.objectives, jax_robust.evaluate.scoring, jax_robust.evaluate.intervals
 x, y = jnp.full((2, 2, 2, 1), 0.5), jnp.array([0, 1])
 logits_fn = lambda x: x.reshape(2, -1)[:, :3]
 attack = attacks.make_attack("pgd", norm="linf", eps=0.1, num_steps=2, step_size=0.1)

@@ -63,17 +63,8 @@ def draw(first_pass, offset, *, count: int, num: int, seed: int | Sequence[int])
   """Returns `count` indices of the endless stream of permuted passes over `range(num)`.
 
   Every pass shows each index once, in an order of its own. The place in the stream comes as data,
-  from `locate`, so that nothing overflows inside `jit`.
-
-  Args:
-    first_pass: number of the pass that holds the first index; an integer, or a JAX scalar.
-    offset: position of the first index within that pass, in `[0, num)`.
-    count: number of indices; may exceed `num`.
-    num: size of the set.
-    seed: names the stream, as in `permute`.
-
-  Returns:
-    Integers [count] in `[0, num)`: int64 for NumPy, int32 for JAX.
+  from `locate`, so that nothing overflows inside `jit`: the pass that holds the first index, and
+  its offset in that pass. Integers and dtypes are as those of `permute`.
 
   >>> draw(*locate(step=1, count=4, num=6), count=4, num=6, seed=0).tolist()[:2]  # ends pass 0
   [2, 5]

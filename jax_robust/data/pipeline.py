@@ -1,6 +1,5 @@
-"""Training batches by tf.data from sources on disk, and evaluation batches by NumPy alone."""
+"""Training batches: from disk by tf.data, or by the resident backend, under one law."""
 
-import difflib
 import functools
 import inspect
 import os
@@ -14,6 +13,7 @@ from jax_robust.data import mixture, resident
 from jax_robust.data.permutation import draw, locate
 from jax_robust.data.shard_order import ShardOrder
 from jax_robust.data.tf_import import import_tensorflow
+from jax_robust.errors import check_count, check_name
 
 _FOREVER = 2**62
 
@@ -41,10 +41,7 @@ def make_train_batches(
     TypeError: the backend has no such argument.
   """
   backends = {"tfdata": _make_tfdata, "resident": resident.make_resident}
-  if backend not in backends:
-    near = difflib.get_close_matches(str(backend), backends, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"backend={backend!r}: expected one of {sorted(backends)}{hint}")
+  check_name("backend", backend, backends)
   return backends[backend](original, generated, **kwargs)
 
 
@@ -111,15 +108,8 @@ def train_batches(
   mixture.check_sources(mix, original, generated)
   num_threads = min(8, os.cpu_count() or 1) if num_threads is None else num_threads
   stop = _FOREVER if num_steps is None else start_step + num_steps
-  for name, value, least in [
-    ("start_step", start_step, 0),
-    ("num_steps", stop - start_step, 0),
-    ("cycle_length", cycle_length, 1),
-    ("prefetch", prefetch, 0),
-    ("num_threads", num_threads, 1),
-  ]:
-    if value < least:
-      raise ValueError(f"{name}={value}: expected at least {least}")
+  check_count(0, start_step=start_step, num_steps=stop - start_step, prefetch=prefetch)
+  check_count(cycle_length=cycle_length, num_threads=num_threads)
   wanted = np.arange(batch_size)[rows if rows is not None else slice(None)]
   if not wanted.size:
     raise ValueError(f"rows={rows}: expected at least one row of batch_size={batch_size}")
@@ -131,49 +121,6 @@ def train_batches(
   dataset = _dataset(order, read, mix.num_generated, start_step, stop, prefetch, num_threads)
   fixed = {"generated": ~mixture.original_rows(mix)[wanted], "row": wanted.astype(np.int32)}
   return _deliver(dataset, fixed, failures)
-
-
-def eval_batches(
-  source, *, batch_size: int, shard: tuple[int, int] | None = None
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields every example once, in order, the last batch padded with rows whose mask is False.
-
-  **Guarantees**
-    every_example_once: the ids of the unmasked rows, over all batches and all shards, are each
-      index once.
-    equal_lengths: every shard sees the same number of batches, all of one shape.
-
-  Args:
-    source: a Source.
-    batch_size: rows of the global batch.
-    shard: (index, count) of the process: it gets the index-th of `count` equal runs of rows of
-      every batch; None for all rows.
-
-  Returns:
-    An iterator of {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b], "id": int32
-    [b]}. A padded row is black and has label 0 and id -1.
-
-  Raises:
-    ValueError: the shard is out of range, or the shards do not divide the batch.
-  """
-  index, count = shard or (0, 1)
-  if not 0 <= index < count:
-    raise ValueError(f"shard={shard}: expected (index, count) with 0 <= index < count")
-  if batch_size < 1 or batch_size % count:
-    raise ValueError(f"batch_size={batch_size}: expected a positive multiple of the {count} shards")
-
-  def batches():
-    for start in range(0, source.num_examples, batch_size):
-      ids = start + np.arange(batch_size)[index * batch_size // count :][: batch_size // count]
-      mask = ids < source.num_examples
-      image = np.zeros((ids.size, *source.image_shape), np.uint8)
-      label = np.zeros(ids.size, np.int32)
-      if mask.any():
-        image[mask], label[mask] = source.read(ids[mask])
-      ids = np.where(mask, ids, -1).astype(np.int32)
-      yield {"image": image, "label": label, "mask": mask, "id": ids}
-
-  return batches()
 
 
 def _make_tfdata(*sources, **kwargs):

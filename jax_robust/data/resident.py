@@ -1,4 +1,4 @@
-"""Training batches from images that lie on the device, by the law of the tf.data pipeline."""
+"""Training batches from images that all lie on the device, under the law of `data.pipeline`."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,15 +10,7 @@ import numpy as np
 
 from jax_robust.data import mixture
 from jax_robust.data.permutation import draw, locate
-
-_CHUNK = 8192  # images read at a time while the set is put together
-
-
-def resident_batches(
-  original, generated, *, start_step: int = 0, num_steps: int | None = None, **kwargs
-) -> Iterator[dict[str, jax.Array]]:
-  """Yields the training batches from `start_step` on; the arguments are `make_resident`'s."""
-  return make_resident(original, generated, **kwargs)(start_step, num_steps)
+from jax_robust.errors import check_count
 
 
 def make_resident(
@@ -45,13 +37,8 @@ def make_resident(
     compiles_once: neither another step nor another start compiles again.
 
   Args:
-    original: a Source, or None with `original_share=0`.
-    generated: a Source or ShardSet, or None with `original_share=1`.
-    batch_size: rows of the global batch.
-    original_share: as in `mixture.composition`, like `emulated_workers` and `num_slices`.
-    emulated_workers: rows that show each original image.
-    num_slices: parts of the batch that are rounded alone.
-    seed: names the order of the data.
+    original, generated, batch_size, original_share, emulated_workers, num_slices, seed: as in
+      `pipeline.train_batches`.
     sharding: how the rows of a batch lie on the devices, such as `NamedSharding(mesh, P("data"))`;
       every device of its mesh then holds all images. None for one device.
 
@@ -79,8 +66,7 @@ def make_resident(
   pick = jax.jit(partial(_pick, mix=mix, sizes=sizes, seed=seed), out_shardings=sharding)
 
   def batches(start_step: int = 0, num_steps: int | None = None):
-    if start_step < 0:
-      raise ValueError(f"start_step={start_step}: expected at least 0")
+    check_count(0, start_step=start_step)
     steps = itertools.islice(itertools.count(start_step), num_steps)
     return (pick(images, labels, _places(step, sizes)) for step in steps)
 
@@ -120,9 +106,8 @@ def _read_all(sources):
   labels = np.empty(num, np.int32)
   first = 0
   for source in sources:
-    for start in range(0, source.num_examples, _CHUNK):
-      ids = np.arange(start, min(start + _CHUNK, source.num_examples))
-      here = slice(first + start, first + start + ids.size)
-      images[here], labels[here] = source.read(ids)
-    first += source.num_examples
+    for batch_images, batch_labels in source.batches(8192):
+      here = slice(first, first + len(batch_labels))
+      images[here], labels[here] = batch_images, batch_labels
+      first += len(batch_labels)
   return images, labels

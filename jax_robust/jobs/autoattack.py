@@ -12,7 +12,7 @@ import numpy as np
 from jax_robust import attacks
 from jax_robust.attacks import versions
 from jax_robust.errors import ConfigError, WorkdirError, check_count
-from jax_robust.evaluate import plotting, report
+from jax_robust.evaluate import attack_plots, intervals, tables
 from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.runs.evaluation import autoattack_ball, make_logits_fn
@@ -127,7 +127,7 @@ def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
 
 
 def _hardest(result, x, labels, predict) -> dict[str, np.ndarray]:
-  """The images of a piece that resisted longest: fields of `plotting.Example`, and difficulty.
+  """The images of a piece that resisted longest: fields of `attack_plots.Example`, and difficulty.
 
   The difficulty counts the stages until an image was broken, then the passes; it is 0 for one that
   was wrong from the start, or never broken.
@@ -136,9 +136,9 @@ def _hardest(result, x, labels, predict) -> dict[str, np.ndarray]:
   passes = result.num_forward + result.num_backward
   difficulty = stage + passes / (passes.max() + 1.0) + 1.0
   difficulty = np.where(result.clean & ~result.robust, difficulty, 0.0)
-  best = np.argsort(-difficulty, kind="stable")[: plotting.PICTURED]
+  best = np.argsort(-difficulty, kind="stable")[: attack_plots.PICTURED]
   probs = [np.asarray(jax.nn.softmax(predict(jnp.asarray(z[best])))) for z in (x, result.x_adv)]
-  fields = plotting.Example(x[best], result.x_adv[best], labels[best], *probs)
+  fields = attack_plots.Example(x[best], result.x_adv[best], labels[best], *probs)
   return {**fields._asdict(), "difficulty": difficulty[best]}
 
 
@@ -165,7 +165,7 @@ def write_results(
   main = each[main_eps]
   points = {0.0: (main["clean"], *main["clean_interval"])}  # without an attack
   points |= {eps: (result["robust"], *result["robust_interval"]) for eps, result in each.items()}
-  curve = plotting.Curve(list(points), *map(list, zip(*points.values(), strict=True)))
+  curve = attack_plots.Curve(list(points), *map(list, zip(*points.values(), strict=True)))
   result = {
     **{key: main[key] for key in ("clean", "clean_interval", "robust", "robust_interval", "eps")},
     "curve": [
@@ -177,23 +177,23 @@ def write_results(
   workdir.write_result(path, "autoattack", result)
   name, place = config.model.name, path / "results"
   examples = {name: _hardest_of_all(chunks[main_eps])}
-  plotting.draw_evaluation(
+  attack_plots.draw_evaluation(
     place / "autoattack.png", examples, {name: curve}, eps=main_eps, norm=main["norm"]
   )
   rows = [
     {"eps": f"{eps:.4g}", "clean": r["clean"], **r["robust_after"]} for eps, r in each.items()
   ]
-  print(report.table(rows))
+  print(tables.markdown_table(rows))
   print(f"numbers: {place / 'autoattack.json'}\npicture: {place / 'autoattack.png'}")
   return main
 
 
-def _hardest_of_all(chunks: Sequence[Mapping[str, np.ndarray]]) -> list[plotting.Example]:
+def _hardest_of_all(chunks: Sequence[Mapping[str, np.ndarray]]) -> list[attack_plots.Example]:
   """Of all images that were broken those which resisted longest."""
-  names = [f"hardest/{name}" for name in ("difficulty", *plotting.Example._fields)]
+  names = [f"hardest/{name}" for name in ("difficulty", *attack_plots.Example._fields)]
   ranks, *fields = (np.concatenate([chunk[name] for chunk in chunks]) for name in names)
-  best = np.argsort(-ranks, kind="stable")[: plotting.PICTURED]
-  return [plotting.Example(*(field[i] for field in fields)) for i in best]
+  best = np.argsort(-ranks, kind="stable")[: attack_plots.PICTURED]
+  return [attack_plots.Example(*(field[i] for field in fields)) for i in best]
 
 
 def _summarise(
@@ -206,7 +206,7 @@ def _summarise(
   num_evaluated = len(columns["id"])
   return {
     **identity,
-    **report.summarise({name: columns[name] for name in ("clean", "robust")}),
+    **intervals.summarise({name: columns[name] for name in ("clean", "robust")}),
     "num_examples": num_evaluated,
     "complete": num_evaluated == identity["num_examples"],
     "robust_after": {name.removeprefix("after/"): float(columns[name].mean()) for name in after},

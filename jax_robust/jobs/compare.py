@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from jax_robust.errors import ConfigError, check_options
-from jax_robust.evaluate import report
+from jax_robust.evaluate import tables
 from jax_robust.jobs import evaluate, generate
 from jax_robust.jobs.train import train
 from jax_robust.runs import check, workdir
@@ -41,7 +41,7 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
     workdir.write_result(path, "compare", result)
     if jax.process_index() == 0:
       evaluate.draw(path / "results" / "compare.png", measured)
-      print(report.table([evaluate.row_of(name, each) for name, each in measured.items()]))
+      print(tables.markdown_table([evaluate.row_of(name, each) for name, each in measured.items()]))
       print(f"numbers: {path / 'results' / 'compare.json'}")
       print(f"picture: {path / 'results' / 'compare.png'}")
     return result

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jax_robust.evaluate import plotting, report
+from jax_robust.evaluate import attack_plots, intervals, tables
 from jax_robust.runs import build, check, identity, workdir
 from jax_robust.runs.evaluation import attack_setting, make_score
 from jax_robust.runs.nets import load_net
@@ -17,8 +17,8 @@ class Evaluation(NamedTuple):
   """The numbers for `results/`, and what a picture needs where there is an attack."""
 
   result: dict[str, Any]
-  examples: list[plotting.Example]
-  curve: plotting.Curve | None
+  examples: list[attack_plots.Example]
+  curve: attack_plots.Curve | None
 
 
 def evaluate(config: Any, folder: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def evaluate(config: Any, folder: str) -> dict[str, Any]:
     workdir.write_result(path, "evaluate", measured.result)
     if jax.process_index() == 0:
       draw(path / "results" / "evaluate.png", {config.model.name: measured})
-      print(report.table([row_of(config.model.name, measured)]))
+      print(tables.markdown_table([row_of(config.model.name, measured)]))
     return measured.result
 
 
@@ -41,7 +41,7 @@ def draw(path: pathlib.Path, measured: dict[str, Evaluation]) -> None:
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   result = next(iter(attacked.values())).result
-  plotting.draw_evaluation(
+  attack_plots.draw_evaluation(
     path,
     {name: each.examples for name, each in attacked.items()},
     {name: each.curve for name, each in attacked.items()},
@@ -73,7 +73,7 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
   setting = attack_setting(config)
   extra = [f"{setting.name}/{column}" for column in EXAMPLE_COLUMNS] if setting else []
   columns = score(params, model_state, [*names, *extra])
-  result = report.summarise({name: columns[name] for name in names})
+  result = intervals.summarise({name: columns[name] for name in names})
   curve, examples = None, []
   if setting:
     # Without an attack, the curve begins at what the model gets right: the entry `clean`, if any.
@@ -84,8 +84,8 @@ def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
         at_eps = score(params, model_state, [setting.name], {setting.name: eps})
       counts[eps] = at_eps[setting.name]
       metrics.report(f"eps {eps:.4g}: {counts[eps].mean():.4f} of {len(counts[eps])} robust")
-    points = {e: report.binomial_interval(int(c.sum()), len(c)) for e, c in counts.items()}
-    curve = plotting.Curve(list(points), *map(list, zip(*points.values(), strict=True)))
+    points = {e: intervals.binomial_interval(int(c.sum()), len(c)) for e, c in counts.items()}
+    curve = attack_plots.Curve(list(points), *map(list, zip(*points.values(), strict=True)))
     examples = _examples(source, columns, setting.name)
     result |= {
       "eps": setting.eps,
@@ -110,11 +110,13 @@ EXAMPLE_COLUMNS = ("x_adv", "probs", "probs_adv")
 """What a picture shows of an attacked image."""
 
 
-def _examples(source, columns, name: str) -> list[plotting.Example]:
+def _examples(source, columns, name: str) -> list[attack_plots.Example]:
   """The first images of the split, as the evaluator `name` attacked them."""
-  images, labels = source.read(columns["id"][: plotting.PICTURED])
+  images, labels = source.read(columns["id"][: attack_plots.PICTURED])
   x_adv, probs, probs_adv = (columns[f"{name}/{column}"] for column in EXAMPLE_COLUMNS)
   return [
-    plotting.Example(images[i] / np.float32(255), x_adv[i], int(labels[i]), probs[i], probs_adv[i])
+    attack_plots.Example(
+      images[i] / np.float32(255), x_adv[i], int(labels[i]), probs[i], probs_adv[i]
+    )
     for i in range(len(images))
   ]

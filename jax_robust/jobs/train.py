@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from jax_robust.errors import ConfigError
 from jax_robust.runs import check, workdir
 from jax_robust.runs.evaluation import make_score
 from jax_robust.runs.training import Training, duration, make_training, with_weights_of
@@ -53,8 +52,6 @@ def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
       for stem in ("total", "evaluate", "save", "log")
     }
   )
-  if not schedule.total:
-    raise ConfigError("the run has no step: set --config.total_steps (or _epochs, or _examples)")
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(open_checkpoints(config, path))
     initial = _initial_state(config, training, checkpoints.latest)

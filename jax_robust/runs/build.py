@@ -100,14 +100,16 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
 
 
 def model(config, num_classes: int):
-  """The net, with the data set's normalisation inside unless the config gives its own."""
+  """The net; a classifier normalises as the data set asks unless the config says otherwise."""
   options = block(config, "model")
-  mean, std = normalization.constants(config.data.name)
-  options = {"mean": mean, "std": std, **options}
+  name = options.pop("name")
   with from_config("model"):
+    if models.is_classifier(name):
+      mean, std = normalization.constants(config.data.name)
+      options = {"mean": mean, "std": std, "num_classes": num_classes, **options}
     if "dtype" in options:
       options["dtype"] = jnp.dtype(options["dtype"])
-    return models.create(options.pop("name"), num_classes=num_classes, **options)
+    return models.create(name, **options)
 
 
 def attack(key: str, options: Mapping[str, Any], **changes: Any) -> Attack:

@@ -26,9 +26,7 @@ def check(config: Any) -> None:
   """
   _check_keys(config)
   if len(config.select) != 2:
-    raise ConfigError(
-      f"config.select={config.select!r}: expected a name of evals and 'max' or 'min'"
-    )
+    raise ConfigError(f"config.select={config.select!r}: expected a metric and 'max' or 'min'")
   check_name("select", config.select[0], config.evals)
   check_name("select", config.select[1], ("max", "min"))
   if not config.data.num_heldout and config.evaluation.checkpoint == checkpoint.BEST:

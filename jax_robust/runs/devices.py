@@ -23,7 +23,7 @@ def make_mesh(config: Any, net: Any) -> Mesh:
   except ValueError as error:
     raise ConfigError(
       f"batch.size={config.batch.size}, batch.microbatch={config.batch.microbatch}, "
-      f"model.bn_group_size={net.bn_group_size}: {error}"
+      f"model.bn_group_size={getattr(net, 'bn_group_size', None)}: {error}"
     ) from error
 
 
@@ -50,7 +50,7 @@ def num_microbatches(config: Any, net: Any, mesh: Mesh) -> int:
       f"batch.microbatch={microbatch}: expected a divisor of batch.size={size} and a multiple of "
       f"the {count} devices"
     )
-  if microbatch < size and net.bn_group_size is None and _has_norm(net):
+  if microbatch < size and _has_norm(net) and net.bn_group_size is None:
     raise ConfigError(
       f"batch.microbatch={microbatch} with whole-batch BatchNorm would change its statistics: set "
       f"model.bn_group_size to a divisor of {microbatch // count}"
@@ -72,8 +72,8 @@ def _is_one_batch(config) -> bool:
 
 
 def _has_norm(net) -> bool:
-  """Whether a net has BatchNorm; some can do without."""
-  return getattr(net, "norm", True)
+  """Whether a net has BatchNorm: classifiers do, unless they are told to do without."""
+  return hasattr(net, "bn_group_size") and getattr(net, "norm", True)
 
 
 def _group_size(net) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jax_robust.attacks.recipes import keywords
-from jax_robust.data import pipeline
+from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError
 from jax_robust.evaluate import evaluators, scoring
@@ -161,8 +161,8 @@ def make_score(
     return scoring.score(
       scorer,
       parallel.replicate(weights_of(params, model_state, eps or {}), mesh),
-      pipeline.eval_batches(
-        source, batch_size=batch_size, shard=(jax.process_index(), jax.process_count())
+      eval_batches(
+        source, batch_size=batch_size, process=(jax.process_index(), jax.process_count())
       ),
       place=functools.partial(parallel.shard_batch, mesh=mesh),
       names=names,

@@ -194,6 +194,8 @@ def make_optimizer(config, source: sources.Source) -> optax.GradientTransformati
       options.pop(f"{stem}_{unit}", None)
   peak = optim.scaled_learning_rate(options.pop("learning_rate"), config.batch.size)
   total = duration(config, "total", source)
+  if not total:
+    raise ConfigError("the run has no step: set --config.total_steps (or _epochs, or _examples)")
   check_name("schedule.name", options.get("name", "cosine"), optim.SCHEDULES)
   schedule = call("schedule", optim.make_schedule, options=options, peak=peak, total_steps=total)
   options = block(config, "optimizer")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jax_robust import attacks
-from jax_robust.data import pipeline, sources
+from jax_robust.data import sources
+from jax_robust.data.evaluation import eval_batches
 from jax_robust.evaluate import evaluators, scoring
 
 DRAW = np.random.default_rng(0)
@@ -51,7 +52,7 @@ def make_weights(params, eps, seed=0):
 
 def flags(scorer, *, batch_size=5, eps=0.05, seed=0, names=("clean", "robust")):
   weights = make_weights(KERNEL, eps, seed)
-  batches = pipeline.eval_batches(SOURCE, batch_size=batch_size)
+  batches = eval_batches(SOURCE, batch_size=batch_size)
   return scoring.score(scorer, weights, batches, place=jax.device_put, names=names)
 
 
@@ -142,7 +143,7 @@ def test_every_example_is_counted_once(batch_size):
   weights = make_weights(right_on_black, 0)
   black, _ = apply_fn(right_on_black, STATE, jnp.zeros((1, 2, 2, 1)), train=False)
   assert np.argmax(black) == 0
-  batches = pipeline.eval_batches(SOURCE, batch_size=batch_size)
+  batches = eval_batches(SOURCE, batch_size=batch_size)
   result = scoring.score(NOTHING, weights, batches, place=jax.device_put, names=("clean",))
   np.testing.assert_array_equal(result["id"], np.arange(NUM))
   np.testing.assert_array_equal(result["label"], LABELS)
@@ -151,7 +152,7 @@ def test_every_example_is_counted_once(batch_size):
 
 
 def test_results_come_in_the_order_of_the_ids():
-  batches = list(pipeline.eval_batches(SOURCE, batch_size=4))[::-1]
+  batches = list(eval_batches(SOURCE, batch_size=4))[::-1]
   weights = make_weights(KERNEL, 0)
   result = scoring.score(NOTHING, weights, batches, place=jax.device_put, names=("clean",))
   np.testing.assert_array_equal(result["id"], np.arange(NUM))

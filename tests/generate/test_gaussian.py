@@ -105,7 +105,7 @@ def test_clipped_and_rounded():
   samples = gaussian.sample_chunks(
     images, np.zeros(20, int), num_examples=4000, num_classes=1, covariance="diagonal"
   )
-  drawn = np.concatenate([chunk for chunk, _ in samples.chunks()])
+  drawn = np.concatenate([chunk for chunk, _ in samples.batches()])
   assert drawn.dtype == np.uint8
   # N(.5, .513²): both ends are clipped to, a sixth of the mass each.
   for end in (0, 255):
@@ -125,7 +125,7 @@ def _draw(num_examples, **options):
   samples = gaussian.sample_chunks(
     IMAGES, LABELS, **{"num_examples": num_examples, "num_classes": 3, "chunk_size": 64, **options}
   )
-  images, labels = (np.concatenate(parts) for parts in zip(*samples.chunks(), strict=True))
+  images, labels = (np.concatenate(parts) for parts in zip(*samples.batches(), strict=True))
   assert samples.num_examples == len(images) and images.shape[1:] == samples.image_shape
   return images, labels
 
@@ -160,7 +160,8 @@ def test_counts():
   samples = gaussian.sample_chunks(
     IMAGES[keep], LABELS[keep], num_examples=700, num_classes=4, balance="as_fitted"
   )
-  assert samples.counts == (300, 200, 200, 0)
+  labels = np.concatenate([labels for _, labels in samples.batches()])
+  assert np.bincount(labels, minlength=4).tolist() == [300, 200, 200, 0]
 
 
 def test_constant_memory():
@@ -168,7 +169,7 @@ def test_constant_memory():
   samples = gaussian.sample_chunks(
     IMAGES, LABELS, num_examples=10**12, num_classes=3, chunk_size=50
   )
-  chunks = samples.chunks()
+  chunks = samples.batches()
   assert [len(next(chunks)[0]) for _ in range(3)] == [50, 50, 50]
 
 
@@ -180,7 +181,7 @@ def test_shards_of_samples(tmp_path):
   assert opened.manifest.label_histogram == (333, 333, 334)
   images, labels = opened.read(np.arange(1000))
   drawn = {}
-  for chunk, chunk_labels in samples.chunks():
+  for chunk, chunk_labels in samples.batches():
     drawn.update(zip((image.tobytes() for image in chunk), chunk_labels, strict=True))
   assert [drawn[image.tobytes()] for image in images] == labels.tolist()
 
@@ -188,13 +189,13 @@ def test_shards_of_samples(tmp_path):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"covariance": "diag"}, "covariance='diag': expected one of full, .* did you mean 'diagonal'"),
+    ({"covariance": "diag"}, "covariance='diag': did you mean 'diagonal'"),
     ({"covariance": "pca"}, "rank=None"),
     ({"covariance": "pca", "rank": 0}, "rank=0"),
     ({"rank": 3}, "rank=3: belongs to covariance='pca', not 'full'"),
     ({"shrinkage": 0.1}, "belongs to covariance='shrinkage'"),
     ({"covariance": "shrinkage", "shrinkage": 1.5}, "shrinkage=1.5"),
-    ({"balance": "even"}, "balance='even': expected one of equal, as_fitted"),
+    ({"balance": "even"}, "balance='even': expected one of 'as_fitted', 'equal'"),
     ({"num_examples": 0}, "num_examples=0"),
     ({"chunk_size": 0}, "chunk_size=0"),
     ({"seed": -1}, "seed=-1"),

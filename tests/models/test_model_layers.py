@@ -7,7 +7,6 @@ import pytest
 
 from jax_robust.models.layers import (
   ACTIVATIONS,
-  check_name,
   conv,
   fan_in_truncated_normal,
   linear,
@@ -59,13 +58,6 @@ def test_activations():
   assert ACTIVATIONS["relu"](jnp.array(-1.0)) == 0
   for name in ("swish", "silu"):
     assert ACTIVATIONS[name](jnp.array(1.0)) == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-6)
-
-
-def test_check_name_offers_the_near_miss():
-  with pytest.raises(ValueError, match=r"activation='swihs'.*relu.*Did you mean 'swish'\?"):
-    check_name("activation", "swihs", ACTIVATIONS)
-  with pytest.raises(ValueError, match=r"expected one of .*swish\.$"):
-    check_name("activation", "zzzz", ACTIVATIONS)
 
 
 def test_constants_of_datasets():

@@ -1,6 +1,6 @@
-"""What an evaluation says: fractions with exact intervals, a table, a JSON file's content."""
+"""Fractions with exact confidence intervals, and the summary of an evaluation's flags."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -57,30 +57,3 @@ def summarise(flags: Mapping[str, np.ndarray]) -> dict[str, float | list[float] 
     result[name] = interval.value
     result[f"{name}_interval"] = [interval.low, interval.high]
   return result
-
-
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-  """A Markdown table; the columns are those of the first row.
-
-  >>> print(table([{"net": "trades", "clean": 0.95}, {"net": "standard", "clean": 1.0}]))
-  | net      | clean |
-  |----------|-------|
-  | trades   | .950  |
-  | standard | 1.000 |
-  """
-  columns = list(rows[0])
-  cells = [columns, *([_cell(row.get(name, "")) for name in columns] for row in rows)]
-  widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-  lines = [
-    "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-    for line in cells
-  ]
-  lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-  return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-  """Three decimals without the leading zero for numbers, as the field prints accuracies."""
-  if isinstance(value, (float, np.floating)):
-    return f"{value:.3f}".removeprefix("0") if 0 <= value < 1 else f"{value:.3f}"
-  return str(value)
