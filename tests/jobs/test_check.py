@@ -71,7 +71,7 @@ SMOOTHING_MISTAKES = [
   ({"objective__etha": 1.0}, r"'objective.etha': did you mean 'eta'\?"),
   ({"objective": {"name": "standard"}}, r"config.evals.noisy.sigma is 0, and the objective has no"),
   ({"evals__noisy__evaluator": "nosy"}, r"evals.noisy.evaluator='nosy': did you mean 'noisy'"),
-  ({"evals__noisy": {"evaluator": "noisy", "sgima": 1}}, r"evals.noisy.sgima': did you mean 'sigma"),
+  ({"evals__noisy": {"evaluator": "noisy", "sgima": 1}}, r"noisy.sgima': did you mean 'sigma"),
   ({"evals__noisy": {"evaluator": "attacked"}}, r"evals.noisy.attack needs name, norm and eps"),
   ({"select": ("robust", "max")}, r"config.select='robust': expected one of 'clean', 'noisy'"),
   ({"evaluation__exit": "lst"}, r"config.evaluation.exit='lst': did you mean 'last'"),
