@@ -30,15 +30,16 @@ def generate(config: Any, folder: str) -> dict[str, Any]:
 def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes the shards that `config.generate` describes; shards that are there already are kept."""
   options = block(config, "generate")
-  method = options.pop("method", "")
+  method, shard = options.pop("method", ""), options.pop("shard", "0/1")
+  options.pop("pieces", None)  # of the job `merge`
   check_name("generate.method", method, METHODS)
-  manifest = path / SHARDS / "manifest.json"
+  manifest, result = path / SHARDS / "manifest.json", None
   if not manifest.exists():
     with from_config("generate"):
-      METHODS[method](config, path, **options)
-  while jax.process_index() and not manifest.exists():
-    time.sleep(pieces.SECONDS_BETWEEN_LOOKS)  # the first process writes them
-  return _describe(path / SHARDS) if manifest.exists() else {"complete": False}
+      result = METHODS[method](config, path, shard, **options)
+  while result is None and not manifest.exists():
+    time.sleep(pieces.SECONDS_BETWEEN_LOOKS)  # until the first process has written them
+  return result or _describe(path / SHARDS)
 
 
 def _describe(folder: pathlib.Path) -> dict[str, Any]:
@@ -49,16 +50,9 @@ def _describe(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _gaussian(
-  config,
-  path: pathlib.Path,
-  *,
-  shard: str = "0/1",
-  pieces: Sequence[str] = (),
-  num_shards: int | None = None,
-  **options,
-) -> None:
+  config, folder: pathlib.Path, shard: str, *, num_shards: int | None = None, **options
+) -> dict[str, Any] | None:
   """Samples a Gaussian per class, fitted to the training split without its held-out part."""
-  del pieces  # of the job `merge`
   source, _ = sources.split_heldout(build.load_split(config, "train"), config.data.num_heldout)
   images, labels = source.read(np.arange(source.num_examples))
   samples = gaussian.sample_chunks(
@@ -74,10 +68,10 @@ def _gaussian(
     "options": options,
     **identity.sha256_of(source),
   }
-  _write_samples(config, path, samples, belongs_to, shard)
+  return _write_samples(config, folder, samples, belongs_to, shard)
 
 
-def _write_samples(config, path, samples, belongs_to, shard: str) -> None:
+def _write_samples(config, path, samples, belongs_to, shard: str) -> dict[str, Any] | None:
   """Draws the chunks of samples that are in no piece; the first process makes shards of all."""
   store = pieces.Arrays(
     path / "results" / "generate",
@@ -89,25 +83,28 @@ def _write_samples(config, path, samples, belongs_to, shard: str) -> None:
   wanted = [int(number) for ids in store.missing() for number in ids]
   for number, (images, labels) in zip(wanted, samples.chunks(wanted), strict=True):
     store.write({"id": np.array([number]), "image": images, "label": labels})
+  if jax.process_index() and shard == "0/1":
+    return None  # the first process deletes the pieces when it has made shards of them
   if pieces.wait([store]):
-    write_results(config, path, [store.folder])
+    return write_results(config, path, [store.folder])
+  return {"complete": False}
 
 
-def _convert(
-  config, path: pathlib.Path, *, shard: str = "0/1", pieces: Any = (), **options
-) -> None:
+def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) -> None:
   """Converts an npz, a folder of class folders, or a pack of JPEGs; a kill starts it anew."""
-  if shard != "0/1" or pieces:
+  if shard != "0/1":
     raise ConfigError(f"generate.shard={shard!r}: files are converted whole, by one job")
-  source = options.pop("path")
-  if not source:
+  if not path:
     raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
   if jax.process_index() == 0:
-    convert.make_shards(source, path / SHARDS, seed=config.seed, **options)
+    convert.make_shards(path, folder / SHARDS, seed=config.seed, **options)
 
 
-METHODS: dict[str, Callable[..., None]] = {"gaussian": _gaussian, "convert": _convert}
-"""Ways to come by shards, by the name a config gives them."""
+METHODS: dict[str, Callable] = {"gaussian": _gaussian, "convert": _convert}
+"""Ways to come by shards, by the name a config gives them: `(config, workdir, shard, **options)`.
+
+They return what the job returns; None where the shards are there, or the first process writes them.
+"""
 
 
 def write_results(

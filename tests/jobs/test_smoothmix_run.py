@@ -28,15 +28,15 @@ def load(reference, **changes):
 @pytest.fixture(scope="module")
 def shard_folder(tmp_path_factory):
   """Shards as the generation job writes them: Gaussians fitted to the made images."""
-  folder = tmp_path_factory.mktemp("shards") / "generated"
+  folder = tmp_path_factory.mktemp("shards")
   config = load("cifar10_smoothing:smoke")
   config.generate = {
     "method": "gaussian", "covariance": "diagonal", "num_examples": NUM_GENERATED,
     "num_shards": NUM_SHARDS,
   }  # fmt: skip
-  written = generate.write_shards(config, str(folder))
+  written = generate.write_shards(config, folder)
   assert written == {"num_examples": NUM_GENERATED, "num_shards": NUM_SHARDS}
-  return folder
+  return folder / generate.SHARDS
 
 
 def originals_kept(rows, share):
