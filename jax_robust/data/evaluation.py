@@ -1,4 +1,4 @@
-"""Evaluation batches: every example once, in order, by NumPy alone."""
+"""Evaluation batches: every example once, in order; made with NumPy."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields every example once, in order, the last batch padded with rows whose mask is False.
 
-  **Guarantees**
-    every_example_once: the ids of the unmasked rows, over all batches and all processes, are each
+  Guarantees:
+    `every_example_once`: the ids of the unmasked rows, over all batches and all processes, are each
       index once.
-    equal_lengths: every process sees the same number of batches, all of one shape.
+    `equal_lengths`: every process sees the same number of batches, all of one shape.
 
   Args:
     source: a Source.

@@ -86,7 +86,7 @@ def _npz_stream(archive, path, num_classes) -> Stream:
 
 
 def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
-  """Reads a pack of JPEGs, decoding an image when it is asked for.
+  """Reads a pack of JPEGs; an image is decoded when it is read.
 
   The npz holds `jpeg_bytes` uint8 [total], `offsets` int64 [n + 1] (image i is bytes offsets[i] to
   offsets[i + 1]) and `labels` integers [n]. The compressed bytes stay in RAM.
@@ -115,7 +115,7 @@ def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None)
 
 
 def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
-  """Reads `path/<class>/<image>.png` (or .jpg), decoding an image when it is asked for.
+  """Reads `path/<class>/<image>.png` (or .jpg); an image is decoded when it is read.
 
   Where every folder's name is an integer, it is the label; else the labels number the folders in
   the order of their names. Images follow one another by class, then by file name; hidden files are

@@ -1,4 +1,4 @@
-"""The law of a training batch: how many rows are original images, which rows, and which repeat."""
+"""The composition of a batch: which rows show original images, which generated, which repeat."""
 
 from typing import NamedTuple
 
@@ -40,10 +40,10 @@ def composition(
   share of 1 fills the batch with originals; the last repeats are left out where `w` does not divide
   `b`.
 
-  **Guarantees**
-    adds_up: the rows add up to `batch_size`.
-    never_empty: with a share strictly between 0 and 1 both kinds have at least one row a slice.
-    repeats_exact: each distinct image fills exactly `w` rows (at most `w` for a share of 1).
+  Guarantees:
+    `adds_up`: the rows add up to `batch_size`.
+    `never_empty`: with a share strictly between 0 and 1 both kinds have at least one row a slice.
+    `repeats_exact`: each distinct image fills exactly `w` rows (at most `w` for a share of 1).
 
   Args:
     batch_size: rows of the global batch.
@@ -93,8 +93,8 @@ def original_rows(mix: Composition) -> np.ndarray:
   Row `r` of `B` is original iff `floor((r + 1) n / B) > floor(r n / B)`, `n` being the number of
   original rows.
 
-  **Guarantees**
-    even_share: every run of rows, wherever it starts and however long it is, holds its share of
+  Guarantees:
+    `even_share`: every run of rows, wherever it starts and however long it is, holds its share of
       original rows to within one. BatchNorm groups, micro-batches and devices' rows are such runs.
 
   >>> original_rows(Composition(num_original=2, num_generated=3, num_distinct=2)).tolist()

@@ -87,7 +87,7 @@ class RowFile(NamedTuple):
     out = np.empty((len(rows), *self.shape[1:]), self.dtype)
     if not len(rows):
       return out
-    # One pread for every run of neighbours: one for a chunk, one a row for a random read.
+    # One pread for every run of neighbouring rows.
     ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
     try:
       fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))

@@ -1,4 +1,4 @@
-"""A pseudo-random permutation of range(n) that needs no memory and can be entered at any place."""
+"""Pseudo-random permutations of `range(n)`, computed for any position alone, without memory."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,9 @@ def permute(positions, num: int, *, seed: int | Sequence[int], epoch=0):
   average. All arithmetic is on 32-bit unsigned integers, so that NumPy and JAX, in and out of
   `jit`, agree exactly.
 
-  **Guarantees**
-    exact: for every `num`, seed and epoch, `range(num)` is mapped onto `range(num)`.
-    backends_agree: NumPy arrays and JAX arrays give the same values.
+  Guarantees:
+    `exact`: for every `num`, seed and epoch, `range(num)` is mapped onto `range(num)`.
+    `backends_agree`: NumPy arrays and JAX arrays give the same values.
 
   Args:
     positions: integers [...] in `[0, num)`; a NumPy array, or a JAX array (traced or not).

@@ -1,4 +1,4 @@
-"""Training batches: from disk by tf.data, or by the resident backend, under one law."""
+"""Training batches, read from disk by tf.data or from the device; both backends draw the same."""
 
 import functools
 import inspect
@@ -68,13 +68,13 @@ def train_batches(
   each pass permutes the shards, reads `cycle_length` of them at a time in turn, and permutes the
   images within each.
 
-  **Guarantees**
-    stateless: the batch of a step depends on the seed and the step alone; a stream that begins at
+  Guarantees:
+    `stateless`: the batch of a step depends on the seed and the step alone; a stream that begins at
       any step goes on bit for bit, however many threads read.
-    once_per_pass: each pass shows every generated image once, and every original image once (in as
-      many rows of one batch as `mixture.composition` repeats it).
-    rows_agree: the batch of `rows` holds those rows of the global batch, and only they are read.
-    constant_memory: anonymous memory does not grow with the size of the set.
+    `once_per_pass`: each pass shows every generated image once, and every original image once (in
+      as many rows of one batch as `mixture.composition` repeats it).
+    `rows_agree`: the batch of `rows` holds those rows of the global batch, and only they are read.
+    `constant_memory`: anonymous memory does not grow with the size of the set.
 
   Args:
     original: a Source, or None with `original_share=0`.

@@ -1,4 +1,4 @@
-"""Training batches from images that all lie on the device, under the law of `data.pipeline`."""
+"""Training batches from images that all lie on the device, drawn as `data.pipeline` draws them."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -29,12 +29,12 @@ def make_resident(
   Original and generated images each come in the order of an exact permutation of their whole set,
   another one each pass, computed inside `jit`; the host sends four integers a step.
 
-  **Guarantees**
-    same_originals: the original images of a step are those of `pipeline.train_batches` with that
+  Guarantees:
+    `same_originals`: the original images of a step are those of `pipeline.train_batches` with that
       seed, in the same rows; so are the generated ones of a plain source.
-    once_per_pass: each pass shows every image once (originals in as many rows as they are
+    `once_per_pass`: each pass shows every image once (originals in as many rows as they are
       repeated).
-    compiles_once: neither another step nor another start compiles again.
+    `compiles_once`: neither another step nor another start compiles again.
 
   Args:
     original, generated, batch_size, original_share, emulated_workers, num_slices, seed: as in

@@ -37,16 +37,15 @@ def write_shards(
 ) -> ShardSet:
   """Writes samples as shards, in random order.
 
-  **Guarantees**
-
-  - shuffled: sample i goes to place p(i), p a random permutation of the whole set drawn from
-    `seed`, so that samples that came sorted by class are spread over all shards.
-  - deterministic: the same samples and arguments give the same bytes.
-  - atomic: `folder` appears complete or not at all; whatever fails, the partial folder is removed
-    (a kill −9 leaves it behind, as `.<folder>.partial-…`).
-  - keeps_other_content: a folder that is there is replaced by nothing; the very same shards are
-    left as they are and opened.
-  - constant_memory: a batch at a time, and 8 bytes for every sample (its place and its label).
+  Guarantees:
+    `shuffled`: sample i goes to place p(i), p a random permutation of the whole set drawn from
+      `seed`, so that samples that came sorted by class are spread over all shards.
+    `deterministic`: the same samples and arguments give the same bytes.
+    `atomic`: `folder` appears complete or not at all; whatever fails, the partial folder is removed
+      (a kill −9 leaves it behind, as `.<folder>.partial-…`).
+    `keeps_other_content`: an existing folder is never replaced; if it holds the very same shards,
+      it is left as it is and opened.
+    `constant_memory`: a batch at a time, and 8 bytes for every sample (its place and its label).
 
   Args:
     folder: Where to; missing parents are made.
@@ -120,7 +119,7 @@ def _whole(argument, value, samples) -> int:
   """Returns an argument, or what the samples say of it."""
   value = getattr(samples, argument, None) if value is None else value
   if value is None:
-    raise ValueError(f"{argument}=None: expected a number, since the samples do not tell")
+    raise ValueError(f"{argument}=None: expected a number, since the samples have none")
   check_count(**{argument: value})
   return operator.index(value)
 
@@ -151,7 +150,7 @@ def _write_images(folder, batches, counts, seed, progress_fn):
   num_examples, starts = sum(counts), np.concatenate([[0], np.cumsum(counts)])
   done, places, labels, image_shape, offsets = 0, None, None, None, None
   for images, batch_labels in batches:
-    if places is None:  # only now: the first batch tells the images' shape
+    if places is None:  # only now: the first batch has the images' shape
       image_shape = images.shape[1:]
       offsets = _allocate(folder, counts, image_shape)
       labels = np.empty(num_examples, np.int32)

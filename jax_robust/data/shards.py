@@ -33,11 +33,10 @@ _REMEDY = "The folder was damaged or only partly copied: make or fetch it again.
 class ShardSet(Source):
   """A `Source` over shards; sample i is the i-th when the shards are read one after another.
 
-  **Guarantees**
-
-  - constant_memory: nothing is kept between reads, only the manifest.
-  - labels_in_range: one outside `[0, num_classes)` is an error when it is read, whatever `verify`
-    was.
+  Guarantees:
+    `constant_memory`: nothing is kept between reads, only the manifest.
+    `labels_in_range`: one outside `[0, num_classes)` is an error when it is read, whatever `verify`
+      was.
 
   Args:
     counts: Samples of each shard.

@@ -25,11 +25,10 @@ ImageShape = tuple[int, int, int]
 class Source:
   """Labelled images with random access.
 
-  **Guarantees**
-
-  - stable_order: index i is the same sample in every run and on every machine.
-  - thread_safe: `read` may be called from many threads at once.
-  - indices_in_range: one outside `[0, num_examples)` is an IndexError; none is wrapped around.
+  Guarantees:
+    `stable_order`: index i is the same sample in every run and on every machine.
+    `thread_safe`: `read` may be called from many threads at once.
+    `indices_in_range`: one outside `[0, num_examples)` is an IndexError; none is wrapped around.
 
   Args:
     name: What error messages and results call it.

@@ -11,7 +11,7 @@ from jax_robust.data.tf_import import import_tensorflow
 from jax_robust.errors import DataFileError, near_miss
 
 NAMES = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
-"""What can be asked for by name; everything else by the folder of a prepared TFDS builder."""
+"""Data sets with a name; all others are given by the folder of a prepared TFDS builder."""
 
 _PREPARE_AGAIN = "Delete that folder and prepare the dataset again."
 
@@ -27,11 +27,10 @@ def load_tfds(
 ) -> Source:
   """Reads a split of a TFDS dataset into RAM.
 
-  **Guarantees**
-
-  - stable_order: the samples come record by record, file by file, as they lie on the disk, in every
-    run and on every machine that holds the same prepared files.
-  - no_gpu: TensorFlow sees no accelerator, and takes no memory of one.
+  Guarantees:
+    `stable_order`: the samples come record by record, file by file, as they lie on the disk, in
+      every run and on every machine that holds the same prepared files.
+    `no_gpu`: TensorFlow sees no accelerator, and takes no memory of one.
 
   Args:
     name: One of `NAMES`, or the folder of a prepared builder (`…/imagenet2012/5.1.0`), the way to

@@ -1,7 +1,7 @@
 """The look of all plots: figures without a display, axes with a grid, a colour for each method.
 
-The colours are Okabe and Ito's, which the colour-blind tell apart; dashes and markers tell methods
-apart where colours come again, and in grey.
+The colours are Okabe and Ito's, which colour-blind people can tell apart; dashes and markers tell
+methods apart where colours repeat, and in greyscale.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,13 +22,14 @@ def make_figure(width: float, height: float):
   return figure
 
 
-def add_axes(figure, xlabel: str, ylabel: str, note: str = ""):
-  """The only axes of a figure, with a note above them, which says what bands or bars mean."""
+def make_axes(size: tuple[float, float], xlabel: str, ylabel: str, note: str = ""):
+  """A figure and its only axes, with a note above them, which says what bands or bars mean."""
+  figure = make_figure(*size)
   axes = figure.subplots()
   axes.set(xlabel=xlabel, ylabel=ylabel)
   axes.set_title(note, loc="right", fontsize=8, color="0.4")
   add_grid(axes)
-  return axes
+  return figure, axes
 
 
 def add_grid(axes) -> None:

@@ -26,7 +26,7 @@ class Run(NamedTuple):
   Attributes:
     clean: accuracy of the smoothed classifier.
     average_radius: ACR.
-    label: the option that tells it from the method's other runs, such as `η = 5`.
+    label: the option that distinguishes it from the method's other runs, such as `η = 5`.
     clean_interval: ends of the interval, where it is known.
     radius_interval: ends of the interval, where it is known.
   """
@@ -60,9 +60,8 @@ def draw_certified_accuracy(path: str | os.PathLike, logs: Mapping[str, CertifyL
     path: of the PNG.
     logs: by method.
   """
-  figure = plot_style.make_figure(7.6, 4.2)
-  axes = plot_style.add_axes(
-    figure, r"$\ell_2$ radius", "certified accuracy (%)", "bands: 95 % intervals"
+  figure, axes = plot_style.make_axes(
+    (7.6, 4.2), r"$\ell_2$ radius", "certified accuracy (%)", "bands: 95 % intervals"
   )
   averages = []
   for style, method, log in plot_style.styled(logs):
@@ -92,9 +91,8 @@ def draw_probabilities(
     logs: by method.
     sigmas: noise of each method's log.
   """
-  figure = plot_style.make_figure(7.6, 4.2)
-  axes = plot_style.add_axes(
-    figure,
+  figure, axes = plot_style.make_axes(
+    (7.6, 4.2),
     r"$p_A$: probability of the true class under the noise, lower bound",
     r"images with a smaller $p_A$ (%)",
   )
@@ -122,10 +120,9 @@ def draw_trade_off(path: str | os.PathLike, methods: Mapping[str, Sequence[Run]]
     path: of the PNG.
     methods: runs by method, in the order of the option that they differ in.
   """
-  figure = plot_style.make_figure(6.2, 4.6)
   has_bars = any(r.clean_interval or r.radius_interval for runs in methods.values() for r in runs)
-  axes = plot_style.add_axes(
-    figure,
+  figure, axes = plot_style.make_axes(
+    (6.2, 4.6),
     "clean accuracy of the smoothed classifier (%)",
     "average certified radius",
     "bars: 95 % intervals" if has_bars else "",
@@ -192,9 +189,8 @@ def draw_confidence_path(
     positions: of the points on the way, `[p]`, from 0, the image, to 1, its adversarial point;
       None: at equal distances.
   """
-  figure = plot_style.make_figure(6.4, 4.0)
-  axes = plot_style.add_axes(
-    figure,
+  figure, axes = plot_style.make_axes(
+    (6.4, 4.0),
     "position on the way",
     "smoothed confidence in the true class",
     "curves: mean, bands: middle half of the images",

@@ -53,9 +53,8 @@ def fit(
   z ~ N(0, Iₙ) has covariance S exactly, whatever its rank: n may be smaller than d, and nothing is
   inverted.
 
-  **Guarantees**
-
-  - moments: before clipping, samples have the mean of the images and, for "full", covariance S.
+  Guarantees:
+    `moments`: before clipping, samples have the mean of the images and, for "full", covariance S.
 
   Args:
     images: uint8 [n, h, w, c] of one class, n at least 2.
@@ -134,10 +133,10 @@ def sample_chunks(
   Samples are clipped to [0, 1] and rounded to uint8, as the originals are kept; their label is the
   class of their Gaussian. They come sorted by class, drawn when they are read, a chunk at a time.
 
-  **Guarantees**
-
-  - reproducible: chunk k of class c is a function of (seed, c, k) and of that class's images alone.
-  - counts: each class has its share, to within one sample.
+  Guarantees:
+    `reproducible`: chunk k of class c is a function of (seed, c, k) and of that class's images
+      alone.
+    `counts`: each class has its share, to within one sample.
 
   Args:
     images: uint8 [n, h, w, c], the originals; training images only.

@@ -11,7 +11,13 @@ from jaxtyping import Array, Float
 from jax_robust.errors import check_name
 from jax_robust.models import layers
 from jax_robust.models.convolution import CONVOLUTIONS
-from jax_robust.models.layers import ACTIVATIONS, BatchNorm, linear, normalise, torch_init
+from jax_robust.models.layers import (
+  ACTIVATIONS,
+  BatchNorm,
+  fan_in_truncated_normal,
+  normalise,
+  torch_init,
+)
 
 
 class Classifier(nn.Module, kw_only=True):
@@ -32,7 +38,8 @@ class Classifier(nn.Module, kw_only=True):
     bn_epsilon: see `BatchNorm.epsilon`.
     bn_debias: see `BatchNorm.debias`.
     zero_init_logits: whether the last layer's weights start at zero.
-    convolution: "auto", the fastest for the backend, or "xla", always XLA's.
+    convolution: "auto", the fastest for the backend, or "xla", always `jax.lax`'s (see
+      `convolution.conv_general_dilated`).
     dtype: of the computation up to the last layer; parameters, statistics and logits are float32
       (computation and logits float64 for float64).
 
@@ -94,11 +101,12 @@ class Classifier(nn.Module, kw_only=True):
     dtype = jnp.promote_types(self.dtype, jnp.float32)
     features = features.astype(dtype)
     features = features.mean(tuple(range(1, features.ndim - 1)))
-    initial = torch_init(features.shape[-1]) if self.has_torch_init else {}
-    last = linear(
-      self.num_classes, name="logits", zero_init=self.zero_init_logits, dtype=dtype, **initial
-    )
-    return last(features)
+    initial = {"kernel_init": fan_in_truncated_normal}
+    if self.has_torch_init:
+      initial = torch_init(features.shape[-1])
+    if self.zero_init_logits:
+      initial["kernel_init"] = nn.initializers.zeros
+    return nn.Dense(self.num_classes, dtype=dtype, name="logits", **initial)(features)
 
   def activate(self, x: Array) -> Array:
     """The net's activation."""

@@ -1,4 +1,4 @@
-"""The layers of the nets: convolution, linear layer, normalisation, BatchNorm, activations."""
+"""The layers of the nets: convolution, normalisation, BatchNorm, activations, initial weights."""
 
 import math
 from collections.abc import Callable
@@ -81,34 +81,6 @@ def conv(
     kernel_init=kernel_init,
     bias_init=bias_init,
     conv_general_dilated=CONVOLUTIONS[convolution],
-    name=name,
-  )
-
-
-def linear(
-  features: int,
-  *,
-  name: str,
-  zero_init: bool = False,
-  use_bias: bool = True,
-  dtype: DTypeLike = jnp.float32,
-  kernel_init: Initializer = fan_in_truncated_normal,
-  bias_init: Initializer = nn.initializers.zeros,
-) -> nn.Dense:
-  """A linear layer with float32 parameters, by default with Haiku's initial weights.
-
-  Args:
-    features: outputs.
-    name: of the submodule.
-    zero_init: whether the weights start at zero too.
-    use_bias, kernel_init, bias_init, dtype: as those of `flax.linen.Dense`; computes in `dtype`.
-  """
-  return nn.Dense(
-    features,
-    use_bias=use_bias,
-    dtype=jnp.dtype(dtype),
-    kernel_init=nn.initializers.zeros if zero_init else kernel_init,
-    bias_init=bias_init,
     name=name,
   )
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_robust.models.classifier import Classifier
-from jax_robust.models.layers import linear, torch_init
+from jax_robust.models.layers import torch_init
 
 
 class LeNet(Classifier, kw_only=True):
@@ -37,7 +37,7 @@ class LeNet(Classifier, kw_only=True):
       y = _max_pool(self.activate(layer(y)))
     # Channels first, so that the hidden layer's weights are in PyTorch's order.
     y = y.transpose(0, 3, 1, 2).reshape(y.shape[0], -1)
-    hidden = linear(500, dtype=self.dtype, name="hidden", **torch_init(y.shape[-1]))
+    hidden = nn.Dense(500, dtype=self.dtype, name="hidden", **torch_init(y.shape[-1]))
     return self.head(self.activate(hidden(y)))
 
 

@@ -1,4 +1,4 @@
-"""Pixel means and standard deviations of data sets, which the nets' first layer uses."""
+"""Means and standard deviations of the pixels of data sets, for the nets' first layer."""
 
 # Name: (mean, std), per channel or one for all channels, of pixels in [0, 1].
 CONSTANTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {

@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jax_robust.models.classifier import Classifier
-from jax_robust.models.layers import linear
+from jax_robust.models.layers import fan_in_truncated_normal
 
 
 class SmallCNN(Classifier, kw_only=True):
@@ -79,7 +79,13 @@ class MLP(Classifier, kw_only=True):
     batchnorm = self.batchnorm_factory()
     y = self.preprocess(x).reshape(x.shape[0], -1)
     for i, features in enumerate(self.hidden):
-      y = linear(features, use_bias=not self.norm, dtype=self.dtype, name=f"hidden_{i}")(y)
+      y = nn.Dense(
+        features,
+        use_bias=not self.norm,
+        dtype=self.dtype,
+        kernel_init=fan_in_truncated_normal,
+        name=f"hidden_{i}",
+      )(y)
       if self.norm:
         y = batchnorm(name=f"batchnorm_{i}")(y, train)
       y = self.activate(y)

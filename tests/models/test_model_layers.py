@@ -9,7 +9,6 @@ from jax_robust.models.layers import (
   ACTIVATIONS,
   conv,
   fan_in_truncated_normal,
-  linear,
   normalise,
 )
 from jax_robust.models.normalization import CONSTANTS, constants
@@ -31,13 +30,6 @@ def test_same_padding_with_stride_two_pads_after():
   padded = np.pad(np.arange(16.0).reshape(4, 4), ((0, 1), (0, 1)))
   expected = [[padded[i : i + 3, j : j + 3].sum() for j in (0, 2)] for i in (0, 2)]
   np.testing.assert_array_equal(y[0, :, :, 0], expected)
-
-
-@pytest.mark.parametrize("zero_init", [True, False])
-def test_linear_starts_as_asked(zero_init):
-  params = linear(3, name="logits", zero_init=zero_init).init(jax.random.key(0), jnp.ones((1, 5)))
-  assert (params["params"]["kernel"] == 0).all() == zero_init
-  assert (params["params"]["bias"] == 0).all()
 
 
 def test_normalise_per_channel_and_for_all():

@@ -97,7 +97,9 @@ def test_pad_to_pads_with_black_before_normalisation(draw_variables):
 def test_head_starts_as_asked(zero):
   net = models.MLP(num_classes=3, hidden=(), zero_init_logits=zero)
   logits, _ = net.init_with_output(jax.random.key(0), images())
-  assert (logits == 0).all() == zero
+  params = net.init(jax.random.key(0), images())["params"]["logits"]
+  assert (logits == 0).all() == (params["kernel"] == 0).all() == zero
+  assert (params["bias"] == 0).all()
   assert models.WideResNet(num_classes=3).zero_init_logits
 
 
