@@ -1,4 +1,7 @@
-"""Per-example losses over logits. Nothing is reduced over the batch; attacks ascend them."""
+"""Losses of logits, per example: nothing is reduced over the batch. Attacks ascend them.
+
+They take the logits of one exit, `[b, k]`; `over_exits` lifts them to a tuple of exits.
+"""
 
 from typing import Any
 
@@ -6,16 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jax_robust.nets.exits import exits_of
 from jax_robust.types import LossFn
 
+Logits = Float[Array, "b k"] | tuple  # a tuple is refused, with the remedy
+
 _DLR_OFFSET = 1e-12  # as in the reference program
-
-
-def _as_probabilities(logits: Array, targets: Array) -> Array:
-  """Integer labels become one-hot rows; probability rows pass through."""
-  if jnp.issubdtype(targets.dtype, jnp.integer):
-    return jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
-  return targets
 
 
 def as_labels(targets: Any) -> Int[Array, " b"]:
@@ -32,7 +31,7 @@ def as_labels(targets: Any) -> Int[Array, " b"]:
 
 
 def cross_entropy(
-  outputs: Float[Array, "b k"], targets: Int[Array, " b"] | Float[Array, "b k"]
+  outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]
 ) -> Float[Array, " b"]:
   """Cross entropy `-sum_k t_k log softmax(z)_k` of each example.
 
@@ -47,13 +46,13 @@ def cross_entropy(
   >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)
   Array([1.3863], dtype=float32)
   """
-  log_probs = jax.nn.log_softmax(outputs)
+  log_probs = jax.nn.log_softmax(_one_exit(outputs, "cross_entropy"))
   if jnp.issubdtype(targets.dtype, jnp.integer):
     return -jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
   return -jnp.sum(targets * log_probs, axis=-1)
 
 
-def kl_divergence(outputs: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
+def kl_divergence(outputs: Logits, targets: Float[Array, "b k"]) -> Float[Array, " b"]:
   """`KL(t || softmax(z)) = sum_k t_k (log t_k - log softmax(z)_k)` of each example.
 
   TRADES' inner maximisation and its penalty: t is the clean prediction, z the logits under attack.
@@ -75,15 +74,14 @@ def kl_divergence(outputs: Float[Array, "b k"], targets: Float[Array, "b k"]) ->
   >>> float(abs(kl_divergence(z, jax.nn.softmax(z)))[0]) < 1e-6
   True
   """
+  outputs = _one_exit(outputs, "kl_divergence")
   # xlogy's gradient at t = 0 is -inf; such entries are cut out before the logarithm.
   safe = jnp.where(targets > 0, targets, 1.0)
   entropy_terms = jnp.where(targets > 0, targets * jnp.log(safe), 0.0)
   return jnp.sum(entropy_terms - targets * jax.nn.log_softmax(outputs), axis=-1)
 
 
-def margin(
-  outputs: Float[Array, "b k"], targets: Int[Array, " b"] | Float[Array, "b k"]
-) -> Float[Array, " b"]:
+def margin(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> Float[Array, " b"]:
   """`max_{k != y} z_k - z_y`: positive exactly where the example is misclassified.
 
   Args:
@@ -99,6 +97,7 @@ def margin(
   >>> margin(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([0])).tolist()
   [-0.5]
   """
+  outputs = _one_exit(outputs, "margin")
   is_true = jax.nn.one_hot(as_labels(targets), outputs.shape[-1], dtype=bool)
   true_logit = jnp.sum(jnp.where(is_true, outputs, 0.0), axis=-1)
   # -inf, not a large constant: 1e8 is no longer exact in float16 and bfloat16.
@@ -106,9 +105,7 @@ def margin(
   return best_other - true_logit
 
 
-def dlr(
-  outputs: Float[Array, "b k"], targets: Int[Array, " b"] | Float[Array, "b k"]
-) -> Float[Array, " b"]:
+def dlr(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> Float[Array, " b"]:
   """Difference of logits ratio: `(max_{k != y} z_k - z_y) / (z_1st - z_3rd)`, to be ascended.
 
   Negative where the example is classified correctly, as `margin` is, but blind to the scale of the
@@ -137,13 +134,13 @@ def dlr(
   >>> dlr(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([0])).tolist()
   [-0.25]
   """
-  outputs = _largest_logits_exist(outputs, 3, "dlr")
+  outputs = _with_classes(outputs, 3, "dlr")
   top = jax.lax.top_k(outputs, 3)[0]
   return margin(outputs, targets) / (top[:, 0] - top[:, 2] + _DLR_OFFSET)
 
 
 def targeted_dlr(
-  outputs: Float[Array, "b k"],
+  outputs: Logits,
   labels: Int[Array, " b"] | Float[Array, "b k"],
   goals: Int[Array, " b"],
 ) -> Float[Array, " b"]:
@@ -155,7 +152,7 @@ def targeted_dlr(
   Args:
     outputs: logits z, `[b, k]`, k >= 4.
     labels: true classes y, integers `[b]`, or probabilities `[b, k]`, whose arg max is taken.
-    goals: the classes to make for, `[b]`.
+    goals: the target classes, `[b]`.
 
   Returns:
     One loss per example, `[b]`, without unit: positive where the goal is ahead of y.
@@ -169,15 +166,28 @@ def targeted_dlr(
   >>> targeted_dlr(jnp.array([[4.0, 3.0, 2.0, 2.0]]), jnp.array([0]), jnp.array([2])).tolist()
   [-1.0]
   """
-  outputs = _largest_logits_exist(outputs, 4, "targeted_dlr")
+  outputs = _with_classes(outputs, 4, "targeted_dlr")
   top = jax.lax.top_k(outputs, 4)[0]
   true_logit = jnp.take_along_axis(outputs, as_labels(labels)[:, None], axis=-1)[:, 0]
   goal_logit = jnp.take_along_axis(outputs, goals[:, None], axis=-1)[:, 0]
   return (goal_logit - true_logit) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _DLR_OFFSET)
 
 
-def _largest_logits_exist(outputs: Array, num_needed: int, name: str) -> Array:
-  """The logits in float32 at least, where 1e-12 is not 0; raises if there are too few of them."""
+def _one_exit(outputs: Any, name: str) -> Array:
+  """The logits; raises where they are those of several exits, with the remedy."""
+  exits = exits_of(outputs)
+  if len(exits) > 1:
+    raise ValueError(
+      f"outputs are a tuple of {len(exits)} exits: losses.{name} takes one array of logits; take "
+      f"losses.over_exits(losses.{name}), the mean over the exits, or choose one of them with "
+      "nets.exits.select_exit(logits_fn, exit)"
+    )
+  return exits[0]
+
+
+def _with_classes(outputs: Any, num_needed: int, name: str) -> Array:
+  """The logits in float32 at least, where 1e-12 is not 0; raises if there are too few classes."""
+  outputs = _one_exit(outputs, name)
   if outputs.shape[-1] < num_needed:
     raise ValueError(
       f"outputs have {outputs.shape[-1]} classes: {name} needs at least {num_needed}, since its "
@@ -187,9 +197,9 @@ def _largest_logits_exist(outputs: Array, num_needed: int, name: str) -> Array:
 
 
 def over_exits(loss_fn: LossFn) -> LossFn:
-  """Lifts a per-example loss to the mean over the exits of a multi-exit classifier.
+  """Lifts a per-example loss to the mean over the exits of a multi-exit model.
 
-  Targets may be a tuple too, with those of each exit.
+  A single array of logits counts as the only exit. Targets may be a tuple too, one entry per exit.
 
   >>> import jax.numpy as jnp
   >>> z = jnp.zeros((1, 2))
@@ -198,10 +208,11 @@ def over_exits(loss_fn: LossFn) -> LossFn:
   """
 
   def loss_over_exits(outputs, targets):
-    if not isinstance(outputs, tuple):
-      return loss_fn(outputs, targets)
-    targets = targets if isinstance(targets, tuple) else (targets,) * len(outputs)
-    return sum(map(loss_fn, outputs, targets)) / len(outputs)
+    exits = exits_of(outputs)
+    if not isinstance(targets, tuple):
+      targets = (targets,) * len(exits)
+    each = [loss_fn(*pair) for pair in zip(exits, targets, strict=True)]
+    return each[0] if len(each) == 1 else sum(each) / len(each)
 
   return loss_over_exits
 

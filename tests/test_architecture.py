@@ -17,7 +17,7 @@ SHARED = (*CORE, "objectives", "models", "data", "generate", "train", "evaluate"
 MAY_IMPORT = {
   "types": (),
   "errors": (),
-  "losses": ("types", "errors"),
+  "losses": ("types", "errors", "nets"),
   "nets": ("types", "errors"),
   "attacks": ("types", "errors", "losses", "nets"),
   "smoothing": ("types", "errors", "nets"),

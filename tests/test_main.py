@@ -113,7 +113,7 @@ MISTAKES = [
   (["--config={tiny}", "--workdir=x", "--config.job=trian"], "job='trian': did you mean 'train'?"),
   (["--config={tiny}:stps=1", "--workdir=x"], "argument 'stps': did you mean 'steps'?"),
   (["--config=quikstart", "--workdir=x"], "did you mean 'quickstart'?"),
-  (["--config={tiny}", "--workdir=x", "--config.attack.name=pdg"], "expected 'pgd'"),
+  (["--config={tiny}", "--workdir=x", "--config.attack.name=pdg"], "did you mean 'pgd'"),
   (["--config={tiny}", "--workdir=x", "--config.init_from=confg.py"], "did you mean 'config.py'?"),
   (["--config={tiny}", "--workdir=x", "--config.generated.path="], "original_share=0.5 asks for"),
 ]

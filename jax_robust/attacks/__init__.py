@@ -1,10 +1,49 @@
-"""Attacks: pure functions `attack(logits_fn, x, targets, rng, *, ball, ...) -> x_adv`."""
+"""Attacks: pure functions `attack(logits_fn, x, targets, rng, *, ball, ...) -> x_adv`.
+
+What they share is said here once; each function documents what is its own.
+
+Args:
+  logits_fn: the model, `x -> outputs`; or a randomised one, `(x, rng) -> outputs`, which gets a new
+    key for each query and example. Outputs are logits `[b, k]`, or a tuple of them with one entry
+    per exit. Attacks that ascend a loss ascend its mean over the exits (`losses.over_exits`), and
+    an example counts as misclassified by its last exit (`nets.exits.predictions`); attacks that
+    look for the decision boundary need one array, and say so. `nets.exits.select_exit` chooses one.
+  x: images in [0, 1], `[b, ...]`, floating-point. Normalisation belongs into the model.
+  targets: labels `[b]`, or probabilities `[b, k]`: the loss decides what it takes, and where an
+    attack needs the true class it is the arg max.
+  rng: one key, which is folded with the row number, or one key per example, `[b]`. A row of the
+    result depends on its image, target and key only.
+  ball: the threat model: `linf_ball`, `l2_ball` or `l1_ball`, eps in units of the image.
+  loss_fn: `(outputs, targets) -> [b]`, ascended. Default: cross entropy.
+  num_steps: gradient steps of one run; static.
+  start: a point `[b, ...]` to start from; default is the attack's own, mostly a random point.
+  num_restarts: independent runs from random starts; static.
+  num_targets: of a targeted attack, how many wrong classes are tried, in the order of their logits
+    at x; at most all there are. Any misclassification is a success, whatever the target class.
+  eot: of a randomised model, draws per step over which the loss is averaged (expectation over
+    transformation), in one pass of `eot` times the memory; static.
+
+Returns:
+  x_adv, `[b, ...]`, of the dtype of x: inside the ball, distance(x_adv, x) <= eps (1 + 1e-6), and
+  inside [0, 1]. No gradient flows through it. With eps = 0 it is x, bitwise.
+
+Raises:
+  TypeError: x is not floating-point.
+  ValueError: x leaves [0, 1] or is not finite (unless traced); options that contradict each other,
+    an unknown name, a count that is too small; a ball or outputs that the attack cannot work with.
+
+Weights enter through the closure of `logits_fn`, where an attack cannot see them: a training step
+that differentiates with respect to them passes `jax.lax.stop_gradient(params)` into that closure,
+else JAX carries tangents of the weights through every step, to discard them at the end.
+"""
 
 from jax_robust.attacks.apgd import apgd as apgd
 from jax_robust.attacks.apgd import apgd_targeted as apgd_targeted
+from jax_robust.attacks.autoattack import VERSIONS as VERSIONS
 from jax_robust.attacks.autoattack import AutoAttackResult as AutoAttackResult
-from jax_robust.attacks.autoattack import autoattack as autoattack
+from jax_robust.attacks.autoattack import autoattack as autoattack  # hides the sub-package's name
 from jax_robust.attacks.autoattack import make_autoattack as make_autoattack
+from jax_robust.attacks.autoattack import make_stages as make_stages
 from jax_robust.attacks.balls import BALLS as BALLS
 from jax_robust.attacks.balls import Ball as Ball
 from jax_robust.attacks.balls import l1_ball as l1_ball
@@ -16,13 +55,18 @@ from jax_robust.attacks.ddn import ddn as ddn
 from jax_robust.attacks.ddn import ddn_search as ddn_search
 from jax_robust.attacks.fab import fab as fab
 from jax_robust.attacks.fab import fab_targeted as fab_targeted
-from jax_robust.attacks.gradient import default_unroll as default_unroll
-from jax_robust.attacks.gradient import pgd as pgd
-from jax_robust.attacks.iterative import bim as bim
-from jax_robust.attacks.iterative import cw_linf as cw_linf
-from jax_robust.attacks.iterative import mim as mim
 from jax_robust.attacks.multi_targeted import multi_targeted as multi_targeted
 from jax_robust.attacks.multi_targeted import multi_targeted_search as multi_targeted_search
+from jax_robust.attacks.pgd import bim as bim
+from jax_robust.attacks.pgd import cw_linf as cw_linf
+from jax_robust.attacks.pgd import fgsm as fgsm
+from jax_robust.attacks.pgd import mim as mim
+from jax_robust.attacks.pgd import n_fgsm as n_fgsm
+from jax_robust.attacks.pgd import pgd as pgd
+from jax_robust.attacks.pgd import rs_fgsm as rs_fgsm
+from jax_robust.attacks.pgd_steps import adam as adam
+from jax_robust.attacks.pgd_steps import default_unroll as default_unroll
+from jax_robust.attacks.pgd_steps import piecewise_constant as piecewise_constant
 from jax_robust.attacks.projections import onto_l1 as onto_l1
 from jax_robust.attacks.projections import onto_l2 as onto_l2
 from jax_robust.attacks.projections import onto_l2_and_box as onto_l2_and_box
@@ -31,15 +75,6 @@ from jax_robust.attacks.recipes import ATTACKS as ATTACKS
 from jax_robust.attacks.recipes import OPTIMIZERS as OPTIMIZERS
 from jax_robust.attacks.recipes import RECIPES as RECIPES
 from jax_robust.attacks.recipes import make_attack as make_attack
-from jax_robust.attacks.single_step import fgsm as fgsm
-from jax_robust.attacks.single_step import n_fgsm as n_fgsm
-from jax_robust.attacks.single_step import rs_fgsm as rs_fgsm
 from jax_robust.attacks.square import square as square
-from jax_robust.attacks.steps import adam as adam
-from jax_robust.attacks.steps import piecewise_constant as piecewise_constant
-from jax_robust.attacks.transforms import exit_at as exit_at
-from jax_robust.attacks.transforms import mean_of_exits as mean_of_exits
-from jax_robust.attacks.transforms import transfer as transfer
-from jax_robust.attacks.versions import VERSIONS as VERSIONS
-from jax_robust.attacks.versions import make_stages as make_stages
+from jax_robust.attacks.transfer import transfer as transfer
 from jax_robust.nets.devices import Devices as Devices

@@ -35,7 +35,7 @@ class Ball:
   exact: bool = dataclasses.field(default=False, metadata={"static": True})
 
   def sample(self, keys: Key[Array, " b"], x: Images) -> Images:
-    """Draws a perturbation uniformly from the ball of each example; the box is not looked at.
+    """Draws a perturbation uniformly from the ball of each example, whatever the box.
 
     Args:
       keys: one key per example, `[b]`: row i depends on nothing else.
@@ -150,6 +150,12 @@ BALLS = {"linf": linf_ball, "l2": l2_ball, "l1": l1_ball}
 """The balls by the name a config gives their norm."""
 
 
+def check_norm(name: str, ball: Ball, norm: str, otherwise: str = "") -> None:
+  """Raises ValueError where the ball is not of the norm that the attack `name` is made for."""
+  if ball.norm != norm:
+    raise ValueError(f"ball.norm={ball.norm!r}: {name} needs an {norm}_ball{otherwise}")
+
+
 def _radius(eps: Any) -> Any:
   """Python numbers, fractions among them, become floats and are checked; arrays pass."""
   if isinstance(eps, numbers.Real):
@@ -160,7 +166,7 @@ def _radius(eps: Any) -> Any:
 
 
 def _nonzero(values: Array) -> Array:
-  """Replaces 0 by 1, for a division whose numerator is 0 as well."""
+  """Replaces 0 by 1, for divisions of 0 by 0 that should give 0."""
   return jnp.where(values > 0, values, 1.0)
 
 

@@ -9,11 +9,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_robust import losses, types
 from jax_robust.attacks import nearest, stepwise
-from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.classes import check_single_exit, misclassified
+from jax_robust.attacks.balls import Ball, check_norm
+from jax_robust.attacks.classes import misclassified
+from jax_robust.attacks.pgd_steps import adam
 from jax_robust.attacks.projections import per_example
-from jax_robust.attacks.steps import adam
-from jax_robust.attacks.stepwise import Problem, Search
+from jax_robust.attacks.stepwise import Problem, Search, fold_each
+from jax_robust.errors import check_count
+from jax_robust.nets.exits import single_exit
 
 _INSIDE = 1 - 1e-6  # the images, scaled to [-1, 1], shrink by this so that arctanh is finite
 
@@ -21,7 +23,7 @@ _LARGEST_C = 1e10
 
 
 class CwState(NamedTuple):
-  """A row of CW: what every search has, the iterate, and where the search over c stands.
+  """A row of CW: what every search has (`stepwise.fresh`), the iterate, and the search over c.
 
   Attributes:
     distance: of `x_adv` from x, infinite while there is none, `[b]`.
@@ -30,7 +32,7 @@ class CwState(NamedTuple):
     c: the weight of the margin against the squared distance, `[b]`.
     lower: the largest c that found nothing, `[b]`.
     upper: the smallest c that did, infinite while none did, `[b]`.
-    fooled: whether the present c has found anything, `[b]`.
+    fooled: whether the present c has led to an adversarial point, `[b]`.
   """
 
   problem: Problem
@@ -66,8 +68,9 @@ def cw_l2(
   that did not; Adam starts afresh at x for each. Of all the points on the way the nearest that was
   misclassified by `confidence` is kept, x itself included.
 
-  It minimises a distance, so eps guides nothing: it only says what counts. With `num_searches=1`
-  and some c it is the weak "CW" of many tables, not to be put beside numbers for an eps.
+  It minimises a distance, so the search does not depend on eps, which only says what counts. With
+  `num_searches=1` and some c it is the weak "CW" of many tables, not to be put beside numbers for
+  an eps.
 
   Guarantees:
     `result_is_in_ball_and_box`: distance(x_adv, x) <= eps, 0 <= x_adv <= 1.
@@ -76,24 +79,14 @@ def cw_l2(
       many steps of Adam away; within about learning_rate / 5 of one that is not.
     `result_is_independent_of_the_batch`, `success_never_falls_with_eps`, `no_gradient_flows_out`.
 
-  Args:
-    logits_fn: `x -> logits [b, k]`, or `(x, rng) -> logits` of a randomised classifier.
-    x: images in [0, 1], `[b, ...]`.
-    targets: labels `[b]`, or probabilities `[b, k]`, whose arg max is taken.
-    rng: one key, or one per example, for a randomised classifier only.
-    ball: an l2 ball. A large eps asks for the least distance, whatever it is.
+  Args: those of `jax_robust.attacks`, and
+    logits_fn: of one exit.
+    ball: an l2 ball; a large eps gives the least distance, whatever it is.
     num_steps: passes, forward and backward, for each c; static.
     num_searches: values of c that are tried; static.
     initial_c: the first of them.
     learning_rate: of Adam, in units of w.
-    confidence: kappa, in units of the logits: the margin that an example must be fooled by.
-
-  Returns:
-    x_adv `[b, ...]`, dtype of x.
-
-  Raises:
-    TypeError: x is not floating-point.
-    ValueError: the ball is not l2; fewer than one step or search; a classifier with several exits.
+    confidence: kappa, in units of the logits: the margin by which an example must be misclassified.
 
   Reference: Carlini and Wagner, 2017, "Towards Evaluating the Robustness of Neural Networks",
   https://arxiv.org/abs/1608.04644. Unlike their program it never gives up on a c before its last
@@ -106,7 +99,7 @@ def cw_l2(
   >>> x_adv.round(2).tolist()
   [[0.5, 0.5]]
   """
-  nearest.check_l2("cw_l2", ball)
+  check_norm("cw_l2", ball, "l2")
   search = cw_search(
     num_steps=num_steps, num_searches=num_searches, initial_c=initial_c,
     learning_rate=learning_rate, confidence=confidence,
@@ -122,7 +115,7 @@ def cw_search(
   learning_rate: float = 0.01,
   confidence: Array | float = 0.0,
 ) -> Search:
-  """`cw_l2` as pieces for `stepwise`: `num_searches` times `num_steps` passes.
+  """`cw_l2` as a search of `num_searches` times `num_steps` passes.
 
   Its `found` says that `x_adv` is inside the ball; a search that is not stopped there goes on to
   nearer points.
@@ -130,10 +123,7 @@ def cw_search(
   Raises:
     ValueError: fewer than one step or search.
   """
-  if num_steps < 1 or num_searches < 1:
-    raise ValueError(
-      f"num_steps={num_steps}, num_searches={num_searches}: expected at least 1 of each"
-    )
+  check_count(num_steps=num_steps, num_searches=num_searches)
   optimizer = adam({0: learning_rate})
   return Search(
     init=functools.partial(_init, optimizer=optimizer, initial_c=initial_c),
@@ -143,36 +133,31 @@ def cw_search(
 
 
 def _init(ball, problem, *, optimizer, initial_c):
-  """The state of a row that has not asked the net anything."""
+  """The state before the first step."""
   del ball
-  x, b = problem.x, problem.x.shape[:1]
-  w = _to_tanh_space(x)
-  full = functools.partial(jnp.full_like, x, shape=b)
+  w = _to_tanh_space(problem.x)
+  full = functools.partial(jnp.full_like, problem.x, shape=problem.x.shape[:1])
   return CwState(
-    problem=problem,
-    count=jnp.zeros(b, jnp.int32),
-    found=jnp.zeros(b, bool),
-    x_adv=x,
+    **stepwise.fresh(problem),
     distance=full(jnp.inf),
     w=w,
     opt_state=jax.vmap(optimizer.init)(w),
     c=full(initial_c),
     lower=full(0.0),
     upper=full(jnp.inf),
-    fooled=jnp.zeros(b, bool),
+    fooled=jnp.zeros(problem.x.shape[:1], bool),
   )
 
 
 def _step(ball, logits_fn, state, *, optimizer, num_steps, confidence):
-  """Asks the net about the iterate and moves it; after the last step of a c, goes to the next."""
+  """Queries the iterate and moves it; after the last step of a c, goes to the next c."""
   x, labels = state.problem.x, state.problem.labels
   # The very first point is x, which tanh gives back only up to rounding.
   point = stepwise.select(state.count == 0, x, 0.5 * (jnp.tanh(state.w) + 1))
-  keys = jax.vmap(jax.random.fold_in)(state.problem.keys, state.count)
+  keys = fold_each(state.problem.keys, state.count)
 
   def shortfall(point):
-    logits = logits_fn(point, keys)
-    check_single_exit(logits)
+    logits = single_exit(logits_fn(point, keys), "cw_l2")
     wrong = misclassified(logits, labels)
     missing = jax.nn.relu(confidence - losses.margin(logits, labels))
     return jnp.sum(missing), wrong & (missing <= 0)
@@ -195,7 +180,7 @@ def _step(ball, logits_fn, state, *, optimizer, num_steps, confidence):
 
 
 def _next_c(state, optimizer):
-  """The state at x again, with the c that the search comes to after this one's outcome."""
+  """The state at x again, with the c that follows from the outcome of the present one."""
   lower = jnp.where(state.fooled, state.lower, jnp.maximum(state.lower, state.c))
   upper = jnp.where(state.fooled, jnp.minimum(state.upper, state.c), state.upper)
   tenfold = jnp.minimum(10 * state.c, _LARGEST_C)

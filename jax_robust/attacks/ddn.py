@@ -9,22 +9,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_robust import losses, types
-from jax_robust.attacks import nearest
-from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.classes import check_single_exit, misclassified
+from jax_robust.attacks import nearest, stepwise
+from jax_robust.attacks.balls import Ball, check_norm
+from jax_robust.attacks.classes import misclassified
+from jax_robust.attacks.pgd_steps import StepSize
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
-from jax_robust.attacks.steps import Schedule
-from jax_robust.attacks.stepwise import Problem, Search
+from jax_robust.attacks.stepwise import Problem, Search, fold_each
+from jax_robust.errors import check_count, check_probability
+from jax_robust.nets.exits import single_exit
 
 _FIRST_STEP, _LAST_STEP = 1.0, 0.01
 
 
 class DdnState(NamedTuple):
-  """A row of DDN: what every search has, the iterate, and how far from x it is meant to be.
+  """A row of DDN: what every search has (`stepwise.fresh`), the iterate, and its distance from x.
 
   Attributes:
     distance: of `x_adv` from x, infinite while there is none, `[b]`.
-    iterate: the point that the net is asked about next, inside the box, `[b, ...]`.
+    iterate: the next query, inside the box, `[b, ...]`.
     norm: its distance from x before rounding and box, `[b]`.
   """
 
@@ -46,7 +48,7 @@ def ddn(
   ball: Ball,
   loss_fn: types.LossFn = losses.cross_entropy,
   num_steps: int = 100,
-  step_size: Schedule | Array | float | None = None,
+  step_size: StepSize | None = None,
   initial_norm: Array | float = 1.0,
   gamma: Array | float = 0.05,
   levels: int | None = None,
@@ -59,7 +61,7 @@ def ddn(
   misclassified is kept, the image itself included. Where the gradient vanishes, a normal direction
   takes its place.
 
-  It minimises a distance, so eps guides nothing: it only says what counts.
+  It minimises a distance, so the search does not depend on eps, which only says what counts.
 
   Guarantees:
     `result_is_in_ball_and_box`: distance(x_adv, x) <= eps, 0 <= x_adv <= 1.
@@ -68,27 +70,15 @@ def ddn(
     `levels_are_kept`: with `levels`, the pixels that moved are multiples of 1 / (levels - 1).
     `result_is_independent_of_the_batch`, `success_never_falls_with_eps`, `no_gradient_flows_out`.
 
-  Args:
-    logits_fn: `x -> logits [b, k]`, or `(x, rng) -> logits` of a randomised classifier.
-    x: images in [0, 1], `[b, ...]`.
-    targets: labels `[b]`; or probabilities `[b, k]`, of which the arg max is to be avoided.
-    rng: one key, or one per example, for a randomised classifier and vanishing gradients.
-    ball: an l2 ball. A large eps asks for the least distance, whatever it is.
-    loss_fn: per-example loss to ascend.
+  Args: those of `jax_robust.attacks`, and
+    logits_fn: of one exit.
+    ball: an l2 ball; a large eps gives the least distance, whatever it is.
     num_steps: passes, forward and backward; static.
     step_size: in units of the image, a number or a function of the step number; default a cosine
       from 1 to 0.01.
     initial_norm: the distance of the first step, in units of the image.
     gamma: the share by which the norm changes, between 0 and 1.
     levels: round every iterate to this many levels: 256 for images stored in bytes; static.
-
-  Returns:
-    x_adv `[b, ...]`, dtype of x.
-
-  Raises:
-    TypeError: x is not floating-point.
-    ValueError: the ball is not l2; no steps; fewer than 2 levels; gamma is not between 0 and 1; a
-      classifier with several exits.
 
   Reference: Rony et al., 2019, "Decoupling Direction and Norm for Efficient Gradient-Based L2
   Adversarial Attacks and Defenses", https://arxiv.org/abs/1811.09600.
@@ -100,7 +90,7 @@ def ddn(
   >>> x_adv.round(2).tolist()
   [[0.5, 0.5]]
   """
-  nearest.check_l2("ddn", ball)
+  check_norm("ddn", ball, "l2")
   search = ddn_search(
     loss_fn=loss_fn, num_steps=num_steps, step_size=step_size, initial_norm=initial_norm,
     gamma=gamma, levels=levels,
@@ -113,24 +103,25 @@ def ddn_search(
   loss_fn: types.LossFn = losses.cross_entropy,
   adversarial_fn: Callable[[Any, Array], Array] = misclassified,
   num_steps: int = 100,
-  step_size: Schedule | Array | float | None = None,
+  step_size: StepSize | None = None,
   initial_norm: Array | float = 1.0,
   gamma: Array | float = 0.05,
   levels: int | None = None,
 ) -> Search:
-  """`ddn` as pieces for `stepwise`: `num_steps` passes.
+  """`ddn` as a search of `num_steps` passes.
 
   Its `found` says that `x_adv` is inside the ball; a search that is not stopped there goes on to
   nearer points. The labels of its problem are the targets of `loss_fn`. `adversarial_fn(outputs,
-  labels) -> [b]` says which points count, for outputs that are no logits.
+  labels) -> [b]` says which points count, for outputs that are not logits.
 
   Raises:
     ValueError: no steps; fewer than 2 levels; gamma is not between 0 and 1.
   """
-  if num_steps < 1 or (levels is not None and levels < 2):
-    raise ValueError(f"num_steps={num_steps}, levels={levels}: expected at least 1 step, 2 levels")
-  if isinstance(gamma, (int, float)) and not 0 < gamma < 1:
-    raise ValueError(f"gamma={gamma}: expected a share between 0 and 1")
+  check_count(num_steps=num_steps)
+  if levels is not None:
+    check_count(2, levels=levels)
+  if isinstance(gamma, (int, float)):
+    check_probability(gamma=gamma)
   if step_size is None:
     step_size = functools.partial(cosine, num_steps=num_steps)
   return Search(
@@ -154,14 +145,11 @@ def cosine(count, num_steps):
 
 
 def _init(ball, problem, *, initial_norm):
-  """The state of a row that has not asked the net anything."""
+  """The state before the first step."""
   del ball
   x, b = problem.x, problem.x.shape[:1]
   return DdnState(
-    problem=problem,
-    count=jnp.zeros(b, jnp.int32),
-    found=jnp.zeros(b, bool),
-    x_adv=x,
+    **stepwise.fresh(problem),
     distance=jnp.full_like(x, jnp.inf, shape=b),
     iterate=x,
     norm=jnp.broadcast_to(jnp.asarray(initial_norm, x.dtype), b),
@@ -169,16 +157,14 @@ def _init(ball, problem, *, initial_norm):
 
 
 def _step(ball, logits_fn, state, *, loss_fn, adversarial_fn, step_size, gamma, levels):
-  """Asks the net about the iterate, then moves it by direction and norm."""
+  """Queries the iterate, then moves it by direction and norm."""
   x, labels, point = state.problem.x, state.problem.labels, state.iterate
-  keys = jax.vmap(jax.random.fold_in)(state.problem.keys, state.count)
+  keys = fold_each(state.problem.keys, state.count)
   model_keys, direction_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
 
   def loss_at(point):
-    logits = logits_fn(point, model_keys)
-    check_single_exit(logits)
-    adversarial = adversarial_fn(logits, labels)
-    return jnp.sum(loss_fn(logits, labels)), adversarial
+    logits = single_exit(logits_fn(point, model_keys), "ddn")
+    return jnp.sum(loss_fn(logits, labels)), adversarial_fn(logits, labels)
 
   gradient, adversarial = jax.grad(loss_at, has_aux=True)(point)
   state = nearest.keep_nearest(ball, state, point, adversarial)

@@ -1,4 +1,4 @@
-"""One run of FAB, in steps."""
+"""FAB as a `Search`: each step linearises the decision boundary and moves onto it."""
 
 import functools
 from typing import NamedTuple
@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.classes import check_single_exit, misclassified
+from jax_robust.attacks.classes import misclassified
 from jax_robust.attacks.hyperplanes import MOVES
 from jax_robust.attacks.nearest import keep_nearest
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example, sum_pixels
-from jax_robust.attacks.stepwise import Problem, Search, select
+from jax_robust.attacks.stepwise import Problem, Search, fold_each, select
+from jax_robust.errors import check_count
+from jax_robust.nets.exits import single_exit
 from jax_robust.types import LogitsFn, fold
 
 _BIAS_MAX = 0.1  # alpha_max of the paper: the largest pull towards x
@@ -27,7 +30,7 @@ _DUAL_NORMS = {
 
 
 class FabState(NamedTuple):
-  """What every search has, and where it is.
+  """A row of FAB: what every search has (see `stepwise.fresh`), and the iterate.
 
   Attributes:
     distance: how far `x_adv` is from x, infinite while there is no adversarial point in the ball.
@@ -43,22 +46,26 @@ class FabState(NamedTuple):
 
 
 def fab_search(*, num_steps: int = 100, targeted: bool, random_start: bool = False) -> Search:
-  """One run of FAB, as pieces for `stepwise`.
+  """FAB as a search: one run from one start. `fab` says what it does.
 
-  A step linearises at a point, moves, and asks for the class of where it came to: two forward
-  passes and a backward one. The forward pass of the next linearisation could serve as the second,
-  if the point were not adversarial; but 95 % of the iterates are (an adversarially trained
-  net), so a row would need two forward and backward passes per iteration instead.
+  A step linearises at a point, moves, and queries the point that it reached: two forward passes and
+  a backward one. The forward pass of the next linearisation could serve as the second, if the point
+  were not adversarial; but 95 % of the iterates are (of an adversarially trained network), so a row
+  would need two forward and backward passes per iteration instead.
 
   Args:
     num_steps: iterations.
     targeted: linearise the boundary to the class in `problem.goals`, at the cost of one backward
-      pass; else to all classes, with as many backward passes, and step to the nearest of them.
+      pass; else those to all classes, with as many backward passes, and step to the nearest.
     random_start: begin at distance eps / 2 from x in a random direction rather than at x.
 
   Returns:
     The search; its `x_adv` is the nearest adversarial point so far, if that lies in the ball.
+
+  Raises:
+    ValueError: a negative number of steps.
   """
+  check_count(0, num_steps=num_steps)
   return Search(
     init=functools.partial(_init, random_start=random_start),
     step=functools.partial(_step, targeted=targeted),
@@ -69,14 +76,11 @@ def fab_search(*, num_steps: int = 100, targeted: bool, random_start: bool = Fal
 
 
 def _init(ball: Ball, problem: Problem, *, random_start: bool) -> FabState:
-  """The state of a row that has not asked the net anything."""
-  b, x = problem.x.shape[0], problem.x
+  """The state before the first step."""
+  x = problem.x
   return FabState(
-    problem=problem,
-    count=jnp.zeros(b, jnp.int32),
-    found=jnp.zeros(b, bool),
-    x_adv=x,
-    distance=jnp.full_like(x, jnp.inf, shape=b),
+    **stepwise.fresh(problem),
+    distance=jnp.full_like(x, jnp.inf, shape=x.shape[:1]),
     point=_random_start(ball, problem) if random_start else x,
   )
 
@@ -95,16 +99,15 @@ def _random_start(ball: Ball, problem: Problem) -> Array:
 def _step(ball: Ball, logits_fn: LogitsFn, state: FabState, *, targeted: bool) -> FabState:
   """One iteration: a linearisation, the step onto the boundary, and back from beyond it."""
   problem, point = state.problem, state.point
-  fold_in = jax.vmap(jax.random.fold_in)
-  keys = fold_in(problem.keys, 2 * state.count + 1)  # 0 is the start's
+  keys = fold_each(problem.keys, 2 * state.count + 1)  # 0 is the start's
   logits, normal, excess = _linearise(
     logits_fn, point, keys, problem, norm=ball.norm, targeted=targeted
   )
-  # The reference does not look at this one's class. It costs nothing, and changes no iterate.
+  # The reference does not count this point. It costs nothing, and changes no iterate.
   state = keep_nearest(ball, state, point, misclassified(logits, problem.labels))
 
   reached = _boundary_step(ball, problem.x, point, normal, excess)
-  logits = logits_fn(reached, fold_in(problem.keys, 2 * state.count + 2))
+  logits = logits_fn(reached, fold_each(problem.keys, 2 * state.count + 2))
   adversarial = misclassified(logits, problem.labels)
   state = keep_nearest(ball, state, reached, adversarial)
   back = problem.x + _BACKWARD * (reached - problem.x)
@@ -118,9 +121,7 @@ def _linearise(logits_fn, point, keys, problem, *, norm, targeted):
   labels = problem.labels
 
   def logits_at(point):
-    outputs = logits_fn(point, keys)
-    check_single_exit(outputs)
-    return outputs.astype(point.dtype)
+    return single_exit(logits_fn(point, keys), "fab").astype(point.dtype)
 
   logits, pull_back = jax.vjp(logits_at, point)
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)

@@ -1,18 +1,26 @@
 """The shortest move from a point in [0, 1] onto a hyperplane, without leaving [0, 1].
 
 FAB linearises the boundary between two classes: `normal` is the gradient w of the difference of
-their logits, `excess` the value <w, z> - b of the linearisation at the point z. Wanted is the
-move d of least norm with <w, d> = -excess and 0 <= z + d <= 1. Where even the corner of the box
-that is nearest to the hyperplane does not reach it, that corner is taken.
+their logits, `excess` the value <w, z> - b of the linearisation at the point z. The move d has the
+least norm with <w, d> = -excess and 0 <= z + d <= 1. Where even the corner of the box that is
+nearest to the hyperplane does not reach it, the move goes to that corner.
+
+Every `move_*` takes
+  point: z in [0, 1], `[b, ...]`;
+  normal: w, `[b, ...]`; pixels whose entry is 0 are not moved;
+  excess: <w, z> - b, `[b]`;
+and returns d, `[b, ...]`. `move_lands_on_the_hyperplane_in_the_box`, up to rounding, and
+`out_of_reach_goes_to_the_nearest_corner`.
+
+Reference: Croce and Hein, 2020, "Minimally distorted Adversarial Examples with a Fast Adaptive
+Boundary Attack", https://arxiv.org/abs/1907.02044.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jax_robust.attacks.projections import max_pixels, per_example, sum_pixels
-
-Images = Float[Array, "b *dims"]
+from jax_robust.attacks.projections import Images, max_pixels, per_example, sum_pixels
 
 
 def move_linf(point: Images, normal: Images, excess: Float[Array, " b"]) -> Images:
@@ -20,19 +28,6 @@ def move_linf(point: Images, normal: Images, excess: Float[Array, " b"]) -> Imag
 
   Guarantees:
     `linf_move_is_shortest`: agrees with a float64 linear program.
-    `move_lands_on_the_hyperplane_in_the_box`: up to rounding.
-    `out_of_reach_goes_to_the_nearest_corner`.
-
-  Args:
-    point: z in [0, 1], `[b, ...]`.
-    normal: w, `[b, ...]`; pixels whose entry is 0 are not moved.
-    excess: <w, z> - b, `[b]`.
-
-  Returns:
-    d, `[b, ...]`.
-
-  Reference: Croce and Hein, 2020, "Minimally distorted Adversarial Examples with a Fast Adaptive
-  Boundary Attack", https://arxiv.org/abs/1907.02044.
 
   >>> import jax.numpy as jnp
   >>> point, normal = jnp.array([[0.5, 0.125]]), jnp.array([[1.0, 1.0]])
@@ -48,18 +43,6 @@ def move_l2(point: Images, normal: Images, excess: Float[Array, " b"]) -> Images
 
   Guarantees:
     `l2_move_is_shortest`: agrees with a float64 root finder.
-    `move_lands_on_the_hyperplane_in_the_box`: up to rounding.
-    `out_of_reach_goes_to_the_nearest_corner`.
-
-  Args:
-    point: z in [0, 1], `[b, ...]`.
-    normal: w, `[b, ...]`; pixels whose entry is 0 are not moved.
-    excess: <w, z> - b, `[b]`.
-
-  Returns:
-    d, `[b, ...]`.
-
-  Reference: Croce and Hein, 2020, https://arxiv.org/abs/1907.02044.
 
   >>> import jax.numpy as jnp
   >>> point, normal = jnp.array([[0.5, 0.5]]), jnp.array([[2.0, 1.0]])
@@ -77,18 +60,6 @@ def move_l1(point: Images, normal: Images, excess: Float[Array, " b"]) -> Images
 
   Guarantees:
     `l1_move_is_shortest`: agrees with a float64 linear program.
-    `move_lands_on_the_hyperplane_in_the_box`: up to rounding.
-    `out_of_reach_goes_to_the_nearest_corner`.
-
-  Args:
-    point: z in [0, 1], `[b, ...]`.
-    normal: w, `[b, ...]`; pixels whose entry is 0 are not moved.
-    excess: <w, z> - b, `[b]`.
-
-  Returns:
-    d, `[b, ...]`.
-
-  Reference: Croce and Hein, 2020, https://arxiv.org/abs/1907.02044.
 
   >>> import jax.numpy as jnp
   >>> point, normal = jnp.array([[0.5, 0.5, 0.5]]), jnp.array([[2.0, 1.0, 4.0]])
@@ -100,7 +71,7 @@ def move_l1(point: Images, normal: Images, excess: Float[Array, " b"]) -> Images
 
 
 def _towards(point, normal, excess):
-  """Signs of the move, |w| over its largest entry, room up to the box, and what is to be gained."""
+  """Signs of the move, |w| over its largest entry, room up to the box, and the gap to be closed."""
   size = jnp.abs(normal)
   largest = max_pixels(size)
   largest = jnp.where(largest > 0, largest, 1.0)  # scaled, or squares of 1e-20 vanish

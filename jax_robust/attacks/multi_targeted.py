@@ -1,4 +1,4 @@
-"""MultiTargeted: PGD towards each of the strongest wrong classes in turn."""
+"""MultiTargeted: PGD towards each of the likeliest wrong classes in turn."""
 
 import functools
 from typing import Any, NamedTuple
@@ -11,21 +11,21 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_robust import losses, types
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.checks import check_images
-from jax_robust.attacks.classes import check_single_exit, likeliest_wrong, misclassified
-from jax_robust.attacks.gradient import CLASSIFIER_NOISE, make_move
-from jax_robust.attacks.steps import Schedule, adam
-from jax_robust.attacks.stepwise import Problem, Search
+from jax_robust.attacks.classes import likeliest_wrong, misclassified
+from jax_robust.attacks.pgd_steps import MODEL_NOISE, StepSize, adam, make_move
+from jax_robust.attacks.stepwise import Problem, Search, fold_each
+from jax_robust.errors import check_count
+from jax_robust.nets.exits import single_exit
 from jax_robust.nets.randomised import keyed
 
 
 class MultiTargetedState(NamedTuple):
-  """A row of MultiTargeted: what every search has, the iterate, and how good the best point is.
+  """A row of MultiTargeted: what every search has (`stepwise.fresh`), and the iterate.
 
   Attributes:
     margin: that of `x_adv`, minus infinity at first, `[b]`.
-    iterate: the point that the net is asked about next, `[b, ...]`.
-    opt_state: the optimiser's, of each example.
+    iterate: the next query, `[b, ...]`.
+    memory: the optimiser's, of each example.
   """
 
   problem: Problem
@@ -34,7 +34,7 @@ class MultiTargetedState(NamedTuple):
   x_adv: Array
   margin: Float[Array, " b"]
   iterate: Array
-  opt_state: Any
+  memory: Any
 
 
 def multi_targeted(
@@ -47,7 +47,7 @@ def multi_targeted(
   num_targets: int = 9,
   num_steps: int = 200,
   num_restarts: int = 10,
-  step_size: Schedule | Array | float | None = None,
+  step_size: StepSize | None = None,
   optimizer: optax.GradientTransformation | None = None,
   stop_when_found: bool = False,
 ) -> Float[Array, "b *dims"]:
@@ -55,36 +55,22 @@ def multi_targeted(
 
   A single untargeted loss follows the class that leads at the start; here each of the others gets
   its runs. Every run starts at a uniform point of the ball. Of all iterates of all runs, the one
-  of the largest margin `max_{k != y} z_k - z_y` is returned, whichever class it was made for.
+  of the largest margin `max_{k != y} z_k - z_y` is returned, whatever its target class was.
 
   Guarantees:
     `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.
     `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
-    `every_target_is_tried`: an example that can only be fooled towards its third class is.
+    `every_target_is_tried`: an example that can only be moved to its third class is.
     `result_is_independent_of_the_batch`, `no_gradient_flows_out`.
 
-  Args:
-    logits_fn: `x -> logits [b, k]`, or `(x, rng) -> logits` of a randomised classifier.
-    x: images in [0, 1], `[b, ...]`.
-    targets: labels `[b]`, or probabilities `[b, k]`, whose arg max is taken for y.
-    rng: one key, or one per example.
-    ball: the threat model.
-    num_targets: classes t, or all the wrong ones where there are fewer; static.
+  Args: those of `jax_robust.attacks`, and
+    logits_fn: of one exit.
     num_steps: gradient steps per run; the last point costs one pass more. Static.
     num_restarts: runs for each class; static.
-    step_size: see `pgd`.
-    optimizer: see `pgd`. Default of both: in an l-infinity ball Adam with steps of .1, .01 from
-      half way and .001 from three quarters on; in others those of `pgd`.
+    step_size, optimizer: see `pgd`. Default of both: in an l-infinity ball Adam with steps of .1,
+      .01 from half way and .001 from three quarters on; in others those of `pgd`.
     stop_when_found: return the best point up to the first that is misclassified instead: much
-      quicker, where most examples fall. Static.
-
-  Returns:
-    x_adv `[b, ...]`, dtype of x.
-
-  Raises:
-    TypeError: x is not floating-point.
-    ValueError: both `step_size` and `optimizer`; no steps, targets or restarts; a classifier with
-      several exits.
+      quicker, where most examples are broken. Static.
 
   Reference: Gowal et al., 2019, "An Alternative Surrogate Loss for PGD-based Adversarial Testing",
   https://arxiv.org/abs/1910.09338. 200 steps and ten restarts are those of "AA+MT"; the decay of
@@ -98,18 +84,15 @@ def multi_targeted(
   >>> x_adv[:, 0].tolist(), float(x_adv.max())
   ([0.25], 0.75)
   """
-  check_images(x)
-  x, targets = jax.lax.stop_gradient((jnp.asarray(x), targets))
-  labels, keys = losses.as_labels(targets), types.as_keys(rng, x.shape[0])
-  logits_fn = keyed(logits_fn)
-  clean_logits = jax.lax.stop_gradient(logits_fn(x, types.fold(keys, CLASSIFIER_NOISE)))
-  check_single_exit(clean_logits)
-  goals = likeliest_wrong(clean_logits, labels, num_targets).T
+  problem, logits_fn = stepwise.make_problem(x, targets, rng), keyed(logits_fn)
+  outputs = logits_fn(problem.x, types.fold(problem.keys, MODEL_NOISE))
+  clean_logits = jax.lax.stop_gradient(single_exit(outputs, "multi_targeted"))
+  goals = likeliest_wrong(clean_logits, problem.labels, num_targets).T
   search = multi_targeted_search(
     num_targets=goals.shape[1], num_steps=num_steps, num_restarts=num_restarts,
     step_size=step_size, optimizer=optimizer,
   )  # fmt: skip
-  problem = Problem(x, labels, goals, keys)
+  problem = problem._replace(goals=goals)
   state = stepwise.run(search, logits_fn, problem, ball=ball, stop_when_found=stop_when_found)
   return jax.lax.stop_gradient(state.x_adv)
 
@@ -119,28 +102,21 @@ def multi_targeted_search(
   num_targets: int = 1,
   num_steps: int = 200,
   num_restarts: int = 1,
-  step_size: Schedule | Array | float | None = None,
+  step_size: StepSize | None = None,
   optimizer: optax.GradientTransformation | None = None,
 ) -> Search:
-  """`multi_targeted` as pieces for `stepwise`: all runs of a row, one after the other.
+  """`multi_targeted` as a search: all runs of a row, one after the other.
 
   Args:
     num_targets: columns of the problem's `goals` `[b, num_targets]`, or 1 for `[b]`.
     num_steps: gradient steps per run, of `num_steps` + 1 passes.
     num_restarts: runs for each target; the targets take turns.
-    step_size: see `multi_targeted`.
-    optimizer: see `multi_targeted`.
+    step_size, optimizer: see `multi_targeted`.
 
   Raises:
-    ValueError: both `step_size` and `optimizer`; no steps, targets or restarts.
+    ValueError: no steps, targets or restarts; (when it begins) both `step_size` and `optimizer`.
   """
-  if step_size is not None and optimizer is not None:
-    raise ValueError("step_size and optimizer are both given: expected one of them")
-  if min(num_targets, num_steps, num_restarts) < 1:
-    raise ValueError(
-      f"num_targets={num_targets}, num_steps={num_steps}, num_restarts={num_restarts}: expected at "
-      "least 1 of each"
-    )
+  check_count(num_targets=num_targets, num_steps=num_steps, num_restarts=num_restarts)
 
   def moves(ball):
     chosen = optimizer
@@ -157,32 +133,29 @@ def multi_targeted_search(
 
 
 def _init(ball, problem, *, moves):
-  """The state of a row that has not asked the net anything."""
-  x, b = problem.x, problem.x.shape[:1]
+  """The state before the first step."""
+  x = problem.x
   return MultiTargetedState(
-    problem=problem,
-    count=jnp.zeros(b, jnp.int32),
-    found=jnp.zeros(b, bool),
-    x_adv=x,
-    margin=jnp.full_like(x, -jnp.inf, shape=b),
+    **stepwise.fresh(problem),
+    margin=jnp.full_like(x, -jnp.inf, shape=x.shape[:1]),
     iterate=x,
-    opt_state=moves(ball)[0](x),
+    memory=moves(ball)[0](x),
   )
 
 
 def _step(ball, logits_fn, state, *, moves, num_steps):
-  """Asks the net about the iterate and moves it on; the first pass of a run is at a new start."""
+  """Queries the iterate and moves it; the first query of a run is at a new start."""
   problem, (init_fn, move_fn) = state.problem, moves(ball)
   x, labels = problem.x, problem.labels
   goals = problem.goals.reshape(labels.shape[0], -1)
   run, count = state.count // (num_steps + 1), state.count % (num_steps + 1)
   goal = jnp.take_along_axis(goals, (run % goals.shape[1])[:, None], axis=1)
-  keys = jax.vmap(jax.random.fold_in)(problem.keys, run)
+  keys = fold_each(problem.keys, run)
   start = ball.project(x + ball.sample(keys, x), x)
-  point, opt_state = stepwise.select(
-    count == 0, (start, init_fn(start)), (state.iterate, state.opt_state)
+  point, memory = stepwise.select(
+    count == 0, (start, init_fn(start)), (state.iterate, state.memory)
   )
-  model_keys = jax.vmap(jax.random.fold_in)(keys, CLASSIFIER_NOISE + count)
+  model_keys = fold_each(keys, MODEL_NOISE + count)
 
   def lead(point):
     logits = logits_fn(point, model_keys)
@@ -191,12 +164,12 @@ def _step(ball, logits_fn, state, *, moves, num_steps):
 
   gradient, logits = jax.grad(lead, has_aux=True)(point)
   state = _keep_best(state, point, logits)
-  moved, opt_state = move_fn(gradient, opt_state, point, count)
-  return state._replace(count=state.count + 1, iterate=ball.project(moved, x), opt_state=opt_state)
+  moved, memory = move_fn(gradient, memory, point, count)
+  return state._replace(count=state.count + 1, iterate=ball.project(moved, x), memory=memory)
 
 
 def _keep_best(state, point, logits):
-  """The state whose `x_adv` is this point where it is misclassified as no other or by more."""
+  """The state whose `x_adv` is this point where it is the first misclassified, or by more."""
   labels = state.problem.labels
   wrong = misclassified(logits, labels)
   margin = losses.margin(logits, labels).astype(state.margin.dtype)

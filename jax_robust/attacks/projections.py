@@ -1,6 +1,10 @@
-"""Projections of a batch of images onto {z : ||z - x|| <= eps} ∩ [0, 1], one example at a time.
+"""Projections of a batch of images onto {z : ||z - x|| <= eps} ∩ [0, 1], example by example.
 
-`x` lies in [0, 1]; `eps` is a number or an array `[b]`. Rounding goes towards x throughout, so that
+Every `onto_*` takes
+  x_adv: the points to project, `[b, ...]`;
+  x: the centres in [0, 1], `[b, ...]`;
+  eps: the radius in units of the image, a number or `[b]`;
+and returns the projected points z, `[b, ...]`, of the dtype of x. Rounding goes towards x, so that
 no entry of z - x exceeds in float32 what it was meant to be: the usual clip of x + delta leaves up
 to 6e-8 more than eps on many pixels.
 """
@@ -40,7 +44,7 @@ def l2_norm(values: Array) -> Array:
 
 def _add_towards(x: Array, delta: Array) -> Array:
   """x + delta, with each entry rounded so that it lies no further from x than delta says."""
-  # The barrier, or where x is a constant of the program XLA makes (x + delta) - x delta.
+  # Without the barrier XLA simplifies (x + delta) - x to delta where x is a constant.
   total = jax.lax.optimization_barrier(x + delta)
   z, centre = jax.lax.stop_gradient((total, x))  # nextafter has no derivative
   one_ulp = jnp.where(jnp.abs(z - centre) > jnp.abs(delta), jnp.nextafter(z, centre) - z, 0.0)
@@ -59,14 +63,6 @@ def onto_linf(x_adv: Images, x: Images, eps: Radius) -> Images:
     `linf_result_is_in_ball_and_box`: |z - x| <= eps as the array's own arithmetic computes it.
     `linf_projection_keeps_what_is_inside`: bitwise.
 
-  Args:
-    x_adv: points to project, `[b, ...]`.
-    x: centres in [0, 1], `[b, ...]`.
-    eps: radius in units of the image, scalar or `[b]`.
-
-  Returns:
-    The projected points, `[b, ...]`, dtype of x.
-
   >>> import jax.numpy as jnp
   >>> onto_linf(jnp.array([[0.9, 0.1]]), jnp.array([[0.5, 0.0]]), 0.25).tolist()
   [[0.75, 0.10000000149011612]]
@@ -77,21 +73,13 @@ def onto_linf(x_adv: Images, x: Images, eps: Radius) -> Images:
 
 
 def onto_l2(x_adv: Images, x: Images, eps: Radius) -> Images:
-  """Radial projection onto the l2 ball, then the clip to [0, 1]: the field's rule.
+  """Radial projection onto the l2 ball, then the clip to [0, 1], as is usual.
 
   The clip only moves pixels towards x, so both constraints hold. It is not the Euclidean projection
   onto their intersection (`onto_l2_and_box` is): where the box clips, part of eps stays unused.
 
   Guarantees:
     `l2_result_is_in_ball_and_box`: up to rounding of the norm, 1e-6 of eps.
-
-  Args:
-    x_adv: points to project, `[b, ...]`.
-    x: centres in [0, 1], `[b, ...]`.
-    eps: radius in units of the image, scalar or `[b]`.
-
-  Returns:
-    The projected points, `[b, ...]`, dtype of x.
 
   >>> import jax.numpy as jnp
   >>> onto_l2(jnp.array([[0.75, 1.0]]), jnp.array([[0.0, 0.0]]), 0.625).tolist()
@@ -113,14 +101,6 @@ def onto_l2_and_box(x_adv: Images, x: Images, eps: Radius) -> Images:
   Guarantees:
     `l2_projection_is_euclidean`: agrees with a float64 reference solver.
     `l2_result_is_in_ball_and_box`: up to rounding of the norm, 1e-6 of eps.
-
-  Args:
-    x_adv: points to project, `[b, ...]`.
-    x: centres in [0, 1], `[b, ...]`.
-    eps: radius in units of the image, scalar or `[b]`.
-
-  Returns:
-    The projected points, `[b, ...]`, dtype of x.
 
   >>> import jax.numpy as jnp
   >>> onto_l2_and_box(jnp.array([[2.0, 1.0]]), jnp.array([[0.875, 0.0]]), 0.625).round(2).tolist()
@@ -151,14 +131,6 @@ def onto_l1(x_adv: Images, x: Images, eps: Radius) -> Images:
   Guarantees:
     `l1_projection_is_euclidean`: agrees with a float64 reference solver.
     `l1_result_is_in_ball_and_box`: up to rounding of the sum, 1e-6 of eps.
-
-  Args:
-    x_adv: points to project, `[b, ...]`.
-    x: centres in [0, 1], `[b, ...]`.
-    eps: radius in units of the image, scalar or `[b]`.
-
-  Returns:
-    The projected points, `[b, ...]`, dtype of x.
 
   Reference: Croce and Hein, 2021, "Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image
   Classifiers", https://arxiv.org/abs/2103.01208.
@@ -206,5 +178,5 @@ def _largest_shift_inside(
     return jnp.where(is_inside, middle, inside), jnp.where(is_inside, outside, middle)
 
   inside, _ = jax.lax.fori_loop(0, num_halvings, halve, (inside, outside))
-  # XLA may compute what the shift is made of a second time here, rounded differently.
+  # With eps = 0: XLA may compute the inputs of the shift again here, rounded differently.
   return jnp.where(eps > 0, shift_fn(inside), 0.0)

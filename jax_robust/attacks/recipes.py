@@ -1,4 +1,4 @@
-"""Attacks as a config writes them: names and numbers in, a function out."""
+"""Attacks from plain data, as a config writes them: names and numbers in, a function out."""
 
 import functools
 import inspect
@@ -6,16 +6,14 @@ from typing import Any
 
 from jax_robust.attacks.apgd import apgd, apgd_targeted
 from jax_robust.attacks.balls import BALLS
-from jax_robust.attacks.checks import near_miss
 from jax_robust.attacks.cw import cw_l2
 from jax_robust.attacks.ddn import ddn
 from jax_robust.attacks.fab import fab, fab_targeted
-from jax_robust.attacks.gradient import pgd
-from jax_robust.attacks.iterative import bim, cw_linf, mim
 from jax_robust.attacks.multi_targeted import multi_targeted
-from jax_robust.attacks.single_step import fgsm, n_fgsm, rs_fgsm
+from jax_robust.attacks.pgd import bim, cw_linf, fgsm, mim, n_fgsm, pgd, rs_fgsm
+from jax_robust.attacks.pgd_steps import adam, piecewise_constant
 from jax_robust.attacks.square import square
-from jax_robust.attacks.steps import adam, piecewise_constant
+from jax_robust.errors import check_name, near_miss
 from jax_robust.losses import LOSSES
 from jax_robust.types import Attack
 
@@ -122,17 +120,19 @@ def make_attack(
   >>> make_attack("pdg", eps=8 / 255)
   Traceback (most recent call last):
   ...
-  ValueError: name='pdg': expected 'pgd'
+  ValueError: name='pdg': did you mean 'pgd'?
   """
-  attack = _lookup("name", name, ATTACKS)
-  make_ball = _lookup("norm", norm, BALLS)
+  check_name("name", name, ATTACKS)
+  check_name("norm", norm, BALLS)
+  attack, make_ball = ATTACKS[name], BALLS[norm]
   if loss is not None:
-    options["loss_fn"] = _lookup("loss", loss, LOSSES)
+    check_name("loss", loss, LOSSES)
+    options["loss_fn"] = LOSSES[loss]
   if optimizer is not None:
-    make_optimizer = _lookup("optimizer", optimizer, OPTIMIZERS)
+    check_name("optimizer", optimizer, OPTIMIZERS)
     if step_sizes is None:
       raise ValueError(f"optimizer={optimizer!r} without step_sizes: expected {{first step: size}}")
-    options["optimizer"] = make_optimizer(step_sizes)
+    options["optimizer"] = OPTIMIZERS[optimizer](step_sizes)
   elif step_sizes is not None:
     if "step_size" in options:
       raise ValueError("step_size and step_sizes are both given: expected one of them")
@@ -142,9 +142,7 @@ def make_attack(
   for option in options:
     if option not in ball_keywords | attack_keywords:
       written = {"loss" if key == "loss_fn" else key for key in ball_keywords | attack_keywords}
-      raise TypeError(
-        f"{name} in {norm} has no option {option!r}: expected {near_miss(option, written)}"
-      )
+      raise TypeError(f"{name} in {norm} has no option {option!r}{near_miss(option, written)}")
   ball = make_ball(eps, **{key: options.pop(key) for key in ball_keywords & options.keys()})
   return functools.partial(attack, ball=ball, **options)
 
@@ -153,10 +151,3 @@ def keywords(function) -> set[str]:
   """The names of a function's keyword-only parameters."""
   parameters = inspect.signature(function).parameters.values()
   return {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
-
-
-def _lookup(argument: str, name: str, known: dict) -> Any:
-  """`known[name]`, or an error with the near miss."""
-  if name not in known:
-    raise ValueError(f"{argument}={name!r}: expected {near_miss(name, known)}")
-  return known[name]

@@ -1,8 +1,9 @@
-"""Long attacks in pieces: `init` and `step`, run compiled as a whole or driven from the host.
+"""Long attacks as searches: `init` and `step`, compiled as a whole or driven from the host.
 
-A search is one try at one goal for each image: a run of APGD, one target class of FAB. Its state is
-rows, one per image, and each row knows how far it is. So the same `step` runs in a compiled loop,
-or is driven from the host, where the rows of images that fell make room for others (`survivors`).
+A search is one run of an attack for each image: a restart of APGD, one target class of FAB. Its
+state has one row per image, and each row knows how far it is. So the same `step` runs in a compiled
+loop, or is driven from the host, where rows whose image is broken go on with another image
+(`autoattack/survivors.py`).
 """
 
 from collections.abc import Callable
@@ -13,14 +14,19 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jax_robust.attacks.balls import Ball
+from jax_robust.errors import check_images, is_traced
+from jax_robust.losses import as_labels
 from jax_robust.nets.devices import compiler_options
-from jax_robust.types import LogitsFn, fold
+from jax_robust.types import LogitsFn, as_keys, fold
+
+fold_each = jax.vmap(jax.random.fold_in)
+"""Every example's key `[b]`, folded with its own number `[b]`."""
 
 
 class Problem(NamedTuple):
   """What stays the same through a search, `[b, ...]` each.
 
-  `goals` are the classes that a targeted search makes for; an untargeted one ignores them.
+  `goals` are the target classes of a targeted search; an untargeted one ignores them.
   """
 
   x: Array
@@ -29,18 +35,27 @@ class Problem(NamedTuple):
   keys: Array
 
 
+def make_problem(x: Any, targets: Any, rng: Array) -> Problem:
+  """The problem of an attack that is called with these arguments, which are checked.
+
+  Its goals are the labels, for the caller to replace.
+  """
+  check_images(x)
+  x, labels = jax.lax.stop_gradient((jnp.asarray(x), as_labels(targets)))
+  return Problem(x, labels, labels, as_keys(rng, x.shape[0]))
+
+
 class Search(NamedTuple):
   """A long attack. Every leaf of a state has the batch as its first axis.
 
   Attributes:
-    init: `(ball, problem) -> state`, without asking the net.
+    init: `(ball, problem) -> state`, without a query.
     step: `(ball, logits_fn, state) -> state`, with `logits_fn(x, keys)`.
     num_steps: a row whose `state.count` has come this far is done.
-    num_forward, num_backward: passes of the net that a step takes; a gradient is one of each. None:
-      one for each class.
+    num_forward, num_backward: passes of the model that a step takes; a gradient is one of each.
+      None: one for each class.
 
-  A state is a NamedTuple with, among others, `problem`, `count` (int32 `[b]`), `found` (whether
-  `x_adv` is misclassified and inside the ball, `[b]`), and `x_adv`, the best point so far.
+  A state is a NamedTuple with, among others, the fields of `fresh`.
   """
 
   init: Callable[[Ball, Problem], Any]
@@ -48,6 +63,21 @@ class Search(NamedTuple):
   num_steps: int
   num_forward: int = 1
   num_backward: int | None = 1
+
+
+def fresh(problem: Problem) -> dict[str, Any]:
+  """The fields that every state has, before the first step.
+
+  `problem`; `count` of steps done, int32 `[b]`; `found`, whether `x_adv` is misclassified and
+  inside the ball, `[b]`; and `x_adv`, the best point so far.
+  """
+  num_rows = problem.x.shape[0]
+  return {
+    "problem": problem,
+    "count": jnp.zeros(num_rows, jnp.int32),
+    "found": jnp.zeros(num_rows, bool),
+    "x_adv": problem.x,
+  }
 
 
 def is_done(search: Search, state: Any, *, stop_when_found: bool) -> Array:
@@ -112,56 +142,59 @@ def make_driver(
   def going_on(state):
     return ~jnp.all(is_done(search, state, stop_when_found=stop_when_found))
 
-  if is_one_program(arguments):
+  if _is_one_program(arguments):
     return lambda ball, state: jax.lax.while_loop(going_on, lambda state: step(ball, state), state)
-  compiled, ask = jax.jit(step, compiler_options=compiler_options()), jax.jit(going_on)
+  step, going_on = jax.jit(step, compiler_options=compiler_options()), jax.jit(going_on)
 
   def drive(ball, state):
-    while bool(ask(state)):
-      state = compiled(ball, state)
+    while bool(going_on(state)):
+      state = step(ball, state)
     return state
 
   return drive
 
 
-def is_one_program(arguments: Any) -> bool:
+def _is_one_program(arguments: Any) -> bool:
   """Whether a loop must be, or had better be, part of one compiled program."""
   # Under `jit` every new array is traced, even where the arguments are not.
   leaves = [*jax.tree.leaves(arguments), jnp.zeros(())]
-  is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-  return is_traced or jax.default_backend() != "cpu"
+  return any(map(is_traced, leaves)) or jax.default_backend() != "cpu"
+
+
+def one_by_one(attempt: Callable[[Any, Any], Any], carry: Any, tries: Any, arguments: Any) -> Any:
+  """Returns the last carry of `carry = attempt(carry, try)` for every row of a tuple of arrays.
+
+  Args:
+    attempt: one run, with a driver of `make_driver`.
+    carry: what the runs hand on.
+    tries: arrays `[t, ...]`.
+    arguments: as those of `make_driver`.
+  """
+  if _is_one_program(arguments):
+    return jax.lax.scan(lambda carry, each: (attempt(carry, each), None), carry, tries)[0]
+  for each in zip(*tries, strict=True):
+    carry = attempt(carry, each)
+  return carry
 
 
 def run_all(
-  search: Search,
-  logits_fn: LogitsFn,
-  problem: Problem,
-  goals: Array,
-  *,
-  ball: Ball,
-) -> tuple[Array, Array]:
+  search: Search, logits_fn: LogitsFn, problem: Problem, goals: Array, *, ball: Ball
+) -> Array:
   """Runs a search once for every row of `goals` `[t, b]`: its target classes, or its restarts.
 
-  The keys of try t are folded with t. An image whose try was successful sits out those that follow.
-
-  Returns:
-    x_adv `[b, ...]` of the first successful try, else of the last one, and `found` `[b]`.
+  The keys of run t are folded with t. The result of an image is that of its first successful run,
+  `[b, ...]`, else that of the last one.
   """
-
-  drive = make_driver(search, logits_fn, (ball, problem, goals))
+  arguments = ball, problem, goals
+  drive = make_driver(search, logits_fn, arguments)
 
   def attempt(carry, numbered):
     x_adv, found = carry
     number, goal = numbered
     keys = fold(problem.keys, number)
     tried = drive(ball, search.init(ball, problem._replace(goals=goal, keys=keys)))
-    return (select(found, x_adv, tried.x_adv), found | tried.found), None
+    return select(found, x_adv, tried.x_adv), found | tried.found
 
   carry = problem.x, jnp.zeros(problem.x.shape[:1], bool)
-  numbers = jnp.arange(goals.shape[0])
-  if is_one_program((ball, problem, goals)):
-    carry, _ = jax.lax.scan(attempt, carry, (numbers, goals))
-  else:
-    for numbered in zip(numbers, goals, strict=True):
-      carry, _ = attempt(carry, numbered)
-  return jax.lax.stop_gradient(carry)
+  carry = one_by_one(attempt, carry, (jnp.arange(goals.shape[0]), goals), arguments)
+  return jax.lax.stop_gradient(carry[0])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks
-from jax_robust.attacks import versions
+from jax_robust.attacks.autoattack import STAGES
 from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, tables
 from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
@@ -71,7 +71,7 @@ def read_options(config: Any, norm: str) -> dict[str, Any]:
   """
   options = block(config, "autoattack")
   version = options["version"]
-  if "," in version or version in versions.ATTACKS:
+  if "," in version or version in STAGES:
     options["version"] = tuple(name.strip() for name in version.split(",") if name.strip())
   with from_config("autoattack"):
     check_count(chunk_size=options["chunk_size"])

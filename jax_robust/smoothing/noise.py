@@ -139,7 +139,7 @@ def _checked(logits: Any) -> Array:
   if not hasattr(logits, "ndim"):
     raise ValueError(
       "logits_fn returns several outputs (exits): smooth one of them, or their mean "
-      "(attacks.exit_at, attacks.mean_of_exits)"
+      "(nets.exits.select_exit)"
     )
   if logits.ndim != 2 or logits.shape[-1] < 2:
     raise ValueError(f"logits_fn returns shape {logits.shape}: expected logits [b, k], k > 1")

@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_robust import attacks
 from jax_robust.attacks import stepwise
-from jax_robust.attacks.square import square_search
+from jax_robust.attacks.square_search import square_search
 from jax_robust.types import as_keys
 
 RADII = {"linf": 0.1, "l2": 0.5, "l1": 2.0}

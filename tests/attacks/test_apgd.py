@@ -10,8 +10,7 @@ import pytest
 from jax_robust import losses
 from jax_robust.attacks import l1_ball, l2_ball, linf_ball, stepwise
 from jax_robust.attacks.apgd import apgd, apgd_targeted
-from jax_robust.attacks.apgd_rules import checkpoint_periods
-from jax_robust.attacks.apgd_steps import apgd_search
+from jax_robust.attacks.apgd_search import apgd_search, checkpoint_periods
 from jax_robust.attacks.classes import likeliest_wrong, misclassified
 from jax_robust.types import as_keys
 

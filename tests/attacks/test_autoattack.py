@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_robust import attacks
-from jax_robust.attacks import versions
+from jax_robust.attacks.autoattack import versions
 from jax_robust.attacks.stepwise import Search
 
 EPS = {"linf": 0.05, "l2": 0.17}
@@ -17,7 +17,7 @@ NUM_CLASSES = 5
 
 
 ONCE = versions.Settings(num_restarts=1, num_queries=300)
-STANDARD = tuple(versions.ATTACKS[name](ONCE) for name in versions.STANDARD)
+STANDARD = tuple(versions.STAGES[name](ONCE) for name in versions.STANDARD)
 """`standard`, but for a Square that is as long as most tests need it."""
 
 SHORT_SQUARE = STANDARD[-1]
@@ -143,7 +143,7 @@ def test_a_pass_for_each_class_and_each_draw_is_counted():
   assert result.robust.any()
   np.testing.assert_array_equal(result.num_backward[result.robust], 5 * 100 * NUM_CLASSES)
   logits_fn, x, labels, _ = linear_problem()
-  stage = versions.ATTACKS["apgd-ce"](versions.Settings(num_restarts=1, eot=3))
+  stage = versions.STAGES["apgd-ce"](versions.Settings(num_restarts=1, eot=3))
   result = attacks.autoattack(
     noisy(logits_fn, 1e-6), x, labels, jax.random.key(0), ball=attacks.linf_ball(1e-4),
     version=(stage,), check=False,
@@ -224,7 +224,7 @@ def test_too_few_classes_leave_attacks_out_and_say_so(num_classes, left_out):
 
 def test_a_claim_that_does_not_hold_is_not_an_attack():
   logits_fn, x, labels, _ = linear_problem()
-  honest = versions.ATTACKS["apgd-ce"](versions.Settings(num_steps=3)).searches[0][0]
+  honest = versions.STAGES["apgd-ce"](versions.Settings(num_steps=3)).searches[0][0]
 
   def step(ball, logits_fn, state):
     state = honest.step(ball, logits_fn, state)
@@ -258,8 +258,8 @@ def test_the_log_reads_as_autoattacks():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"version": "standart"}, "version='standart': expected 'standard'"),
-    ({"version": ("apgd",)}, "attack 'apgd': expected 'apgd-"),
+    ({"version": "standart"}, "version='standart': did you mean 'standard'"),
+    ({"version": ("apgd",)}, "attack='apgd': did you mean 'apgd-"),
     ({"version": ()}, "expected one or several different attacks"),
     ({"x": np.full((24, 4, 4, 1), 1.5, np.float32)}, r"leave \[0, 1\] or are not finite"),
     ({"x": np.full((24, 4, 4, 1), np.nan, np.float32)}, r"leave \[0, 1\] or are not finite"),
@@ -292,7 +292,7 @@ def test_expectations_win_where_noise_masks_the_gradient():
 
   robust = {}
   for eot in (1, 20):
-    stage = versions.ATTACKS["apgd-ce"](versions.Settings(num_restarts=1, eot=eot))
+    stage = versions.STAGES["apgd-ce"](versions.Settings(num_restarts=1, eot=eot))
     robust[eot] = attacks.autoattack(
       net, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.1), version=(stage,), check=False
     ).robust.sum()

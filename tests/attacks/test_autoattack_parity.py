@@ -10,8 +10,9 @@ import oracle_net
 import pytest
 
 from jax_robust import losses
-from jax_robust.attacks import autoattack, l2_ball, linf_ball, stepwise, versions
-from jax_robust.attacks.apgd_steps import apgd_search
+from jax_robust.attacks import autoattack, l2_ball, linf_ball, stepwise
+from jax_robust.attacks.apgd_search import apgd_search
+from jax_robust.attacks.autoattack import STAGES, Settings
 from jax_robust.types import as_keys
 
 BALLS = {"Linf": linf_ball, "L2": l2_ball}
@@ -99,7 +100,7 @@ ALONE = {"apgd-dlr": 2, "apgd-t": 2, "fab-t": 2, "square": 6}
 @pytest.mark.parametrize("name", ALONE)
 @pytest.mark.parametrize("norm", BALLS)
 def test_each_attack_by_itself_agrees(recorded, norm, name):
-  once = versions.ATTACKS[name](versions.Settings(num_restarts=1))
+  once = STAGES[name](Settings(num_restarts=1))
   robust = evaluate(recorded, norm, (once,), 0)[name]
   theirs = recorded[f"{norm}/alone/robust_after_{name}"]
   print(f"{norm} {name} alone: {robust.sum()} robust, reference {theirs.sum()}; "

@@ -4,12 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from jax_robust import losses
-from jax_robust.attacks.classes import (
-  check_single_exit,
-  likeliest_wrong,
-  main_outputs,
-  misclassified,
-)
+from jax_robust.attacks.classes import likeliest_wrong, misclassified
 
 
 def test_misclassified():
@@ -18,16 +13,11 @@ def test_misclassified():
   assert misclassified(logits, jnp.zeros(5, jnp.int32)).tolist() == expected
 
 
-def test_several_exits_are_wrong_together():
-  right, wrong = jnp.array([[2.0, 1.0]]), jnp.array([[1.0, 2.0]])
-  assert not misclassified((right, wrong), jnp.array([0])).any()
-  assert misclassified((wrong, wrong), jnp.array([0])).all()
-  assert main_outputs((right, wrong)).tolist() == [[1.5, 1.5]]
-
-
-def test_a_tuple_where_one_array_is_needed_is_refused():
-  with pytest.raises(ValueError, match="2 exits: expected one array .*exit_at"):
-    check_single_exit((jnp.zeros((1, 2)), jnp.zeros((1, 2))))
+def test_the_last_exit_says_what_is_misclassified_and_likely():
+  right, wrong = jnp.array([[2.0, 1.0, 0.0]]), jnp.array([[1.0, 2.0, 3.0]])
+  assert not misclassified((wrong, right), jnp.array([0])).any()
+  assert misclassified((right, wrong), jnp.array([0])).all()
+  assert likeliest_wrong((right, wrong), jnp.array([0]), 9).tolist() == [[2], [1]]
 
 
 def test_labels_of_probabilities():

@@ -283,7 +283,7 @@ def test_wrong_arguments_are_refused(attack):
   with pytest.raises(TypeError, match="num_step"):
     call(num_step=1)
   exits = lambda x: (net(x), net(x))  # noqa: E731
-  with pytest.raises(ValueError, match="exit_at"):
+  with pytest.raises(ValueError, match="fab.* needs one array .*select_exit"):
     attack(exits, x, labels, jax.random.key(0), ball=BALLS["linf"](0.1), num_steps=1)
 
 

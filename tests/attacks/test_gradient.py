@@ -207,7 +207,7 @@ def test_default_unroll_is_all_steps_on_cpu_up_to_a_bound(monkeypatch):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"start": "unifrom"}, "start='unifrom': expected 'uniform'"),
+    ({"start": "unifrom"}, "start='unifrom': did you mean 'uniform'"),
     ({"step_size": 0.1, "optimizer": optax.sgd(0.1)}, "step_size and optimizer"),
     ({"num_restarts": 2, "start": "zero"}, "num_restarts=2 with start=zero"),
     ({"num_restarts": 0}, "num_restarts=0"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_robust.attacks import guards
+from jax_robust.attacks.autoattack import guards
 from jax_robust.nets.randomised import keyed
 
 X = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)

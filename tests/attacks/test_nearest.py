@@ -104,7 +104,7 @@ def test_logits_that_are_not_numbers_are_no_success(name):
 def test_exits_are_refused(name):
   exits = lambda x: (dense(x), dense(x))  # noqa: E731
   given = problem()
-  with pytest.raises(ValueError, match="2 exits: expected one array .*exit_at"):
+  with pytest.raises(ValueError, match=f"2 exits: {name} needs one array .*select_exit"):
     attacks.ATTACKS[name](exits, given.x, given.labels, KEY, ball=attacks.l2_ball(0.5))
 
 

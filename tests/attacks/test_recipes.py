@@ -71,17 +71,21 @@ def test_every_recipe_runs(name):
 @pytest.mark.parametrize(
   ("config", "error", "message"),
   [
-    ({"name": "pdg"}, ValueError, "name='pdg': expected 'pgd'"),
-    ({"name": "pgd", "norm": "lnf"}, ValueError, "norm='lnf': expected 'linf'"),
-    ({"name": "pgd", "loss": "margins"}, ValueError, "loss='margins': expected 'margin'"),
+    ({"name": "pdg"}, ValueError, "name='pdg': did you mean 'pgd'"),
+    ({"name": "pgd", "norm": "lnf"}, ValueError, "norm='lnf': did you mean 'linf'"),
+    ({"name": "pgd", "loss": "margins"}, ValueError, "loss='margins': did you mean 'margin'"),
     (
       {"name": "pgd", "optimizer": "adma", "step_sizes": {0: 1}},
       ValueError,
-      "optimizer='adma': expected 'adam'",
+      "optimizer='adma': did you mean 'adam'",
     ),
     ({"name": "pgd", "optimizer": "adam"}, ValueError, "without step_sizes"),
     ({"name": "pgd", "step_size": 0.1, "step_sizes": {0: 1}}, ValueError, "both given"),
-    ({"name": "pgd", "num_step": 3}, TypeError, "pgd in linf .* 'num_step': expected 'num_steps'"),
+    (
+      {"name": "pgd", "num_step": 3},
+      TypeError,
+      "pgd in linf .* 'num_step': did you mean 'num_st",
+    ),
     ({"name": "pgd", "sparsity": 0.1}, TypeError, "'sparsity'"),
     ({"name": "fgsm", "num_steps": 3}, TypeError, "fgsm in linf has no option 'num_steps'"),
     ({"name": "fgsm", "step_sizes": {1: 1}}, ValueError, "smallest step is 0"),

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jax_robust import attacks, losses
-from jax_robust.attacks.checks import check_images
 from jax_robust.types import as_keys
 
 KEY = jax.random.key(0)
@@ -77,9 +76,3 @@ def test_n_fgsm_is_for_linf_only():
   x, labels = grey()
   with pytest.raises(ValueError, match=r"ball\.norm='l2'"):
     attacks.n_fgsm(linear, x, labels, KEY, ball=attacks.l2_ball(EPS))
-
-
-def test_integer_images_raise():
-  check_images(jnp.zeros((1, 2)))
-  with pytest.raises(TypeError, match="uint8"):
-    check_images(jnp.zeros((1, 2), jnp.uint8))

@@ -19,7 +19,8 @@ from square_problem import (
 
 from jax_robust import attacks, losses
 from jax_robust.attacks import stepwise
-from jax_robust.attacks.square import square, square_search
+from jax_robust.attacks.square import square
+from jax_robust.attacks.square_search import square_search
 from jax_robust.types import as_keys
 
 every_norm = pytest.mark.parametrize("norm", RADII)

@@ -8,7 +8,7 @@ import pytest
 from square_problem import NUM_ROWS, ONE_SIZE, RADII, begin, images, walk
 
 from jax_robust import attacks
-from jax_robust.attacks.square_windows import bump_pair, window_sizes
+from jax_robust.attacks.square_search import bump_pair, window_sizes
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,11 @@ def test_a_damaged_chunk_is_named(whole, command, run_flag, tmp_path):
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
-    ("autoattack.version=standart", "config.autoattack: version='standart': expected 'standard'"),
-    ("autoattack.version=apgd-ce,fabt", "attack 'fabt': expected 'fab"),
+    (
+      "autoattack.version=standart",
+      "config.autoattack: version='standart': did you mean 'standa",
+    ),
+    ("autoattack.version=apgd-ce,fabt", "attack='fabt': did you mean 'fab"),
     ("autoattack.shard=2/2", "shard='2/2': expected I/N with 0 <= I < N"),
     ("autoattack.chunk_size=0", "chunk_size=0: expected a whole number"),
     ("autoattack.chunks=3", "unknown config key 'autoattack.chunks'.*chunk_size"),

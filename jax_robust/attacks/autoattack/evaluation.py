@@ -1,4 +1,4 @@
-"""AutoAttack: attacks in sequence on the images that still stand, and what each of them left."""
+"""The evaluation: AutoAttack's attacks in sequence, and which images each of them left correct."""
 
 import functools
 import time
@@ -11,17 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jax_robust.attacks import guards, versions
+from jax_robust.attacks.autoattack import guards
+from jax_robust.attacks.autoattack.confirm import confirm, make_predict
+from jax_robust.attacks.autoattack.survivors import attack_survivors, compile_search
+from jax_robust.attacks.autoattack.versions import Stage, make_stages
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
-from jax_robust.attacks.predict import confirm, fold_ids, make_predict
-from jax_robust.attacks.survivors import attack_survivors, compile_search
+from jax_robust.errors import check_images, check_labels
 from jax_robust.nets.constants import lift, without_jit
 from jax_robust.nets.devices import Devices
 from jax_robust.nets.randomised import keyed, takes_rng
 from jax_robust.types import LogitsFn, fold
 
-_DRAWS = 20  # of a randomised net, as many as `rand` takes for a gradient
+_DRAWS = 20  # of a randomised model, as many as `rand` takes for a gradient
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -35,8 +37,8 @@ class AutoAttackResult(NamedTuple):
     robust_after: the flags after each attack, by name, in order.
     x_adv: the adversarial point found, else the image, `[n, ...]`.
     pred, pred_adv: predicted class at the image and at `x_adv`.
-    num_forward, num_backward: passes of the net spent on each image.
-    rejected: by attack, how many points it claimed that the check did not confirm.
+    num_forward, num_backward: passes of the model spent on each image.
+    rejected: by attack, how many points it reported that the check did not confirm.
     warnings: reasons to distrust the result.
   """
 
@@ -59,7 +61,7 @@ def autoattack(
   rng: Array,
   *,
   ball: Ball,
-  version: str | Sequence[str | versions.Stage] = "standard",
+  version: str | Sequence[str | Stage] = "standard",
   ids: Int[Array | np.ndarray, " n"] | None = None,
   batch_size: int = 128,
   devices: Devices = Devices(),
@@ -68,7 +70,7 @@ def autoattack(
 ) -> AutoAttackResult:
   """Evaluates a classifier by AutoAttack: APGD-CE, APGD-T, FAB-T and Square, in `standard`.
 
-  Every attack starts at the original images, and only those go on that all attacks before it left
+  Every attack starts at the original images, and runs on those that all attacks before it left
   correct. Driven from the host: not for use under `jit`.
 
   Deviations from the reference (a392200), each of which leaves the flags' distribution as it is or
@@ -77,38 +79,38 @@ def autoattack(
       their end; its `x_adv` is another one.
     - Randomness belongs to the image (`ids`), not to the batch: Square draws its windows per
       image, and no result depends on batch size, order or devices.
-    - Every point found is looked at again: in float32, inside ball and box, misclassified in a
-      pass of its own. What fails is not an attack, and is counted in `rejected`.
-    - Where the net has fewer classes than a loss needs, that attack is left out, with a warning.
+    - Every point found is checked: in float32, inside ball and box, misclassified in a pass of its
+      own. A point that fails is not an attack, and is counted in `rejected`.
+    - Where the model has fewer classes than a loss needs, that attack is left out, with a warning.
     - NaN or infinite logits of an image raise an error.
-    - A randomised net is scored by its mean probabilities over 20 draws, not by one pass, and its
+    - A randomised model is scored by its mean probabilities over 20 draws, not by one pass, and its
       images are attacked to the end of a run, since one success may be chance.
 
   Guarantees:
     `flags_only_fall`: an image that is not robust after one attack is not robust after the next.
-    `adversarial_points_are_valid`: for each image that fell, distance(x_adv, x) <= eps (1 + 1e-6),
+    `adversarial_points_are_valid`: for each broken image, distance(x_adv, x) <= eps (1 + 1e-6),
       0 <= x_adv <= 1, and `pred_adv` differs from the label.
     `independent_of_the_batch_size`: nor of the order of the images, given their ids.
 
-  Args:
-    logits_fn: `x -> outputs`, or randomised `(x, rng) -> outputs`: anything that JAX can trace.
-    x: images in [0, 1], `[n, ...]`.
+  Args: those of `jax_robust.attacks`, and
+    logits_fn: of one exit; anything that JAX can trace.
     labels: true classes, `[n]`.
     rng: one key, folded with the ids, or one per image.
     ball: the threat model, with one radius.
     version: 'standard', 'plus', 'rand', 'aa+mt' (with MultiTargeted, as DeepMind reports), or names
       of attacks, or stages: see `make_stages`.
     ids: names of the images for the randomness; by default their places.
-    batch_size: rows that go through the net at once.
+    batch_size: rows of a batch.
     devices: how rows are spread over devices.
-    check: look at the net before starting (see `guards`).
-    report: takes lines of a log that reads as AutoAttack's.
+    check: examine the model before starting (see `guards`).
+    report: called with each line of the log, which reads like AutoAttack's.
 
   Returns:
     The result, for every image.
 
   Raises:
-    ValueError: an unknown version; images outside [0, 1], labels out of range; NaN logits.
+    ValueError: an unknown version; images outside [0, 1], labels out of range; NaN logits; several
+      exits.
 
   Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690.
 
@@ -131,68 +133,69 @@ def make_autoattack(
   logits_fn: LogitsFn,
   *,
   norm: str,
-  version: str | Sequence[str | versions.Stage] = "standard",
+  version: str | Sequence[str | Stage] = "standard",
   batch_size: int = 128,
   devices: Devices = Devices(),
 ) -> Callable[..., AutoAttackResult]:
-  """`autoattack` for one net and many sets of images or radii: what was compiled is kept.
+  """`autoattack` for one model and many sets of images or radii: what was compiled is kept.
 
   Args: as those of `autoattack`; `norm` is that of the balls.
 
   Returns:
     `evaluate(x, labels, rng, *, ball, ids=None, check=True, report=...) -> AutoAttackResult`.
   """
-  stages = versions.make_stages(version, norm)
-  names = ", ".join(stage.name for stage in stages)
+  stages = make_stages(version, norm)
   num_draws = _DRAWS if takes_rng(logits_fn) else 1
   logits_fn = keyed(without_jit(logits_fn))
 
   @functools.cache
   def compiled(image_shape, dtype):
     """The searches by their stages, and `predict`, for images of one shape."""
-    net = lift(
-      logits_fn,
-      jax.ShapeDtypeStruct((1, *image_shape), dtype),
-      jax.random.split(jax.random.key(0), 1),
-    )
+    x, key = jax.ShapeDtypeStruct((1, *image_shape), dtype), jax.random.key(0)
+    net = lift(logits_fn, x, jax.random.split(key, 1))
     searches = {
       stage.name: [
-        (compile_search(each, net, devices, stop_when_found=num_draws == 1), n)
-        for each, n in stage.searches
+        (compile_search(each, net, devices, stop_when_found=num_draws == 1), num_restarts)
+        for each, num_restarts in stage.searches
       ]
       for stage in stages
     }
-    predict = make_predict(net, batch_size=batch_size, num_draws=num_draws, devices=devices)
-    return searches, predict
+    return searches, make_predict(net, batch_size=batch_size, num_draws=num_draws, devices=devices)
 
   def evaluate(
     x, labels, rng, *, ball, ids=None, check=True, report=lambda line: None
   ) -> AutoAttackResult:
     x, labels = np.asarray(x), np.asarray(labels)
-    guards.check_images(x, labels)
-    guards.check_ball(ball, norm)
-    keys = rng if rng.ndim else fold_ids(rng, np.arange(len(x)) if ids is None else np.asarray(ids))
+    check_images(x)
+    if len(x) != len(labels):
+      raise ValueError(f"{len(x)} images and {len(labels)} labels: expected one label per image")
+    if ball.norm != norm or np.ndim(ball.eps):
+      raise ValueError(f"ball={ball}: expected a ball of one radius, in {norm!r}")
+    keys = rng if rng.ndim else _fold_ids(rng, np.arange(len(x)) if ids is None else ids)
+    names = ", ".join(stage.name for stage in stages)
     report(f"using {version if isinstance(version, str) else 'custom'} version including {names}.")
     searches, predict = compiled(x.shape[1:], x.dtype)
     images = _Images(x, labels, keys, predict(x, fold(keys, 0)))
-    guards.check_labels(labels, images.logits.shape[-1])
+    num_classes = images.logits.shape[-1]
+    check_labels(labels, num_classes)
     warnings = []
     if check:
       few = slice(0, batch_size)
       warnings += guards.check_model(logits_fn, x[few], labels[few], keys[few], version == "rand")
-    left_out = [s.name for s in stages if s.min_classes > images.logits.shape[-1]]
+    left_out = [stage.name for stage in stages if stage.min_classes > num_classes]
     if left_out:
       warnings.append(f"left out for lack of classes: {', '.join(left_out)}")
     for line in warnings:
       report(f"Warning: {line}")
-    kept = [(s, searches[s.name]) for s in stages if s.name not in left_out]
-    return _run(images, kept, predict, num_draws, ball, batch_size, tuple(warnings), report)
+    kept = [(stage, searches[stage.name]) for stage in stages if stage.name not in left_out]
+    result = _run(images, kept, predict, num_draws, ball, batch_size, report)
+    return result._replace(warnings=(*warnings, *result.warnings))
 
   return evaluate
 
 
 class _Images(NamedTuple):
-  """What an evaluation is about: images, labels, keys, and the net's logits of the images."""
+  """The images of an evaluation, their labels and keys, and the logits at them."""
 
   x: np.ndarray
   labels: np.ndarray
@@ -200,7 +203,13 @@ class _Images(NamedTuple):
   logits: np.ndarray
 
 
-def _run(images, stages, predict, num_draws, ball, batch_size, warnings, report):
+@jax.jit
+def _fold_ids(rng, ids):
+  """The keys of images: one key folded with each id."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(rng, ids)
+
+
+def _run(images, stages, predict, num_draws, ball, batch_size, report) -> AutoAttackResult:
   """The sequence of attacks."""
   began = time.monotonic()
   pred = np.argmax(images.logits, -1)
@@ -215,27 +224,26 @@ def _run(images, stages, predict, num_draws, ball, batch_size, warnings, report)
     before = forward.sum(), backward.sum()
     keys = fold(images.keys, np.uint32(zlib.crc32(stage.name.encode())))
     for compiled, num_restarts in searches:
-      standing = np.flatnonzero(robust)
-      if not standing.size:
+      left = np.flatnonzero(robust)
+      if not left.size:
         break
-      here = images._replace(
-        x=images.x[standing], labels=images.labels[standing], keys=keys[standing],
-        logits=images.logits[standing],
-      )  # fmt: skip
-      fallen = attack_survivors(
+      here = _Images(images.x[left], images.labels[left], keys[left], images.logits[left])
+      broken = attack_survivors(
         compiled, here.x, here.labels, here.keys, _goals(stage, here, num_restarts),
-        ball=ball, batch_size=batch_size, report=_progress(stage.name, len(standing), report),
+        ball=ball, batch_size=batch_size, report=_progress(stage.name, len(left), report),
       )  # fmt: skip
-      forward[standing] += compiled.search.num_forward * fallen.num_steps
-      backward[standing] += _num_backward(compiled.search, images) * fallen.num_steps
-      claims = np.flatnonzero(fallen.found)
+      search = compiled.search
+      num_backward = here.logits.shape[-1] if search.num_backward is None else search.num_backward
+      forward[left] += search.num_forward * broken.num_steps
+      backward[left] += num_backward * broken.num_steps
+      found = np.flatnonzero(broken.found)
       confirmed, guess = confirm(
-        predict, fallen.x_adv[claims], here.x[claims], here.labels[claims], here.keys[claims], ball
+        predict, broken.x_adv[found], here.x[found], here.labels[found], here.keys[found], ball
       )
       rejected[stage.name] += int((~confirmed).sum())
-      forward[standing[claims]] += num_draws
-      won = standing[claims[confirmed]]
-      robust[won], x_adv[won] = False, fallen.x_adv[claims[confirmed]]
+      forward[left[found]] += num_draws
+      won = left[found[confirmed]]
+      robust[won], x_adv[won] = False, broken.x_adv[found[confirmed]]
       pred_adv[won] = guess[confirmed]
     robust_after[stage.name] = robust.copy()
     report(
@@ -243,23 +251,17 @@ def _run(images, stages, predict, num_draws, ball, batch_size, warnings, report)
       f"(total time {time.monotonic() - began:.1f} s, {forward.sum() - before[0]} forward and "
       f"{backward.sum() - before[1]} backward passes)"
     )
-  found = guards.check_rejected(rejected) + guards.check_square(clean, robust_after)
-  for line in found:
-    report(f"Warning: {line}")
-  _report_end(ball, images.x, x_adv, robust, report)
+  warnings = guards.check_rejected(rejected) + guards.check_square(clean, robust_after)
+  _report_end(ball, images.x, x_adv, robust, warnings, report)
   return AutoAttackResult(
-    clean, robust, robust_after, x_adv, pred, pred_adv, forward, backward, rejected,
-    (*warnings, *found),
-  )  # fmt: skip
+    clean, robust, robust_after, x_adv, pred, pred_adv, forward, backward, rejected, tuple(warnings)
+  )
 
 
-def _num_backward(search, images) -> int:
-  """Backward passes of a step."""
-  return images.logits.shape[-1] if search.num_backward is None else search.num_backward
-
-
-def _report_end(ball, x, x_adv, robust, report):
-  """The last two lines of AutoAttack's log."""
+def _report_end(ball, x, x_adv, robust, warnings, report):
+  """The warnings, and the last two lines of AutoAttack's log."""
+  for line in warnings:
+    report(f"Warning: {line}")
   farthest = ball.distance(jnp.asarray(x_adv), jnp.asarray(x)).max()
   report(
     f"max {ball.norm} perturbation: {farthest:.5f}, nan in tensor: {np.isnan(x_adv).sum()}, "
@@ -269,7 +271,7 @@ def _report_end(ball, x, x_adv, robust, report):
 
 
 def _goals(stage, images, num_restarts) -> np.ndarray:
-  """The class that each try makes for, `[t, n]`; of an untargeted attack, its restarts."""
+  """The target class of each run, `[t, n]`; of an untargeted attack zeros, a row per restart."""
   if not stage.num_targets:
     return np.zeros((num_restarts, len(images.labels)), np.int32)
   ranked = likeliest_wrong(
@@ -282,10 +284,10 @@ def _progress(name, num_images, report):
   """A line of the log every ten seconds, in the words of AutoAttack's."""
   last = time.monotonic()
 
-  def progress(done, tries, fallen):
+  def progress(done, runs, broken):
     nonlocal last
     if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
       last = time.monotonic()
-      report(f"{name} - {done}/{tries} - {fallen} out of {num_images} successfully perturbed")
+      report(f"{name} - {done}/{runs} - {broken} out of {num_images} successfully perturbed")
 
   return progress

@@ -1,16 +1,16 @@
-"""What AutoAttack runs: its attacks by name, and the versions as lists of names."""
+"""What AutoAttack runs: its stages by name, and the versions as lists of names."""
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jax_robust import losses
-from jax_robust.attacks.apgd_steps import apgd_search
-from jax_robust.attacks.checks import near_miss
-from jax_robust.attacks.fab import fab_search
+from jax_robust.attacks.apgd_search import apgd_search
+from jax_robust.attacks.fab_search import fab_search
 from jax_robust.attacks.multi_targeted import multi_targeted_search
-from jax_robust.attacks.square import square_search
+from jax_robust.attacks.square_search import square_search
 from jax_robust.attacks.stepwise import Search
+from jax_robust.errors import check_name
 
 
 class Stage(NamedTuple):
@@ -18,9 +18,9 @@ class Stage(NamedTuple):
 
   Attributes:
     name: in results and logs.
-    searches: with how many restarts each is run; together they are the attack.
+    searches: each with its number of restarts; together they are the attack.
     num_targets: wrong classes that a targeted attack tries, 0 for an untargeted one.
-    min_classes: that the net must have.
+    min_classes: the least number of classes that it works with.
   """
 
   name: str
@@ -40,30 +40,22 @@ class Settings(NamedTuple):
   large_radii: bool = False
 
 
-def _untargeted(loss_fn):
-  """A loss of outputs and labels in the form a search takes."""
-  return lambda outputs, labels, goals: loss_fn(outputs, labels)
+def _apgd_search(loss_fn, settings: Settings) -> Search:
+  """APGD on a loss of outputs, labels and goals."""
+  return apgd_search(
+    loss_fn, num_steps=settings.num_steps, eot=settings.eot, large_radii=settings.large_radii
+  )
 
 
 def _apgd(name: str, loss_fn, min_classes: int, settings: Settings) -> Stage:
   """APGD with restarts."""
-  search = apgd_search(
-    _untargeted(loss_fn),
-    num_steps=settings.num_steps,
-    eot=settings.eot,
-    large_radii=settings.large_radii,
-  )
+  search = _apgd_search(lambda outputs, labels, goals: loss_fn(outputs, labels), settings)
   return Stage(name, ((search, settings.num_restarts),), min_classes=min_classes)
 
 
 def _apgd_targeted(settings: Settings) -> Stage:
   """APGD towards one class after the other."""
-  search = apgd_search(
-    losses.targeted_dlr,
-    num_steps=settings.num_steps,
-    eot=settings.eot,
-    large_radii=settings.large_radii,
-  )
+  search = _apgd_search(losses.targeted_dlr, settings)
   return Stage("apgd-t", ((search, 1),), settings.num_targets, min_classes=4)
 
 
@@ -94,7 +86,7 @@ def _multi_targeted(settings: Settings) -> Stage:
   return Stage("mt", ((search, 2 * settings.num_restarts),), settings.num_targets)
 
 
-ATTACKS: dict[str, Callable[[Settings], Stage]] = {
+STAGES: dict[str, Callable[[Settings], Stage]] = {
   "apgd-ce": functools.partial(_apgd, "apgd-ce", losses.cross_entropy, 2),
   "apgd-dlr": functools.partial(_apgd, "apgd-dlr", losses.dlr, 3),
   "apgd-t": _apgd_targeted,
@@ -117,31 +109,30 @@ VERSIONS = {
 
 
 def make_stages(version: str | Sequence[str | Stage], norm: str) -> tuple[Stage, ...]:
-  """The attacks of a version, or those named, in order.
+  """The stages of a version, or those named, in order.
 
   Args:
-    version: one of `VERSIONS`; or names of `ATTACKS`, which run with five restarts as the
+    version: one of `VERSIONS`; or names of `STAGES`, which run with five restarts as the
       reference's `custom` does; or stages with other settings, or of your own, such as
-      `ATTACKS["apgd-ce"](Settings(num_steps=1000))`.
+      `STAGES["apgd-ce"](Settings(num_steps=1000))`.
     norm: of the ball; `standard` has other settings in l1.
 
   Raises:
     ValueError: an unknown name, with the near miss; no attack, or one twice.
   """
   if isinstance(version, str):
-    if version not in VERSIONS:
-      raise ValueError(f"version={version!r}: expected {near_miss(version, VERSIONS)}")
+    check_name("version", version, VERSIONS)
     names, settings = VERSIONS[version]
     if norm == "l1" and version in ("standard", "aa+mt"):
       settings = settings._replace(num_restarts=5, num_targets=5, large_radii=True)
   else:
     names, settings = tuple(version), Settings()
-  for name in names:
-    if not isinstance(name, Stage) and name not in ATTACKS:
-      raise ValueError(f"version: attack {name!r}: expected {near_miss(name, ATTACKS)}")
-  stages = [each if isinstance(each, Stage) else ATTACKS[each](settings) for each in names]
+  for each in names:
+    if not isinstance(each, Stage):
+      check_name("attack", each, STAGES)
+  stages = [each if isinstance(each, Stage) else STAGES[each](settings) for each in names]
   if not stages or len({stage.name for stage in stages}) < len(stages):
     raise ValueError(f"version={version!r}: expected one or several different attacks")
-  if version == "aa+mt":  # of the papers, whose restarts are not AutoAttack's
+  if version == "aa+mt":  # as in the papers, whose restarts are not AutoAttack's
     stages[-1] = _multi_targeted(Settings())
   return tuple(stages)

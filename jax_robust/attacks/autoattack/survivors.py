@@ -1,8 +1,8 @@
-"""Drives a search from the host over the images that still stand, so that no row is wasted.
+"""Drives a search from the host over the images that are still correct, so that no row is wasted.
 
-A search is run once per image and goal. Rows whose image fell, or whose try is over, are given to
-the next pair of image and goal; where no pair is left, rows are moved together into a smaller
-batch. An image is never attacked after it fell, and shapes are few, so little is compiled.
+A search is run once per image and goal. Rows whose image is broken, or whose run has ended, are
+given to the next pair of image and goal; where no pair is left, the batch shrinks. An image is
+never attacked after it was broken, and batch sizes are few, so little is compiled.
 """
 
 import functools
@@ -20,16 +20,16 @@ from jax_robust.nets.constants import Lifted
 from jax_robust.nets.devices import Devices, row_count
 
 _STEPS_BETWEEN_LOOKS = 10
-"""Steps between two looks from the host: a fallen row idles for half of them on average."""
+"""Steps between two looks from the host: a row that has ended idles for half of them on average."""
 
 
-class Fallen(NamedTuple):
+class Broken(NamedTuple):
   """What a search did to each of n images.
 
   Attributes:
     found: whether an adversarial point was found, `[n]`.
     x_adv: that point; the image itself where there is none, `[n, ...]`.
-    num_steps: steps of the search that were taken for the image, `[n]`.
+    num_steps: steps of the search that were spent on the image, `[n]`.
   """
 
   found: Bool[np.ndarray, " n"]
@@ -38,7 +38,7 @@ class Fallen(NamedTuple):
 
 
 class _Rows(NamedTuple):
-  """A search's state, the steps each row took, and the rows that have nothing to do."""
+  """A search's state, the steps each row took, and the rows that no image is given to."""
 
   state: Any
   num_steps: Array
@@ -46,7 +46,11 @@ class _Rows(NamedTuple):
 
 
 class Compiled(NamedTuple):
-  """A search that is ready to run on the devices, for batches of any size and every radius."""
+  """A search that is ready to run on the devices, for batches of any size and every radius.
+
+  `start`, `refill` and `advance` are functions of what all rows share, `(ball, constants)`, and of
+  rows.
+  """
 
   search: stepwise.Search
   stop_when_found: bool
@@ -68,16 +72,15 @@ def compile_search(
 
   Args:
     search: the attack.
-    net: what is attacked.
+    net: the model.
     devices: how rows are spread.
-    stop_when_found: whether a try ends with its first adversarial point: not to be believed of a
-      randomised net, where that point may be chance.
+    stop_when_found: whether a run ends with its first adversarial point; of a randomised model that
+      point may be chance.
   """
 
   def start(shared, rows):
     (ball, _), (problem, is_idle) = shared, rows
-    state = jax.lax.stop_gradient(search.init(ball, problem))
-    return _Rows(state, jnp.zeros(is_idle.shape, jnp.int32), is_idle)
+    return _Rows(search.init(ball, problem), jnp.zeros(is_idle.shape, jnp.int32), is_idle)
 
   def refill(shared, rows):
     old, problem, is_fresh, is_idle = rows
@@ -88,8 +91,7 @@ def compile_search(
     ball, constants = shared
     logits_fn = functools.partial(net.apply, constants)
     resting = rows.is_idle | stepwise.is_done(search, rows.state, stop_when_found=stop_when_found)
-    moved = jax.lax.stop_gradient(search.step(ball, logits_fn, rows.state))
-    state = stepwise.select(resting, rows.state, moved)
+    state = stepwise.select(resting, rows.state, search.step(ball, logits_fn, rows.state))
     return rows._replace(state=state, num_steps=rows.num_steps + ~resting)
 
   def advance(shared, rows):
@@ -116,34 +118,34 @@ def attack_survivors(
   *,
   ball: Ball,
   batch_size: int,
-  report: Callable[[int, int, int], None] = lambda done, tries, fallen: None,
-) -> Fallen:
-  """Runs a search for every image and every one of its goals, until the image falls.
+  report: Callable[[int, int, int], None] = lambda done, runs, broken: None,
+) -> Broken:
+  """Runs a search for every image and every one of its goals, until the image is broken.
 
   Guarantees:
     `independent_of_the_batch_size`: which rows share a batch changes nothing.
-    `fallen_images_rest`: no image is attacked after it fell.
+    `broken_images_rest`: no image is attacked after it was broken.
 
   Args:
     compiled: the attack, from `compile_search`.
     x: images in [0, 1], on the host.
     labels: of the images.
-    keys: one per image; the t-th try's is folded with t.
-    goals: the class that each try makes for, in the order of the tries; where a search has no goal
-      its rows only count the restarts.
+    keys: one per image; that of the t-th run is folded with t.
+    goals: the target class of each run, in the order of the runs; of an untargeted search only
+      their number counts.
     ball: the threat model, with one radius.
     batch_size: rows of the largest batch.
-    report: called with tries done, tries in all, and images fallen.
+    report: called with runs done, runs in all, and images broken.
 
   Returns:
     What was found, for each image.
   """
-  num_tries, num_images = goals.shape
+  num_runs, num_images = goals.shape
   found, x_adv = np.zeros(num_images, bool), np.array(x)
   steps = np.zeros(num_images, np.int64)
-  queue = _Queue(num_tries, num_images, found)
+  queue = _Queue(num_runs, num_images, found)
   shared = ball, compiled.constants
-  size = row_count(num_tries * num_images, batch_size, compiled.devices.count)
+  size = row_count(num_runs * num_images, batch_size, compiled.devices.count)
   owner, rows = np.full(size, -1), None
   while True:
     rows, owner = _hand_out(rows, owner, queue, compiled, (x, labels, keys, goals), shared)
@@ -152,32 +154,32 @@ def attack_survivors(
       break
     for _ in range(_STEPS_BETWEEN_LOOKS // _steps_per_call()):
       rows = compiled.advance(shared, rows)
-    fell, count, spent = jax.device_get((rows.state.found, rows.state.count, rows.num_steps))
+    hit, count, spent = jax.device_get((rows.state.found, rows.state.count, rows.num_steps))
     ended = count >= compiled.search.num_steps
-    winners = np.flatnonzero(is_busy & fell & (ended | compiled.stop_when_found))
+    winners = np.flatnonzero(is_busy & hit & (ended | compiled.stop_when_found))
     if winners.size:
       points = np.asarray(rows.state.x_adv)
       found[owner[winners]] = True
-      # Backwards, so that of two tries of one image the first one counts.
+      # Backwards, so that of two runs of one image the first one counts.
       x_adv[owner[winners[::-1]]] = points[winners[::-1]]
     over = is_busy & (ended | found[owner])
     np.add.at(steps, owner[over], spent[over])
     owner[over] = -1
-    report(queue.given - int((owner >= 0).sum()), num_tries * num_images, int(found.sum()))
-  return Fallen(found, x_adv, steps)
+    report(queue.given - int((owner >= 0).sum()), num_runs * num_images, int(found.sum()))
+  return Broken(found, x_adv, steps)
 
 
 class _Queue:
-  """The tries that were not begun: all images' first, then all images' second, ..."""
+  """The runs that have not begun: first runs of all images, then second runs, ..."""
 
-  def __init__(self, num_tries: int, num_images: int, found: np.ndarray):
+  def __init__(self, num_runs: int, num_images: int, found: np.ndarray):
     self.given = 0
-    self._total = num_tries * num_images
+    self._total = num_runs * num_images
     self._num_images = num_images
     self._found = found
 
   def __iter__(self) -> Iterator[tuple[int, int]]:
-    """Hands out `(try, image)`, without those of images that fell."""
+    """Yields `(run, image)`, without those of images that are broken."""
     while self.given < self._total:
       number, image = divmod(self.given, self._num_images)
       self.given += 1
@@ -186,22 +188,18 @@ class _Queue:
 
 
 def _hand_out(rows, owner, queue, compiled, arrays, shared):
-  """Gives free rows to tries that wait, or moves rows together where none does."""
+  """Gives free rows to the runs that wait, or shrinks the batch where none does."""
   x, labels, keys, goals = arrays
   free = np.flatnonzero(owner < 0)
-  given = list(zip(free, queue, strict=False))  # `free` first: a try that is taken out must be run
+  given = list(zip(free, queue, strict=False))  # `free` first: a run that is taken out must start
   if not given:
-    return _move_together(rows, owner, compiled.devices)
+    return _shrink(rows, owner, compiled.devices)
   owner = owner.copy()
-  tries = np.zeros(len(owner), np.int32)
+  runs, is_fresh = np.zeros(len(owner), np.int32), np.zeros(len(owner), bool)
   for row, (number, image) in given:
-    owner[row], tries[row] = image, number
-  is_fresh = np.zeros(len(owner), bool)
-  is_fresh[[row for row, _ in given]] = True
+    owner[row], runs[row], is_fresh[row] = image, number, True
   image = np.maximum(owner, 0)
-  problem = stepwise.Problem(
-    x[image], labels[image], goals[tries, image], _fold(keys, image, tries)
-  )
+  problem = stepwise.Problem(x[image], labels[image], goals[runs, image], _fold(keys, image, runs))
   problem, is_fresh, is_idle = compiled.devices.place((problem, is_fresh, owner < 0))
   if rows is None:
     return compiled.start(shared, (problem, is_idle)), owner
@@ -209,12 +207,12 @@ def _hand_out(rows, owner, queue, compiled, arrays, shared):
 
 
 @jax.jit
-def _fold(keys, image, tries):
-  """The keys of tries."""
-  return jax.vmap(jax.random.fold_in)(keys[image], tries)
+def _fold(keys, image, runs):
+  """The keys of runs."""
+  return stepwise.fold_each(keys[image], runs)
 
 
-def _move_together(rows, owner, devices):
+def _shrink(rows, owner, devices):
   """Halves the batch, or more, where that many rows are free."""
   busy = np.flatnonzero(owner >= 0)
   size = row_count(len(busy), len(owner), devices.count)

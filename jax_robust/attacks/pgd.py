@@ -1,0 +1,427 @@
+"""First-order attacks in a ball: PGD, and its relatives FGSM, RS-FGSM, N-FGSM, BIM, MIM, CW-linf.
+
+released TRADES (KL to the clean prediction = cross entropy to it, up to a constant)
+  pgd(logits_fn, x, clean_probabilities, rng, ball=linf_ball(8 / 255), num_steps=10,
+      optimizer=adam({0: 0.1, 5: 0.01}))
+TRADES, 2019
+  pgd(logits_fn, x, clean_probabilities, rng, ball=linf_ball(0.031), num_steps=10,
+      step_size=0.007, start="normal")
+evaluation, PGD-40
+  pgd(logits_fn, x, labels, rng, ball=linf_ball(8 / 255), loss_fn=losses.margin, num_steps=40,
+      optimizer=adam({0: 0.1, 20: 0.01, 30: 0.001}))
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from jax_robust import losses
+from jax_robust.attacks.balls import Ball, check_norm
+from jax_robust.attacks.pgd_steps import (
+  MODEL_NOISE,
+  StepSize,
+  check_restarts,
+  default_unroll,
+  make_move,
+)
+from jax_robust.attacks.projections import per_example
+from jax_robust.attacks.stepwise import select
+from jax_robust.errors import check_count, check_images, check_name
+from jax_robust.nets.randomised import keyed, takes_rng
+from jax_robust.types import LogitsFn, LossFn, as_keys, fold
+
+STARTS = ("uniform", "normal", "zero")
+
+_NORMAL_START_STDDEV = 1e-3  # TRADES, 2019
+
+
+class _State(NamedTuple):
+  """What one step hands to the next: the iterate, the optimiser's memory, and the best point seen.
+
+  `noise_keys` are the run's, for a randomised model; `()` for a deterministic one.
+  """
+
+  noise_keys: Any
+  x_adv: Array
+  memory: Any
+  best_x: Array
+  best_loss: Array
+
+
+def pgd(
+  logits_fn: LogitsFn,
+  x: Float[Array, "b *dims"],
+  targets: Any,
+  rng: Array,
+  *,
+  ball: Ball,
+  loss_fn: LossFn = losses.cross_entropy,
+  num_steps: int = 10,
+  step_size: StepSize | None = None,
+  optimizer: optax.GradientTransformation | None = None,
+  momentum: Array | float | None = None,
+  start: Float[Array, "b *dims"] | str = "uniform",
+  num_restarts: int = 1,
+  keep_best: bool = False,
+  eot: int = 1,
+  unroll: int | None = None,
+) -> Float[Array, "b *dims"]:
+  """Projected gradient ascent: `x <- project(x + step_size ascent(grad loss(x)))`, per example.
+
+  The gradient is that of the sum of the losses over the batch, so its scale does not depend on the
+  batch size. With `optimizer`, the step is the optimiser's on minus the gradient, kept per image.
+  Start and steps are followed by `ball.project`.
+
+  Guarantees:
+    `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.
+    `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
+    `linear_optimum_is_reached`: on a linear model, where the box is inactive, the exact one.
+    `result_is_independent_of_the_batch`: row i depends on image, target and key i only.
+    `no_gradient_flows_out`: the result is a constant for whatever differentiates around it.
+    `best_is_no_worse_than_last`: `keep_best` never returns a smaller loss than without it, where
+      the model is deterministic.
+
+  Args: those of `jax_robust.attacks`, and
+    step_size: in units of the image, in the ball's norm: a number (may be traced) or a function of
+      the step number. Default: 2.5 eps / num_steps (Madry et al.).
+    optimizer: any optax transformation instead, such as `adam({0: 0.1, 5: 0.01})`.
+    momentum: the gradients, each over its mean absolute value, are summed with this decay, and the
+      sum takes the place of the gradient: see `mim`. Default: no sum is kept.
+    start: 'uniform' in the ball, 'normal' (x + .001 N(0, 1)), 'zero' (x itself), or an array of
+      points `[b, ...]`.
+    num_restarts: independent starts; the last iterate of highest loss is returned. Static.
+    keep_best: return the iterate of highest loss over all steps and restarts, the starts included.
+      Costs one more forward pass per restart, as does `num_restarts > 1` by itself.
+    unroll: steps per iteration of the compiled loop; default: see `default_unroll`.
+
+  Reference: Madry et al., 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks",
+  https://arxiv.org/abs/1706.06083; Gowal et al., 2020, "Uncovering the Limits of Adversarial
+  Training", https://arxiv.org/abs/2010.03593 (Adam on the input); Athalye et al., 2018,
+  "Synthesizing Robust Adversarial Examples", https://arxiv.org/abs/1707.07397 (EOT).
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
+  >>> logits_fn = lambda x: jnp.stack([x[:, 0], x[:, 1]], axis=1)
+  >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
+  >>> pgd(logits_fn, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
+  [[0.25, 0.75]]
+  """
+  check_images(x)
+  check_count(0, num_steps=num_steps)
+  check_count(eot=eot)
+  if isinstance(start, str):
+    check_name("start", start, STARTS)
+  check_restarts(num_restarts, start)
+  x, targets = jax.lax.stop_gradient((x, targets))
+  init_fn, move_fn = make_move(ball, step_size, optimizer, num_steps, momentum)
+  keys = as_keys(rng, x.shape[0])
+  loss_of = _expected_loss(logits_fn, losses.over_exits(loss_fn), targets, eot)
+
+  def loss_at(x_adv, noise_keys, count):
+    loss = loss_of(x_adv, noise_keys, count)
+    return jnp.sum(loss), loss.astype(x.dtype)
+
+  def step(state, count):
+    # Stopped here, so that no tangent of the weights travels from step to step.
+    gradient, loss = jax.lax.stop_gradient(
+      jax.grad(loss_at, has_aux=True)(state.x_adv, state.noise_keys, count)
+    )
+    if keep_best:
+      state = _keep_better(state, state.x_adv, loss)
+    x_adv, memory = move_fn(gradient, state.memory, state.x_adv, count)
+    return state._replace(x_adv=ball.project(x_adv, x), memory=memory), None
+
+  unroll = default_unroll(num_steps) if unroll is None else unroll
+  best_x, best_loss = x, jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
+  for restart in range(num_restarts):
+    x_start = _start(start, fold(keys, restart), x, ball)
+    noise_keys = fold(keys, MODEL_NOISE + restart) if takes_rng(logits_fn) else ()
+    state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss)
+    state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
+    if num_restarts > 1 or keep_best:
+      state = _keep_better(state, state.x_adv, loss_at(state.x_adv, noise_keys, num_steps)[1])
+      best_x, best_loss = state.best_x, state.best_loss
+    else:
+      best_x = state.x_adv
+  return jax.lax.stop_gradient(best_x)
+
+
+def _expected_loss(logits_fn, loss_fn, targets, eot):
+  """`(x, noise_keys, count) -> loss [b]`, of a randomised model the mean over `eot` draws."""
+  if not takes_rng(logits_fn):
+    return lambda x, noise_keys, count: loss_fn(logits_fn(x), targets)
+  draw_fn = keyed(logits_fn)
+
+  def mean_loss(x, noise_keys, count):
+    step_keys = fold(noise_keys, count)
+    loss_of_draw = lambda number: loss_fn(draw_fn(x, fold(step_keys, number)), targets)  # noqa: E731
+    return jnp.mean(jax.vmap(loss_of_draw)(jnp.arange(eot)), axis=0)
+
+  return mean_loss
+
+
+def _start(start, keys, x, ball):
+  """The first iterate, projected."""
+  if not isinstance(start, str):
+    x_start = jax.lax.stop_gradient(start).astype(x.dtype)
+  elif start == "uniform":
+    x_start = x + ball.sample(keys, x)
+  elif start == "normal":
+    normal = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+    x_start = x + _NORMAL_START_STDDEV * normal
+  else:
+    return x
+  return ball.project(x_start, x)
+
+
+def _keep_better(state, x_adv, loss):
+  """Replaces the best point of each example where this one's loss is higher; NaN never is."""
+  better = loss > state.best_loss
+  return state._replace(
+    best_x=select(better, x_adv, state.best_x), best_loss=jnp.where(better, loss, state.best_loss)
+  )
+
+
+def fgsm(
+  logits_fn: LogitsFn,
+  x: Float[Array, "b *dims"],
+  targets: Any,
+  rng: Array,
+  *,
+  ball: Ball,
+  loss_fn: LossFn = losses.cross_entropy,
+  step_size: Array | float | None = None,
+) -> Float[Array, "b *dims"]:
+  """Fast gradient sign method: `project(x + step_size ascent(grad loss(x)))`, in any ball.
+
+  Guarantees: those of `pgd`, of which it is one step from x.
+
+  Args: those of `jax_robust.attacks`, and
+    step_size: in units of the image; default eps.
+
+  Reference: Goodfellow et al., 2015, "Explaining and Harnessing Adversarial Examples",
+  https://arxiv.org/abs/1412.6572.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
+  >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
+  >>> fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
+  [[0.25, 0.75]]
+  """
+  return pgd(
+    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=1, start="zero",
+    step_size=ball.eps if step_size is None else step_size,
+  )  # fmt: skip
+
+
+def rs_fgsm(
+  logits_fn: LogitsFn,
+  x: Float[Array, "b *dims"],
+  targets: Any,
+  rng: Array,
+  *,
+  ball: Ball,
+  loss_fn: LossFn = losses.cross_entropy,
+  step_size: Array | float | None = None,
+) -> Float[Array, "b *dims"]:
+  """FGSM from a uniform start in the ball, projected back onto it ("fast is better than free").
+
+  The start is projected onto the box as well before the gradient is taken.
+
+  Guarantees: those of `pgd`, of which it is one step from a uniform start.
+
+  Args: those of `jax_robust.attacks`, and
+    step_size: in units of the image; default 1.25 eps.
+
+  Reference: Wong et al., 2020, "Fast is better than free: Revisiting adversarial training",
+  https://arxiv.org/abs/2001.03994.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
+  >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
+  >>> rs_fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).shape
+  (1, 2)
+  """
+  return pgd(
+    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=1, start="uniform",
+    step_size=1.25 * ball.eps if step_size is None else step_size,
+  )  # fmt: skip
+
+
+def n_fgsm(
+  logits_fn: LogitsFn,
+  x: Float[Array, "b *dims"],
+  targets: Any,
+  rng: Array,
+  *,
+  ball: Ball,
+  loss_fn: LossFn = losses.cross_entropy,
+  noise_scale: Array | float = 2.0,
+  step_size: Array | float | None = None,
+) -> Float[Array, "b *dims"]:
+  """N-FGSM: noise U(-k eps, k eps), then a sign step from there, clipped to [0, 1] only.
+
+  **The result leaves the ball**: |x_adv - x| reaches k eps + step_size. It augments training, and
+  never measures robustness.
+
+  Guarantees:
+    `n_fgsm_stays_within_noise_and_step`: |x_adv - x| <= k eps + step_size, 0 <= x_adv <= 1.
+    `zero_radius_is_the_identity`, `result_is_independent_of_the_batch`, `no_gradient_flows_out`.
+
+  Args: those of `jax_robust.attacks`, and
+    ball: an l-infinity ball, of which eps alone is used.
+    noise_scale: k; the paper uses 2 in nearly every setting.
+    step_size: in units of the image; default eps.
+
+  Reference: de Jorge et al., 2022, "Make Some Noise: Reliable and Efficient Single-Step Adversarial
+  Training", https://arxiv.org/abs/2202.01181.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
+  >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
+  >>> n_fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.125)).shape
+  (1, 2)
+  """
+  check_images(x)
+  check_norm("n_fgsm", ball, "linf")
+  x, targets = jax.lax.stop_gradient((x, targets))
+  keys = as_keys(rng, x.shape[0])
+  noise = ball.sample(keys, x) * per_example(noise_scale, x)
+  x_noisy = jnp.clip(x + noise, 0.0, 1.0)
+  query, noise_keys = keyed(logits_fn), fold(keys, MODEL_NOISE)
+  loss_fn = losses.over_exits(loss_fn)
+  gradient = jax.grad(lambda x: jnp.sum(loss_fn(query(x, noise_keys), targets)))(x_noisy)
+  step_size = ball.eps if step_size is None else step_size
+  x_adv = x_noisy + per_example(step_size, x) * ball.ascent(gradient)
+  return jax.lax.stop_gradient(jnp.clip(x_adv, 0.0, 1.0))
+
+
+def bim(
+  logits_fn: LogitsFn,
+  x: Float[Array, "b *dims"],
+  targets: Any,
+  rng: Array,
+  *,
+  ball: Ball,
+  loss_fn: LossFn = losses.cross_entropy,
+  num_steps: int = 10,
+  step_size: StepSize | None = None,
+  eot: int = 1,
+  unroll: int | None = None,
+) -> Float[Array, "b *dims"]:
+  """Basic iterative method: PGD that starts at x itself, in any ball.
+
+  Guarantees: those of `pgd`, whose start is x.
+
+  Args: those of `pgd`. The default step size, 2.5 eps / num_steps, is the 2/255 that is usual with
+    8/255 and ten steps.
+
+  Reference: Kurakin et al., 2017, "Adversarial Examples in the Physical World",
+  https://arxiv.org/abs/1607.02533.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
+  >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
+  >>> bim(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
+  [[0.25, 0.75]]
+  """
+  return pgd(
+    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    step_size=step_size, start="zero", eot=eot, unroll=unroll,
+  )  # fmt: skip
+
+
+def mim(
+  logits_fn: LogitsFn,
+  x: Float[Array, "b *dims"],
+  targets: Any,
+  rng: Array,
+  *,
+  ball: Ball,
+  loss_fn: LossFn = losses.cross_entropy,
+  num_steps: int = 10,
+  step_size: StepSize | None = None,
+  momentum: Array | float = 1.0,
+  eot: int = 1,
+  unroll: int | None = None,
+) -> Float[Array, "b *dims"]:
+  """Momentum iterative method: `v <- momentum v + g / mean|g|`, `x <- project(x + step ascent(v))`.
+
+  It starts at x. Dividing by the mean absolute value gives every gradient the same weight in the
+  sum v, whatever its scale. Made for transfer to other models: see `transfer`.
+
+  Guarantees: those of `pgd`, whose start is x, and
+    `mim_is_bim_where_the_gradient_keeps_its_direction`: as on a linear model.
+
+  Args: those of `pgd`, and
+    step_size: default 2.5 eps / num_steps; the paper has eps / num_steps.
+    momentum: decay of the sum at each step; 0 gives `bim`.
+
+  Reference: Dong et al., 2018, "Boosting Adversarial Attacks with Momentum",
+  https://arxiv.org/abs/1710.06081.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
+  >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
+  >>> mim(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
+  [[0.25, 0.75]]
+  """
+  return pgd(
+    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    step_size=step_size, momentum=momentum, start="zero", eot=eot, unroll=unroll,
+  )  # fmt: skip
+
+
+def cw_linf(
+  logits_fn: LogitsFn,
+  x: Float[Array, "b *dims"],
+  targets: Any,
+  rng: Array,
+  *,
+  ball: Ball,
+  confidence: Array | float = 50.0,
+  num_steps: int = 100,
+  step_size: StepSize | None = None,
+  start: Float[Array, "b *dims"] | str = "uniform",
+  num_restarts: int = 1,
+  keep_best: bool = False,
+  eot: int = 1,
+  unroll: int | None = None,
+) -> Float[Array, "b *dims"]:
+  """ "CW" in tables of l-infinity robustness: PGD on `-relu(confidence - margin)`.
+
+  The loss of Carlini and Wagner, the projection of PGD. Not their minimum-norm attack, which is
+  `cw_l2` and whose numbers belong to no eps.
+
+  Guarantees: those of `pgd`, and
+    `confidence_is_where_the_ascent_ends`: beyond a margin of `confidence` nothing moves.
+
+  Args: those of `pgd`, and
+    ball: an l-infinity ball.
+    confidence: kappa, in units of the logits: the margin at which the ascent ends. 50, which robust
+      models do not reach, is that of the published evaluations; 0 ends at the boundary.
+    step_size: in units of the image; default eps / 4, which is 2/255 at 8/255.
+
+  Reference: Madry et al., 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks",
+  https://arxiv.org/abs/1706.06083; Carlini and Wagner, 2017, "Towards Evaluating the Robustness of
+  Neural Networks", https://arxiv.org/abs/1608.04644.
+
+  >>> import jax, jax.numpy as jnp
+  >>> from jax_robust.attacks import linf_ball
+  >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
+  >>> cw_linf(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
+  [[0.25, 0.75]]
+  """
+  check_norm("cw_linf", ball, "linf", "; in others take pgd with losses.margin, or cw_l2")
+
+  def loss_fn(outputs, targets):
+    return -jax.nn.relu(jnp.asarray(confidence, outputs.dtype) - losses.margin(outputs, targets))
+
+  return pgd(
+    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    step_size=ball.eps / 4 if step_size is None else step_size, start=start,
+    num_restarts=num_restarts, keep_best=keep_best, eot=eot, unroll=unroll,
+  )  # fmt: skip
