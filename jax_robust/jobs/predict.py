@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -55,18 +56,21 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     }
     place = path / "results" / "predict"
     if jax.process_index() == 0:
-      _move_old_log(place)
+      _move_old_log(place, len(names))
     with pieces.Rows(place, identity, range(len(names)), share=share) as store:
       _fill(store, config, names, source, predictor)
     return write_results(config, path, [place]) if pieces.wait([store]) else {}
 
 
-def _move_old_log(place: pathlib.Path) -> None:
-  """Takes over the rows of an earlier version, which kept them in one log beside the folder."""
-  old = place.with_suffix(".jsonl")
+def _move_old_log(place: pathlib.Path, num_images: int) -> None:
+  """Takes over the log of an earlier version, which lay beside the folder and lacks the ids."""
+  old, new = place.with_suffix(".jsonl"), place / "piece-0-of-1.jsonl"
   if old.exists():
-    place.mkdir(exist_ok=True)
-    old.replace(place / "piece-0-of-1.jsonl")
+    first, newline, rows = old.read_bytes().partition(b"\n")
+    if newline and not new.exists():
+      header = {**json.loads(first), "ids": [0, num_images, 1]}
+      write_atomically(new, json.dumps(header).encode() + newline + rows)
+    old.unlink()
 
 
 def _fill(store: pieces.Rows, config, names, source, predictor) -> None:
