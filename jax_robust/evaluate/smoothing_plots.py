@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from jax_robust.evaluate.label_places import place_labels
 from jax_robust.smoothing import calibration, curves
 from jax_robust.smoothing.log import CertifyLog
-from jax_robust.smoothing.tables import round_down
+from jax_robust.smoothing.rounding import round_down
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import pathlib
@@ -12,7 +13,7 @@ import numpy as np
 
 from jax_robust import smoothing
 from jax_robust.data import files
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import check, devices, nets, weights, workdir
 from jax_robust.runs.blocks import block, from_config
@@ -39,11 +40,16 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     if not sigma:
       raise ConfigError("smoothing.sigma is 0, and the run does not say its own: set it")
     with from_config("smoothing"):
-      predictor = smoothing.make_predictor(
-        net.logits_fn, image_shape=source.image_shape, sigma=sigma,
+      check_sigma(sigma)
+      smoothing.check_predict_budget(n=options["n"], alpha=options["alpha"])
+      sampler = smoothing.Sampler(
+        net.logits_fn, image_shape=source.image_shape,
         devices=devices.row_devices(parallel.data_mesh(jax.device_count()), mode=config.parallel),
-        **{name: options[name] for name in ("n", "alpha", "noise", "batch_size")},
+        **{name: options[name] for name in ("noise", "batch_size")},
       )  # fmt: skip
+    predictions = functools.partial(
+      smoothing.each_prediction, sampler, sigma=sigma, n=options["n"], alpha=options["alpha"]
+    )
     identity = {
       "sigma": sigma,
       **{name: options[name] for name in ("n", "alpha", "noise")},
@@ -53,7 +59,7 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
       "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
     }
     with RowLog(path / "results" / "predict.jsonl", identity) as log:
-      _fill(config, names, source, predictor, log)
+      _fill(config, names, source, predictions, log)
       rows = [log.rows[i] for i in range(len(names))]
     _write_csv(path / "results" / "predict.csv", rows)
     abstained = sum(row["predict"] == smoothing.ABSTAIN for row in rows)
@@ -63,7 +69,7 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     return result
 
 
-def _fill(config, names, source, predictor, log: RowLog) -> None:
+def _fill(config, names, source, predictions, log: RowLog) -> None:
   """Predicts the images that the log does not have."""
   missing = np.setdiff1d(np.arange(len(names)), list(log.rows))
   rng = jax.random.key(config.seed)
@@ -72,11 +78,10 @@ def _fill(config, names, source, predictor, log: RowLog) -> None:
       break
     x = source.read(ids)[0].astype(np.float32) / np.float32(255)
     with jax.default_matmul_precision(config.evaluation.precision):
-      for place, votes in predictor.each(x, rng, ids=ids):
-        found = predictor.prediction(votes, source.image_shape)
+      for place, votes, found in predictions(x, rng, ids=ids):
         log.append({
           "id": int(ids[place]), "name": names[ids[place]], "predict": int(found.label),
-          "p_value": float(found.p_value), "votes": votes.tolist(),
+          "p_value": float(found.p_value), "votes": votes[smoothing.PREDICTION].tolist(),
         })  # fmt: skip
     metrics.report(f"{len(log.rows)}/{len(names)} images")
 
