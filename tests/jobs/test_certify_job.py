@@ -148,9 +148,9 @@ def test_adaptive_modes(command, run_flag, copy, flag):
 
 
 MISTAKES = {
-  "sigma=-1": "config.smoothing: sigma=-1.0: expected a positive number",
+  "sigma=-1": "config.smoothing: sigma=-1.0: expected the standard deviation",
   "alpha=1.5": "config.smoothing: alpha=1.5: expected a probability",
-  "n=0": "config.smoothing: n=0: expected a whole number of draws",
+  "n=0": "config.smoothing: n=0: expected a whole number",
   "n0=500": "config.smoothing: n0=500: expected at most n=400",
   "n=9": "n0=100: expected at most n=9",
   "skip=0": "smoothing.skip=0",
