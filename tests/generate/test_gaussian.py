@@ -7,6 +7,8 @@ from sklearn.covariance import ledoit_wolf
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.generate import gaussian
 
+pytestmark = pytest.mark.fast
+
 RNG = np.random.default_rng(0)
 
 
