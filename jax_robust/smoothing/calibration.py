@@ -60,7 +60,7 @@ def reliability(
   confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, bool)
   if confidence.shape != correct.shape or confidence.ndim != 1 or not confidence.size:
     raise ValueError(
-      f"confidence {confidence.shape}, correct {correct.shape}: expected one entry per image in both"
+      f"confidence {confidence.shape}, correct {correct.shape}: expected one per image in both"
     )
   if not np.all((confidence >= 0) & (confidence <= 1)):
     outside = confidence[~((confidence >= 0) & (confidence <= 1))][0]
