@@ -24,7 +24,7 @@ def test_import_jax_robust_loads_the_core_only(repository):
   assert {"jax", "jax_robust.attacks", "jax_robust.losses"} <= loaded
   assert not {*HEAVY, "absl.app"} & loaded
   ours = {name.split(".")[1] for name in loaded if name.startswith("jax_robust.")}
-  assert ours == {"attacks", "losses", "nets", "smoothing", "types"}
+  assert ours == {"attacks", "errors", "losses", "nets", "smoothing", "types"}
 
 
 CORE = """
