@@ -59,10 +59,9 @@ def average_certified_radius(log: CertifyLog) -> float:
 
 
 def estimate_average_radius(log: CertifyLog, *, confidence: float = 0.95) -> Estimate:
-  """ACR, and how far it may be from that of all images of which the log's are a sample.
+  """ACR with Student's interval for the population that the log's images are a sample of.
 
-  Student's interval of the mean. It speaks of the choice of images alone, not of the noise that
-  each was certified with, nor of the training's seed.
+  It covers the choice of images alone, not the noise of the certification or the training's seed.
 
   Guarantees:
     `intervals_cover`: the mean of the population lies inside about as often as `confidence` says.
@@ -87,7 +86,7 @@ def estimate_average_radius(log: CertifyLog, *, confidence: float = 0.95) -> Est
 
 
 def certified_accuracy(log: CertifyLog, radii: Radii) -> Float[np.ndarray, " r"]:
-  """Certified accuracy: the share of images that are right, with a radius of at least r.
+  """Certified accuracy: the share of images with the right class and a radius of at least r.
 
   At r = 0 it is the clean accuracy of the smoothed classifier, an abstention being an error.
 
@@ -97,7 +96,7 @@ def certified_accuracy(log: CertifyLog, radii: Radii) -> Float[np.ndarray, " r"]
 
   Args:
     log: the rows.
-    radii: where to look, `[r]`; a radius is counted where it is exactly r.
+    radii: r, `[r]`; a radius that is exactly r is counted.
 
   Returns:
     Fractions `[r]`.
@@ -124,7 +123,7 @@ def certified_accuracy_band(log: CertifyLog, radii: Radii, *, confidence: float 
 
   Args:
     log: the rows.
-    radii: where to look, `[r]`.
+    radii: r, `[r]`.
     confidence: of each interval, in (0, 1).
 
   Returns:
@@ -145,19 +144,19 @@ def certified_accuracy_band(log: CertifyLog, radii: Radii, *, confidence: float 
 def high_probability_accuracy(
   log: CertifyLog, radii: Radii, *, alpha: float, rho: float
 ) -> Float[np.ndarray, " r"]:
-  """What remains of certified accuracy when CERTIFY's own failures are reckoned with.
+  """Certified accuracy, less an allowance for CERTIFY's own failures.
 
       accuracy - alpha - sqrt(alpha (1 - alpha) ln(1/rho) / n) - ln(1/rho) / (3 n)
 
   Each of the n certificates is wrong with probability alpha at most. With probability 1 - rho over
-  the noise, at least this share of the n images is truly right and robust at r.
+  the noise, at least this share of the n images is truly classified correctly and robust at r.
 
   Guarantees:
     `certify_failures_are_reckoned_with`: by simulation.
 
   Args:
     log: the rows.
-    radii: where to look, `[r]`.
+    radii: r, `[r]`.
     alpha: failure probability that the log was certified with, in (0, 1).
     rho: failure probability of the statement, in (0, 1).
 
@@ -182,7 +181,7 @@ def high_probability_accuracy(
 
 
 def probability_lower_bounds(log: CertifyLog, sigma: float) -> Float[np.ndarray, " n"]:
-  """What each row proves of p_A, the probability of its class under the noise: Phi(radius / sigma).
+  """Lower bounds of p_A, the probability of each row's class under noise: Phi(radius / sigma).
 
   Args:
     log: the rows.
@@ -208,15 +207,15 @@ def probability_distribution(
 ) -> Float[np.ndarray, " p"]:
   """Empirical distribution of p_A: the share of images whose bound on p_A is below p.
 
-  Of an image that is wrong or abstains, nothing is known of the true class: it counts as below
-  every p, so that the distribution begins with the error at p = 1/2. It says the same as certified
-  accuracy, on an axis that doesn't depend on sigma, and without the weight that the average radius
-  gives to images of which the net is sure already.
+  Where the prediction is wrong or abstains, nothing is known of the true class: it counts as below
+  every p, so that the distribution begins with the error at p = 1/2. It is certified accuracy on an
+  axis that doesn't depend on sigma, and without the weight that the average radius gives to images
+  of which the model is sure already.
 
   Args:
     log: the rows.
     sigma: noise that they were certified with.
-    probabilities: where to look, `[p]`, in [1/2, 1].
+    probabilities: p, `[p]`, in [1/2, 1].
 
   Returns:
     Fractions `[p]`.
@@ -240,7 +239,7 @@ def probability_distribution(
 
 
 def count_certified(log: CertifyLog, radii: Radii) -> Int[np.ndarray, " r"]:
-  """How many images are right with a radius of at least r, `[r]`."""
+  """Number of images with the right class and a radius of at least r, `[r]`."""
   points = np.atleast_1d(np.asarray(radii, np.float64))
   if not np.all(points >= 0):
     raise ValueError(f"radii={points}: expected values >= 0")
@@ -248,7 +247,7 @@ def count_certified(log: CertifyLog, radii: Radii) -> Int[np.ndarray, " r"]:
 
 
 def estimate_mean(values: Float[np.ndarray, " n"], *, confidence: float) -> Estimate:
-  """The mean with Student's interval; all numbers are possible where there is one value only."""
+  """The mean with Student's interval, which is infinite where there is one value only."""
   check_probability(confidence=confidence)
   count = len(values)
   value = math.fsum(values) / count
@@ -267,7 +266,7 @@ def true_radii(log: CertifyLog) -> np.ndarray:
 
 
 def _count_at_least(values: np.ndarray, points: np.ndarray) -> np.ndarray:
-  """How many values reach each point."""
+  """Number of values that are at least each point."""
   if not len(values):
     raise ValueError("the log has no rows")
   return len(values) - np.searchsorted(np.sort(values), points, side="left")

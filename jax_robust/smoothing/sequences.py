@@ -9,9 +9,9 @@ from jax_robust.smoothing.bounds import Counts
 from jax_robust.smoothing.noise import CHUNK
 
 _PRIOR = 0.5, 0.5
-"""Beta's parameters for the alternatives, Jeffreys' prior. Measured on 500 images of each of 14
+"""Jeffreys' prior: Beta's parameters for the alternatives. Measured on 500 images of each of 14
 published logs and radii 0, 0.25, ..., alpha = .001: a decision takes 4,700 draws on average, and
-0.35 % of them are lost against CERTIFY at N = 100,000. With (1, 1) 4,900 draws; with (1, 1/10)
+0.35 % of those of CERTIFY at N = 100,000 are lost. With (1, 1) 4,900 draws; with (1, 1/10)
 4,500, but 0.46 % lost; with the prior on both sides of the hypothesis 5,700; with Clopper and
 Pearson's bound at 17 looks, each half as late again and at alpha / 17, 5,600."""
 
@@ -118,7 +118,7 @@ def upper_sequence(counts: Counts, totals: Counts, *, alpha: float) -> Float[np.
 
 
 def look_totals(n: int) -> Int[np.ndarray, " m"]:
-  """Numbers of draws at which a sequential test looks: whole chunks, n the last.
+  """Numbers of draws after which a sequential test looks at the votes: whole chunks, n the last.
 
   >>> look_totals(5000)[:3].tolist(), look_totals(5000)[-3:].tolist(), len(look_totals(100_000))
   ([100, 200, 300], [4400, 4700, 5000], 93)

@@ -17,7 +17,7 @@ _SPACING = 0.25
 def make_table(
   logs: Mapping[str, CertifyLog], radii: curves.Radii | None = None
 ) -> list[dict[str, str]]:
-  """Rows and columns of a table of logs, every certificate rounded down.
+  """A table of logs, one row each, every certificate rounded down.
 
   Guarantees:
     `no_number_promises_more`: no accuracy or average radius is above the log's.
@@ -28,8 +28,8 @@ def make_table(
 
   Returns:
     For each log its `method`, `sigma` and `N` if one of the logs' headers says it, `images`,
-    `abstain` (how many), `ACR` and its standard error (rounded up), and the certified accuracy in
-    percent at each radius.
+    `abstain` (number of abstentions), `ACR` and its standard error (rounded up), and the certified
+    accuracy in percent at each radius.
 
   Raises:
     ValueError: no logs, or one without rows; a negative radius.
@@ -110,5 +110,5 @@ def csv_table(logs: Mapping[str, CertifyLog], radii: curves.Radii | None = None)
 
 
 def _escape(cell: str) -> str:
-  """A cell in which Markdown sees no end of the cell."""
+  """A cell without characters that would end it in Markdown."""
   return cell.replace("|", "\\|").replace("\n", " ")

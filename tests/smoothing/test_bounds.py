@@ -10,6 +10,8 @@ from scipy import special, stats
 
 from jax_robust import smoothing
 
+pytestmark = pytest.mark.fast
+
 ALPHA = 0.001
 
 

@@ -136,7 +136,7 @@ def test_batches_are_full_across_images():
   devices = voters.over_devices(1)._replace(compile_fn=compile_fn)
   stream = each(smoothing.Sampler(voters.linear, image_shape=voters.SHAPE, devices=devices))
   next(stream)
-  assert len(calls) < 6  # the first image is out while later ones have not been asked for
+  assert len(calls) < 6  # the first image is out while later ones are not requested yet
   rest = list(stream)
   assert len(rest) == 5 and len(calls) == 8
   idle = np.concatenate(calls)[78:]

@@ -111,7 +111,7 @@ def test_same_key_same_log(published_log):
 
 
 def test_a_log_of_other_settings_is_refused():
-  """Logs of the wild reach 3.91 sigma, which alpha = .001 and N = 100,000 can't give."""
+  """Some published logs reach 3.91 sigma, which alpha = .001 and N = 100,000 can't give."""
   log = make_log([0, 20], [7, 7], [7, 7], [0.5, 0.977], name="cohen")
   with pytest.raises(
     ValueError, match=r"cohen, image 20: radius=0.977 is above 0.9528.*alpha=0.001"

@@ -66,7 +66,7 @@ def test_a_log_is_read(tmp_path):
     ("-1 day, 23:59:59", -1.0),  # a clock that was set back
   ],
 )
-def test_times_of_the_wild(tmp_path, time, seconds):
+def test_times_are_read_in_every_published_form(tmp_path, time, seconds):
   log = read(tmp_path, f"{HEAD}0\t1\t1\t0.5\t1\t{time}\n")
   assert log.seconds.tolist() == [seconds]
 
@@ -78,12 +78,12 @@ def test_times_of_the_wild(tmp_path, time, seconds):
     ("3.9085", 3.9085), ("1.9057312345678901234", 1.9057312345678901), ("-0.0", 0.0),
   ],
 )  # fmt: skip
-def test_radii_of_the_wild(tmp_path, cell, radius):
+def test_radii_are_read_in_every_published_form(tmp_path, cell, radius):
   log = read(tmp_path, f"{HEAD}0\t1\t1\t{cell}\t1\t1.0\n")
   assert log.radius.tolist() == [radius]
 
 
-def test_forms_of_the_wild(tmp_path):
+def test_line_ends_encodings_and_column_orders_are_read(tmp_path):
   plain = read(tmp_path, TEXT)
   assert equal(plain, read(tmp_path, TEXT.replace("\n", "\r\n")))
   assert equal(plain, read(tmp_path, b"\xef\xbb\xbf" + TEXT.encode()))

@@ -1,4 +1,4 @@
-"""Sound noise: an exact law on a grid, whatever float32 does."""
+"""Sound noise: an exact distribution on a grid, whatever float32 does."""
 
 import bisect
 import decimal
@@ -97,7 +97,7 @@ def test_table_is_exact_to_63_bits():
       assert int((exact * TOP).to_integral_value()) == found[j - 1]
 
 
-def test_law_is_that_of_rounded_normals():
+def test_distribution_is_that_of_rounded_normals():
   """Chi-squared, on 200,000 pixels: sizes, signs, and no dependence between neighbours."""
   sigma, middle = 0.02, 100
   image = jnp.full((2000,), middle / 255, jnp.float32)
