@@ -3,6 +3,10 @@
 import re
 import tomllib
 
+import pytest
+
+pytestmark = pytest.mark.fast
+
 
 def test_every_package_is_listed(repository):
   listed = set(
