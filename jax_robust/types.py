@@ -64,7 +64,8 @@ Update: TypeAlias = Callable[[Any, Batch], tuple[Any, Metrics]]
 - `metrics` holds scalars, among them `finite`: whether loss, gradients and parameters all are.
 - `state.carry` is what an update keeps from one batch to the next, a dict that is checkpointed like
   the rest. What stands under its key `rows` has one row per row of the batch and is sharded
-  like the batch; everything else is the same on every device.
+  like the batch; everything else is the same on every device. What an update does to a row must
+  not depend on how many rows there are: take gradients in rows of a sum, not of a mean.
 """
 
 

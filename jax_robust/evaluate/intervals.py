@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from jax_robust.smoothing import clopper_pearson
 
 
 class Interval(NamedTuple):
@@ -37,11 +38,7 @@ def binomial_interval(successes: int, total: int, *, confidence: float = 0.95) -
   """
   if not 0 <= successes <= total or total < 1:
     raise ValueError(f"successes={successes}, total={total}: expected 0 <= successes <= total > 0")
-  if not 0.0 < confidence < 1.0:
-    raise ValueError(f"confidence={confidence}: expected a value in (0, 1)")
-  tail = (1.0 - confidence) / 2.0
-  low = stats.beta.ppf(tail, successes, total - successes + 1) if successes else 0.0
-  high = stats.beta.ppf(1 - tail, successes + 1, total - successes) if successes < total else 1.0
+  low, high = clopper_pearson(successes, total, confidence=confidence)
   return Interval(successes / total, float(low), float(high))
 
 

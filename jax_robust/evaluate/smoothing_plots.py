@@ -13,7 +13,7 @@ from jax_robust.evaluate import plot_style
 from jax_robust.evaluate.plot_labels import place_labels
 from jax_robust.smoothing import calibration, curves
 from jax_robust.smoothing.log import CertifyLog
-from jax_robust.smoothing.tables import round_down
+from jax_robust.smoothing.rounding import round_down
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 _END = {"marker": "o", "markevery": [-1], "markersize": 4, "clip_on": False}

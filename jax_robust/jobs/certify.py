@@ -10,7 +10,13 @@ import jax
 import numpy as np
 
 from jax_robust import smoothing
-from jax_robust.errors import ConfigError, check_labels, check_not_negative
+from jax_robust.errors import (
+  ConfigError,
+  check_labels,
+  check_name,
+  check_not_negative,
+  check_sigma,
+)
 from jax_robust.evaluate import smoothing_plots
 from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
@@ -74,10 +80,9 @@ def read_options(config: Any) -> dict[str, Any]:
   with from_config("smoothing"):
     check_not_negative(tolerance=options["tolerance"], radii=min(options["radii"], default=0))
     for sigma in (*options["sigma_list"], options["sigma"] or 1.0):
-      smoothing.make_certifier(
-        lambda x: x, image_shape=(2,), sigma=sigma, noise=options["noise"],
-        **{name: options[name] for name in ("n0", "n", "alpha")},
-      )  # fmt: skip
+      check_sigma(sigma)
+    smoothing.check_budget(**{name: options[name] for name in ("n0", "n", "alpha")})
+    check_name("noise", options["noise"], smoothing.NOISES)
   return options
 
 
@@ -147,39 +152,33 @@ def _radius_of(row: Mapping[str, Any]) -> float:
 
 def _make_sampling(config, options, source, net: nets.Net, sigma: float) -> Callable:
   """`(x, rng, ids) -> iterator of (place, row)`: CERTIFY, or one of its adaptive forms."""
-  common = {
-    "image_shape": source.image_shape,
-    "sigma": sigma,
-    **{name: options[name] for name in ("n0", "n", "alpha", "noise", "batch_size")},
-    "devices": devices.row_devices(
-      parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices()),
-      mode=config.parallel,
-    ),
-  }
-  if options["radii"] or options["tolerance"]:
-    adaptive = smoothing.make_adaptive_certifier(net.logits_fn, **common)
+  mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
+  sampler = smoothing.Sampler(
+    net.logits_fn, image_shape=source.image_shape, noise=options["noise"],
+    batch_size=options["batch_size"], devices=devices.row_devices(mesh, mode=config.parallel),
+  )  # fmt: skip
+  common = {"sigma": sigma, **{name: options[name] for name in ("n0", "n", "alpha")}}
+
+  def rows(x, rng, ids) -> Iterator[tuple[int, dict[str, Any]]]:
     if options["radii"]:
-      return lambda x, rng, ids: _rows_at(adaptive, x, rng, ids, options["radii"])
-    return lambda x, rng, ids: _rows_within(adaptive, x, rng, ids, options["tolerance"])
-  certifier = smoothing.make_certifier(net.logits_fn, **common)
-  return lambda x, rng, ids: _rows(certifier, x, rng, ids)
+      for place, _, found in smoothing.each_decision(
+        sampler, x, rng, np.asarray(options["radii"]), ids=ids, **common
+      ):
+        yield place, _row_at(found, options["radii"])
+    elif options["tolerance"]:
+      for place, _, found in smoothing.each_interval(
+        sampler, x, rng, options["tolerance"], ids=ids, **common
+      ):
+        yield place, {**_row(found), "upper_radius": float(found.upper_radius)}
+    else:
+      for place, votes, found in smoothing.each_certificate(sampler, x, rng, ids=ids, **common):
+        yield place, {"selected": int(np.argmax(votes[smoothing.SELECTION])), **_row(found)}
+
+  return rows
 
 
-def _rows(certifier, x, rng, ids) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Of CERTIFY: the class that was selected, its votes, and what they prove."""
-  for votes in certifier.each(x, rng, ids=ids):
-    found = certifier.certificate(votes, x.shape[1:])
-    yield votes.place, {"selected": int(np.argmax(votes.selection)), **_certificate(found)}
-
-
-def _rows_within(adaptive, x, rng, ids, tolerance) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Of a radius to within a tolerance: also what it does not exceed."""
-  for place, found in adaptive.each_within(x, rng, tolerance, ids=ids):
-    yield place, {**_certificate(found), "upper_radius": float(found.upper_radius)}
-
-
-def _certificate(found) -> dict[str, Any]:
-  """The fields of a certificate as a row holds them."""
+def _row(found) -> dict[str, Any]:
+  """Of CERTIFY, or of a radius to within a tolerance: the class, its votes, what they prove."""
   return {
     "predict": int(found.label),
     "radius": float(found.radius),
@@ -189,20 +188,15 @@ def _certificate(found) -> dict[str, Any]:
   }
 
 
-def _rows_at(adaptive, x, rng, ids, radii) -> Iterator[tuple[int, dict[str, Any]]]:
+def _row_at(found, radii) -> dict[str, Any]:
   """Of decisions: the largest radius that was certified, and what each decision took."""
-  for place, found in adaptive.each_at(x, rng, np.asarray(radii), ids=ids):
-    certified = list(itertools.compress(radii, found.certified))
-    yield (
-      place,
-      {
-        "predict": int(found.label),
-        "radius": float(max(certified, default=0.0)),
-        "certified": found.certified.astype(bool).tolist(),
-        "num_draws": found.num_draws.tolist(),
-        "total": int(found.num_draws.max()),
-      },
-    )
+  return {
+    "predict": int(found.label),
+    "radius": float(max(itertools.compress(radii, found.certified), default=0.0)),
+    "certified": found.certified.astype(bool).tolist(),
+    "num_draws": found.num_draws.tolist(),
+    "total": int(found.num_draws.max()),
+  }
 
 
 def write_results(

@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from jax_robust import smoothing
 from jax_robust.data import files
 from jax_robust.data.atomic import write_atomically
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import check, devices, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
@@ -40,11 +42,16 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
       raise ConfigError("smoothing.sigma is 0, and the run does not say its own: set it")
     mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
     with from_config("smoothing"):
-      predictor = smoothing.make_predictor(
-        net.logits_fn, image_shape=source.image_shape, sigma=sigma,
+      check_sigma(sigma)
+      smoothing.check_predict_budget(n=options["n"], alpha=options["alpha"])
+      sampler = smoothing.Sampler(
+        net.logits_fn, image_shape=source.image_shape,
         devices=devices.row_devices(mesh, mode=config.parallel),
-        **{name: options[name] for name in ("n", "alpha", "noise", "batch_size")},
+        **{name: options[name] for name in ("noise", "batch_size")},
       )  # fmt: skip
+    predictions = functools.partial(
+      smoothing.each_prediction, sampler, sigma=sigma, n=options["n"], alpha=options["alpha"]
+    )
     identity = {
       "sigma": sigma,
       **{name: options[name] for name in ("n", "alpha", "noise")},
@@ -55,31 +62,33 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     }
     place = path / "results" / "predict"
     if jax.process_index() == 0:
-      _move_old_log(place)
+      _move_old_log(place, len(names))
     with pieces.Rows(place, identity, range(len(names)), share=share) as store:
-      _fill(store, config, names, source, predictor)
+      _fill(store, config, names, source, predictions)
     return write_results(config, path, [place]) if pieces.wait([store]) else {}
 
 
-def _move_old_log(place: pathlib.Path) -> None:
-  """Takes over the rows of an earlier version, which kept them in one log beside the folder."""
-  old = place.with_suffix(".jsonl")
+def _move_old_log(place: pathlib.Path, num_images: int) -> None:
+  """Takes over the log of an earlier version, which lay beside the folder and lacks the ids."""
+  old, new = place.with_suffix(".jsonl"), place / "piece-0-of-1.jsonl"
   if old.exists():
-    place.mkdir(exist_ok=True)
-    old.replace(place / "piece-0-of-1.jsonl")
+    first, newline, rows = old.read_bytes().partition(b"\n")
+    if newline and not new.exists():
+      header = {**json.loads(first), "ids": [0, num_images, 1]}
+      write_atomically(new, json.dumps(header).encode() + newline + rows)
+    old.unlink()
 
 
-def _fill(store: pieces.Rows, config, names, source, predictor) -> None:
+def _fill(store: pieces.Rows, config, names, source, predictions) -> None:
   """Predicts the images of this share that are in no log."""
   rng = jax.random.key(config.seed)
   for ids in store.missing(IMAGES_AT_ONCE):
     x = source.read(ids)[0].astype(np.float32) / np.float32(255)
     with jax.default_matmul_precision(config.evaluation.precision):
-      for place, votes in predictor.each(x, rng, ids=ids):
-        found = predictor.prediction(votes, source.image_shape)
+      for place, votes, found in predictions(x, rng, ids=ids):
         store.write({
           "id": int(ids[place]), "name": names[ids[place]], "predict": int(found.label),
-          "p_value": float(found.p_value), "votes": votes.tolist(),
+          "p_value": float(found.p_value), "votes": votes[smoothing.PREDICTION].tolist(),
         })  # fmt: skip
 
 

@@ -1,11 +1,12 @@
-"""Whether a classifier is right as often as it says: reliability, expected calibration error."""
+"""Calibration: whether a model is correct as often as its confidence says."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jax_robust.smoothing.curves import exact_interval
+from jax_robust.errors import check_count
+from jax_robust.smoothing.bounds import clopper_pearson
 
 
 class Reliability(NamedTuple):
@@ -64,13 +65,12 @@ def reliability(
   if not np.all((confidence >= 0) & (confidence <= 1)):
     outside = confidence[~((confidence >= 0) & (confidence <= 1))][0]
     raise ValueError(f"confidence holds {outside}: expected shares in [0, 1]")
-  if num_bins < 1:
-    raise ValueError(f"num_bins={num_bins}: expected at least one")
+  check_count(num_bins=num_bins)
   edges = np.arange(num_bins + 1) / num_bins
   place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
   count, right = (np.bincount(place, weights, num_bins) for weights in (None, correct))
   total = np.bincount(place, confidence, num_bins)
-  low, high = exact_interval(right, count, confidence=interval)
+  low, high = clopper_pearson(right.astype(int), count, confidence=interval)
   with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins
     return Reliability(edges, count, total / count, right / count, low, high)
 

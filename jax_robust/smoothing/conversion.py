@@ -1,4 +1,4 @@
-"""A certification log at another number of samples: what N does to radii, without the net."""
+"""What a certification log would be with another number of draws, without running the model."""
 
 import math
 
@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int
 from scipy import special
 
-from jax_robust.smoothing import bounds, checks
+from jax_robust.errors import check_sigma
+from jax_robust.smoothing import bounds
 from jax_robust.smoothing.log import CertifyLog
 
 
@@ -39,8 +40,8 @@ def recover_counts(
   >>> recover_counts(log, sigma=0.5, n=100_000, alpha=0.001).tolist()
   [100000, 84491, -1]
   """
-  checks.check_sigma(sigma)
-  checks.check_budget(n=n, alpha=alpha)
+  check_sigma(sigma)
+  bounds.check_budget(n=n, alpha=alpha)
   cap = bounds.max_radius(sigma=sigma, n=n, alpha=alpha)
   most = float(log.radius.max(initial=0.0))
   if most - cap > _half_unit(most):
@@ -108,7 +109,7 @@ def convert_log(
   [1.2316]
   """
   alpha_from = alpha if alpha_from is None else alpha_from
-  checks.check_budget(n=n_to, alpha=alpha)
+  bounds.check_budget(n=n_to, alpha=alpha)
   counts = recover_counts(log, sigma=sigma, n=n_from, alpha=alpha_from)
   votes = rng.binomial(n_to, np.maximum(counts, 0) / n_from)
   bound = bounds.lower_bound(votes, n_to, alpha=alpha)

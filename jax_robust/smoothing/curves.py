@@ -1,4 +1,4 @@
-"""What a certification log amounts to: average radius, certified accuracy, and their intervals."""
+"""Summaries of a certification log: average radius, certified accuracy, and their intervals."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import special, stats
 
-from jax_robust.smoothing.checks import check_alpha, check_sigma
+from jax_robust.errors import check_probability, check_sigma
+from jax_robust.smoothing.bounds import clopper_pearson
 from jax_robust.smoothing.log import CertifyLog
 
 Radii = int | float | Sequence[int | float] | Shaped[np.ndarray, "*r"]
@@ -137,8 +138,8 @@ def certified_accuracy_band(log: CertifyLog, radii: Radii, *, confidence: float 
   >>> band.low.tolist(), band.high.round(4).tolist()
   ([0.0], [0.3085])
   """
-  low, high = exact_interval(count_certified(log, radii), len(log.radius), confidence=confidence)
-  return Band(certified_accuracy(log, radii), low, high)
+  counts, total = count_certified(log, radii), len(log.radius)
+  return Band(counts / total, *clopper_pearson(counts, total, confidence=confidence))
 
 
 def high_probability_accuracy(
@@ -173,8 +174,7 @@ def high_probability_accuracy(
   >>> high_probability_accuracy(log, 0.5, alpha=0.001, rho=0.001).round(5).tolist()
   [0.99407]
   """
-  check_alpha(alpha)
-  check_alpha(rho, "rho")
+  check_probability(alpha=alpha, rho=rho)
   accuracy = certified_accuracy(log, radii)
   count, doubt = len(log.radius), math.log(1.0 / rho)
   failures = alpha + math.sqrt(alpha * (1.0 - alpha) * doubt / count) + doubt / (3.0 * count)
@@ -249,23 +249,14 @@ def count_certified(log: CertifyLog, radii: Radii) -> Int[np.ndarray, " r"]:
 
 def estimate_mean(values: Float[np.ndarray, " n"], *, confidence: float) -> Estimate:
   """The mean with Student's interval; all numbers are possible where there is one value only."""
-  tail, count = _tail(confidence), len(values)
+  check_probability(confidence=confidence)
+  count = len(values)
   value = math.fsum(values) / count
   if count == 1:
     return Estimate(value, math.inf, -math.inf, math.inf)
   error = float(np.std(values, ddof=1)) / math.sqrt(count)
-  reach = float(stats.t.isf(tail, count - 1)) * error
+  reach = float(stats.t.isf((1.0 - confidence) / 2.0, count - 1)) * error
   return Estimate(value, error, value - reach, value + reach)
-
-
-def exact_interval(
-  counts: np.ndarray, total: int | np.ndarray, *, confidence: float
-) -> tuple[np.ndarray, np.ndarray]:
-  """Clopper and Pearson's two-sided bounds for `counts` successes out of `total`."""
-  tail = _tail(confidence)
-  low = stats.beta.ppf(tail, np.maximum(counts, 1), total - counts + 1)
-  high = stats.beta.ppf(1 - tail, counts + 1, np.maximum(total - counts, 1))
-  return np.where(counts > 0, low, 0.0), np.where(counts < total, high, 1.0)
 
 
 def true_radii(log: CertifyLog) -> np.ndarray:
@@ -280,10 +271,3 @@ def _count_at_least(values: np.ndarray, points: np.ndarray) -> np.ndarray:
   if not len(values):
     raise ValueError("the log has no rows")
   return len(values) - np.searchsorted(np.sort(values), points, side="left")
-
-
-def _tail(confidence: float) -> float:
-  """The probability outside at one end."""
-  if not 0.0 < confidence < 1.0:
-    raise ValueError(f"confidence={confidence}: expected a value in (0, 1)")
-  return (1.0 - confidence) / 2.0

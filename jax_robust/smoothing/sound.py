@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from jax_robust.smoothing.checks import check_images, check_sigma
+from jax_robust.errors import check_count, check_images, check_sigma
 from jax_robust.smoothing.noise import CHUNK, Noise
 
 _BITS = 63
@@ -97,8 +97,7 @@ def make_sound(levels: int = 256) -> Noise:
   >>> make_sound().total_variation(1.0, 28 * 28) < 3e-13
   True
   """
-  if levels < 2:
-    raise ValueError(f"levels={levels}: expected at least 2")
+  check_count(2, levels=levels)
   steps = levels - 1
 
   def check(x: np.ndarray) -> None:
@@ -122,14 +121,14 @@ def make_sound(levels: int = 256) -> Noise:
   def total_variation(sigma: float, num_pixels: int) -> float:
     return num_pixels * len(thresholds(sigma, steps)) * 2.0**-_BITS
 
-  return Noise("sound", check, lambda sigma: make_table(sigma, steps), draw, total_variation)
+  return Noise(check, lambda sigma: law_table(sigma, steps), draw, total_variation)
 
 
 def invert(table: Table, high: UInt32[Array, "*n"], low: UInt32[Array, "*n"]) -> Int[Array, "*n"]:
   """How many thresholds are above a number of 63 bits.
 
   Args:
-    table: from `make_table`.
+    table: from `law_table`.
     high, low: the upper 31 bits, and the lower 32.
 
   Returns:
@@ -149,10 +148,10 @@ def invert(table: Table, high: UInt32[Array, "*n"], low: UInt32[Array, "*n"]) ->
 
 
 @functools.lru_cache(maxsize=8)
-def make_table(sigma: float, steps: int) -> Table:
+def law_table(sigma: float, steps: int) -> Table:
   """The table of a sigma in units of the image, for a grid of so many steps.
 
-  >>> make_table(0.5, 255).entries.shape
+  >>> law_table(0.5, 255).entries.shape
   (4096, 4)
   """
   found = thresholds(sigma, steps)

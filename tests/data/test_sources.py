@@ -11,6 +11,8 @@ from jax_robust.data import sources
 from jax_robust.data.sources import array_source
 from jax_robust.errors import DataFileError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def source():

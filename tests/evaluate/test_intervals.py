@@ -8,6 +8,8 @@ from scipy import stats
 
 from jax_robust.evaluate import intervals, tables
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(("total", "confidence"), [(1, 0.95), (30, 0.95), (30, 0.8), (200, 0.99)])
 def test_interval_covers(total, confidence):

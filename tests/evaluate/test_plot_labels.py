@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from jax_robust.evaluate import plot_labels
 
+pytestmark = pytest.mark.fast
+
 
 def place(points, names, lines):
   """The figure, and the boxes of the labels, in pixels."""

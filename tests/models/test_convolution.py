@@ -127,26 +127,18 @@ NETS = {
 }
 
 
-def both_modes(name, draw_variables):
-  """A net's and its twin's gradient, and its derivative along a direction, as functions of x."""
+def twins(name, draw_variables):
+  """A small net and its twin with plain convolutions, both as functions of images; an image."""
   net = models.create(name, num_classes=3, **NETS.get(name, {}))
   shape = (16, 16, 1) if name == "lenet" else (8, 8, 3)
   variables = draw_variables(net, shape)
-  x, dx = jax.random.uniform(KEY, (2, 1, *shape))
-
-  def derivatives(net, x):
-    def loss(x):
-      return jnp.sum(jnp.sin(net.apply(variables, x)))
-
-    return jax.jvp(jax.value_and_grad(loss), (x,), (dx,))
-
-  twins = (net, net.clone(convolution="xla"))
-  return *(functools.partial(derivatives, twin) for twin in twins), x
+  applied = (functools.partial(n.apply, variables) for n in (net, net.clone(convolution="xla")))
+  return *applied, jax.random.uniform(KEY, (1, *shape))
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_plain_convolutions_are_one_option_away(name, draw_variables):
-  ours, plain, x = both_modes(name, draw_variables)
+  ours, plain, x = twins(name, draw_variables)
   arranged = name != "mlp" and jax.default_backend() == "cpu"
   assert (" convolution[" in str(jax.make_jaxpr(ours)(x))) == arranged
   assert " convolution[" not in str(jax.make_jaxpr(plain)(x))
@@ -159,8 +151,13 @@ def test_plain_convolutions_are_one_option_away(name, draw_variables):
 )
 def test_both_modes_through_every_net(name, draw_variables):
   """Forward mode, and forward over reverse, are those of the net with XLA's convolutions."""
-  ours, plain, x = both_modes(name, draw_variables)
-  assert_close(*jax.jit(lambda x: (ours(x), plain(x)))(x))
+  ours, plain, x = twins(name, draw_variables)
+  dx = jax.random.normal(KEY, x.shape)
+
+  def derivatives(apply_fn, x):
+    return jax.jvp(jax.value_and_grad(lambda x: jnp.sum(jnp.sin(apply_fn(x)))), (x,), (dx,))
+
+  assert_close(*jax.jit(lambda x: (derivatives(ours, x), derivatives(plain, x)))(x))
 
 
 def test_every_weight_has_its_hessian():

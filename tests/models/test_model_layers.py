@@ -13,6 +13,8 @@ from jax_robust.models.layers import (
 )
 from jax_robust.models.normalization import CONSTANTS, constants
 
+pytestmark = pytest.mark.fast
+
 
 def test_kernel_is_cut_at_two_sigmas_and_not_corrected():
   kernel = fan_in_truncated_normal(jax.random.key(0), (3, 3, 64, 256))

@@ -121,11 +121,13 @@ def test_logits_that_are_not_finite_vote_for_nobody(bad):
 @pytest.mark.parametrize(
   ("logits_fn", "message"),
   [
-    (lambda x: (voters.linear(x), voters.linear(x)), "several outputs"),
-    (lambda x: voters.linear(x)[:, 0], r"shape \(100,\)"),
-    (lambda x: voters.linear(x)[:, :1], r"shape \(100, 1\)"),
+    (lambda x: (voters.linear(x), voters.linear(x)), "2 exits: randomized smoothing .*select_exit"),
+    (lambda x: (voters.linear(x), x), "all of one shape"),
+    (lambda x: {"logits": voters.linear(x)}, "a dict: expected logits"),
+    (lambda x: voters.linear(x)[:, 0], r"shape \(1,\)"),
+    (lambda x: voters.linear(x)[:, :1], r"shape \(1, 1\)"),
   ],
 )
 def test_nets_without_a_class_are_refused(logits_fn, message):
   with pytest.raises(ValueError, match=message):
-    smoothing.make_certifier(logits_fn, image_shape=voters.SHAPE, sigma=0.1)
+    smoothing.Sampler(logits_fn, image_shape=voters.SHAPE)
