@@ -148,14 +148,17 @@ def _checked(batches, name, num_examples, num_classes) -> Iterator[Samples]:
 def _write_images(folder, batches, counts, seed, progress_fn):
   """Writes every image to its random place; returns the labels in their new order and the shape."""
   num_examples, starts = sum(counts), np.concatenate([[0], np.cumsum(counts)])
-  labels = np.empty(num_examples, np.int32)
-  places = np.arange(num_examples, dtype=np.min_scalar_type(num_examples))
-  np.random.default_rng(seed).shuffle(places)
   done, image_shape, offsets = 0, (), []
+  labels = places = np.empty(0, np.int32)
   for images, batch_labels in batches:
-    if not offsets:  # only now: the first batch has the images' shape
+    if (
+      not offsets
+    ):  # only now: the first batch has the images' shape; a full disk shows first
       image_shape = images.shape[1:]
       offsets = _allocate(folder, counts, image_shape)
+      labels = np.empty(num_examples, np.int32)
+      places = np.arange(num_examples, dtype=np.min_scalar_type(num_examples))
+      np.random.default_rng(seed).shuffle(places)
     chosen = places[done : done + len(images)].astype(np.int64)
     labels[chosen] = batch_labels
     shards = np.searchsorted(starts, chosen, side="right") - 1
