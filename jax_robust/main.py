@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_config:
       print(json.dumps(config_lib.to_data(config), indent=2))
       return 0
-    name = config.get("job", "")
+    name = config.get("job") or ""
     errors.check_name("config.job", name, job_table.JOBS, error=errors.ConfigError)
     job = job_table.load(job_table.JOBS[name].function)
   except errors.ConfigError as error:

@@ -64,12 +64,12 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Brings a config of an earlier version up to date: it may lack `evals`, and keys of blocks."""
   defaults = base()
   with config.unlocked():
-    attack = config.get("evaluation", {}).get("attack")
+    attack = (config.get("evaluation") or {}).get("attack")
     if attack is not None:
       del config.evaluation["attack"]
-      config.evals = evals(attack, noise=config.get("smoothing", {}).get("sigma") or None)
+      config.evals = evals(attack, noise=(config.get("smoothing") or {}).get("sigma") or None)
     for name in PLAIN_BLOCKS:
-      config[name] = {**defaults[name].to_dict(), **config.get(name, {})}
+      config[name] = {**defaults[name].to_dict(), **(config.get(name) or {})}
     for name, block in job_table.blocks(optional=True).items():
       if name in config:
         config[name] = {**block, **config[name]}

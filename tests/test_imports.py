@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from quick_compilation import XLA_FLAGS
+
 LAZY = ("tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn")
 HEAVY = (*LAZY, "flax", "orbax", "ml_collections")
 
@@ -12,7 +14,7 @@ HEAVY = (*LAZY, "flax", "orbax", "ml_collections")
 def run(code, repository, blocked=()):
   """What a fresh interpreter, in which `blocked` can't be imported, prints last, read as JSON."""
   prelude = "import json, sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
-  environment = {**os.environ, "PYTHONPATH": str(repository), "XLA_FLAGS": ""}
+  environment = {**os.environ, "PYTHONPATH": str(repository), "XLA_FLAGS": XLA_FLAGS}
   command = [sys.executable, "-c", prelude + code]
   done = subprocess.run(command, env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-3000:]

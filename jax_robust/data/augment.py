@@ -154,7 +154,9 @@ def make_prepare(
   check_not_negative(pad=pad, cutout=cutout, mixup_alpha=mixup_alpha)
   if not 0 <= label_smoothing < 1:
     raise ValueError(f"label_smoothing={label_smoothing}: expected a value in [0, 1)")
-  augment = policy and make_policy(policy, num_ops=num_ops, magnitude=magnitude, fill=fill)
+  augment = None
+  if policy is not None:
+    augment = make_policy(policy, num_ops=num_ops, magnitude=magnitude, fill=fill)
   mix = _choose_mix(mixup_alpha, cutmix, cutmix_alpha, cutmix_beta, group_size)
 
   def prepare(batch: Mapping[str, Array], rng: Array) -> Batch:

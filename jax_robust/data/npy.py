@@ -10,7 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Header(NamedTuple):
     return self.offset + self.shape[0] * self.row_bytes
 
 
-def read_header(stream: BinaryIO, where) -> Header:
+def read_header(stream: IO[bytes], where) -> Header:
   """Reads the head of a .npy file; `stream` stands at its start, and behind the head afterwards.
 
   Raises:
@@ -96,7 +96,7 @@ class RowFile(NamedTuple):
         self.path, f"cannot be opened ({error.strerror})", _DAMAGED_REMEDY
       ) from error
     try:
-      buffer, row_bytes, start = memoryview(out).cast("B"), out.nbytes // len(rows), 0
+      buffer, row_bytes, start = out.data.cast("B"), out.nbytes // len(rows), 0
       for end in ends:
         self._fill(fd, buffer[start * row_bytes : end * row_bytes], int(rows[start]) * row_bytes)
         start = end
@@ -156,7 +156,7 @@ def member_names(archive: zipfile.ZipFile) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_member(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[BinaryIO, Header]]:
+def open_member(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[IO[bytes], Header]]:
   """Opens one array of an npz behind its header, which must announce the size that it has."""
   where, info = f"{archive.filename}[{key}]", archive.getinfo(f"{key}.npy")
   with archive.open(info) as stream:
@@ -208,10 +208,10 @@ def stored_rows(archive: zipfile.ZipFile, key: str) -> RowFile | None:
     stream.seek(info.header_offset + 26)
     lengths = np.frombuffer(stream.read(4), "<u2")
   start = info.header_offset + 30 + int(lengths.sum())
-  return RowFile(archive.filename, start + header.offset, header.shape, header.dtype)
+  return RowFile(str(archive.filename), start + header.offset, header.shape, header.dtype)
 
 
-def _opened(path) -> BinaryIO:
+def _opened(path) -> IO[bytes]:
   """Opens a file for reading."""
   try:
     return open(path, "rb")

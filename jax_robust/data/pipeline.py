@@ -4,7 +4,7 @@ import functools
 import inspect
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ _FOREVER = 2**62
 
 def make_train_batches(
   original, generated, *, backend: str = "tfdata", **kwargs
-) -> Callable[..., Iterator[dict[str, Any]]]:
+) -> Callable[..., Generator[dict[str, Any], None, None]]:
   """Returns `batches(start_step=0, num_steps=None) -> iterator` of a backend.
 
   Both backends follow one law: the same composition and layout, and the same original images at the
@@ -60,7 +60,7 @@ def train_batches(
   cycle_length: int = 16,
   prefetch: int = 2,
   num_threads: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
   """Yields the training batches from `start_step` on, read from disk as they are needed.
 
   Original images, and generated images of a plain source, come in the order of an exact permutation

@@ -1,7 +1,7 @@
 """Training batches from images that all lie on the device, drawn as `data.pipeline` draws them."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 
 import jax
@@ -23,7 +23,7 @@ def make_resident(
   num_slices: int = 1,
   seed: int = 0,
   sharding: jax.sharding.Sharding | None = None,
-) -> Callable[..., Iterator[dict[str, jax.Array]]]:
+) -> Callable[..., Generator[dict[str, jax.Array], None, None]]:
   """Puts all images on the device and returns `batches(start_step, num_steps=None) -> iterator`.
 
   Original and generated images each come in the order of an exact permutation of their whole set,
@@ -70,7 +70,7 @@ def make_resident(
     steps = itertools.islice(itertools.count(start_step), num_steps)
     return (pick(images, labels, _places(step, sizes)) for step in steps)
 
-  batches.pick = pick
+  batches.pick = pick  # pyrefly: ignore[missing-attribute]
   return batches
 
 

@@ -148,9 +148,12 @@ def _checked(batches, name, num_examples, num_classes) -> Iterator[Samples]:
 def _write_images(folder, batches, counts, seed, progress_fn):
   """Writes every image to its random place; returns the labels in their new order and the shape."""
   num_examples, starts = sum(counts), np.concatenate([[0], np.cumsum(counts)])
-  done, places, labels, image_shape, offsets = 0, None, None, None, None
+  done, image_shape, offsets = 0, (), []
+  labels = places = np.empty(0, np.int32)
   for images, batch_labels in batches:
-    if places is None:  # only now: the first batch has the images' shape
+    if (
+      not offsets
+    ):  # only now: the first batch has the images' shape; a full disk shows first
       image_shape = images.shape[1:]
       offsets = _allocate(folder, counts, image_shape)
       labels = np.empty(num_examples, np.int32)
@@ -219,7 +222,8 @@ def _write_labels(folder, labels, counts) -> list[Shard]:
 def _histogram(labels, num_classes) -> tuple[int, ...]:
   """Counts the labels, some at a time, since bincount copies them to int64."""
   parts = (labels[start : start + (1 << 16)] for start in range(0, len(labels), 1 << 16))
-  return tuple(sum(np.bincount(part, minlength=num_classes) for part in parts).tolist())
+  counts = (np.bincount(part, minlength=num_classes) for part in parts)
+  return tuple(sum(counts, np.zeros(num_classes, np.int64)).tolist())
 
 
 def _refuse_other_content(folder, **recipe) -> None:

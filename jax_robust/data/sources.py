@@ -17,7 +17,7 @@ from jax_robust.errors import check_name
 Samples = tuple[np.ndarray, np.ndarray]
 """(images uint8 [n, h, w, c], labels int32 [n])."""
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[int, ...]
 """(height, width, channels)."""
 
 
@@ -143,11 +143,10 @@ def array_source(
     ValueError: shapes, dtypes or labels do not fit.
   """
   images, labels = np.asarray(images), np.asarray(labels)
-  problem = layout_problem(images, labels)
-  if problem is None:
-    num_classes = int(labels.max()) + 1 if num_classes is None else operator.index(num_classes)
-    problem = label_problem(labels, num_classes)
-  if problem is not None:
+  if problem := layout_problem(images, labels):
+    raise ValueError(f"{name}: {problem}")
+  num_classes = int(labels.max()) + 1 if num_classes is None else operator.index(num_classes)
+  if problem := label_problem(labels, num_classes):
     raise ValueError(f"{name}: {problem}")
   labels = labels.astype(np.int32)
 

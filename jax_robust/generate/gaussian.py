@@ -90,7 +90,7 @@ def fit(
       mean, scale=np.sqrt(np.square(x, dtype=np.float64).sum(0)).astype(np.float32)
     )
   if covariance == "pca":
-    return ClassGaussian(mean, factor=_principal(x, rank))
+    return ClassGaussian(mean, factor=_principal(x, rank))  # pyrefly: ignore
   if covariance == "full":
     return ClassGaussian(mean, factor=x)
   shrinkage = _ledoit_wolf(x) if shrinkage is None else shrinkage

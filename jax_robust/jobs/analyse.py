@@ -1,5 +1,6 @@
 """The analysis job: certification logs, ours and others', as one table and pictures."""
 
+import functools
 import glob
 import pathlib
 from collections.abc import Mapping
@@ -75,9 +76,7 @@ def _find(entries) -> dict[str, pathlib.Path]:
 
 def _on_common_images(logs: Mapping[str, smoothing.CertifyLog]) -> dict[str, smoothing.CertifyLog]:
   """The logs, cut to the images that all of them have; says so where that leaves some out."""
-  common = None
-  for log in logs.values():
-    common = log.idx if common is None else np.intersect1d(common, log.idx)
+  common = functools.reduce(np.intersect1d, [log.idx for log in logs.values()])
   if not len(common):
     raise ConfigError("smoothing.logs: they have no image in common")
   for name, log in logs.items():

@@ -106,7 +106,7 @@ def select(options: Mapping[str, Any], num_examples: int) -> range:
 
 def _sigmas(options, net: nets.Net) -> tuple[float, ...]:
   """The noise levels to certify at; says where they are not the trained one."""
-  sigmas = options["sigma_list"] or (options["sigma"] or net.sigma,)
+  sigmas: Sequence[Any] = options["sigma_list"] or (options["sigma"] or net.sigma,)
   if not all(sigmas):
     raise ConfigError(
       f"smoothing.sigma is 0, and {net.name} does not say which noise it was trained under: set "
@@ -157,7 +157,8 @@ def _make_sampling(config, options, source, net: nets.Net, sigma: float) -> Call
     net.logits_fn, image_shape=source.image_shape, noise=options["noise"],
     batch_size=options["batch_size"], devices=devices.row_devices(mesh, mode=config.parallel),
   )  # fmt: skip
-  common = {"sigma": sigma, **{name: options[name] for name in ("n0", "n", "alpha")}}
+  common: dict[str, Any] = {name: options[name] for name in ("n0", "n", "alpha")}
+  common["sigma"] = sigma
 
   def rows(x, rng, ids) -> Iterator[tuple[int, dict[str, Any]]]:
     if options["radii"]:

@@ -44,7 +44,7 @@ def draw(path: pathlib.Path, measured: dict[str, Evaluation]) -> None:
   attack_plots.draw_evaluation(
     path,
     {name: each.examples for name, each in attacked.items()},
-    {name: each.curve for name, each in attacked.items()},
+    {name: each.curve for name, each in attacked.items() if each.curve},
     eps=result["eps"],
     norm=result["norm"],
   )

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ class Classifier(nn.Module, kw_only=True):
     dtype = jnp.promote_types(self.dtype, jnp.float32)
     features = features.astype(dtype)
     features = features.mean(tuple(range(1, features.ndim - 1)))
-    initial = {"kernel_init": fan_in_truncated_normal}
+    initial: dict[str, Any] = {"kernel_init": fan_in_truncated_normal}
     if self.has_torch_init:
       initial = torch_init(features.shape[-1])
     if self.zero_init_logits:

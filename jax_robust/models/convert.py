@@ -196,7 +196,8 @@ def from_torch(
   if isinstance(names, str):
     check_name("names", names, NAMES)
   result, problems, used = {}, [], set()
-  for path, leaf in traverse_util.flatten_dict(variables).items():
+  flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(variables))
+  for path, leaf in flat.items():
     name = _torch_name(path[1:], names)
     used.add(name)
     if name not in arrays and path[-1] == "count":

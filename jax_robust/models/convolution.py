@@ -55,7 +55,7 @@ def conv_general_dilated(lhs: Array, rhs: Array, window_strides, padding, **opti
     strides=tuple(window_strides),
     padding=tuple(map(tuple, padding)),
     # Read here: a primitive is lowered after the `with` block that sets the default has ended.
-    precision=options.get("precision") or jax.config.jax_default_matmul_precision,
+    precision=options.get("precision") or jax.config.jax_default_matmul_precision,  # pyrefly: ignore
   )
 
 

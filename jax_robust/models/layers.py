@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -34,7 +34,7 @@ def fan_in_truncated_normal(
   return jax.random.truncated_normal(key, -2, 2, shape, dtype) / math.sqrt(math.prod(shape[:-1]))
 
 
-def torch_init(fan_in: int) -> dict[str, Initializer]:
+def torch_init(fan_in: int) -> dict[str, Any]:
   """PyTorch's default for a layer, as keywords: weights and bias from U(-1, 1) / sqrt(fan_in).
 
   >>> kernel_init = torch_init(4)["kernel_init"]

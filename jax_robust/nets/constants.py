@@ -74,7 +74,9 @@ def without_jit(logits_fn: LogitsFn) -> LogitsFn:
   >>> without_jit(jax.jit(double)) is double, without_jit(double) is double
   (True, True)
   """
-  return logits_fn.__wrapped__ if isinstance(logits_fn, jax.stages.Wrapped) else logits_fn
+  if isinstance(logits_fn, jax.stages.Wrapped):
+    return getattr(logits_fn, "__wrapped__", logits_fn)
+  return logits_fn
 
 
 def _shapes(array: Any) -> jax.ShapeDtypeStruct:

@@ -101,7 +101,7 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
 
 def model(config, num_classes: int):
   """The net; a classifier normalises as the data set asks unless the config says otherwise."""
-  options = block(config, "model")
+  options: dict[str, Any] = block(config, "model")
   name = options.pop("name")
   with from_config("model"):
     if models.is_classifier(name):

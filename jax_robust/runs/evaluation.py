@@ -31,7 +31,7 @@ class AttackSetting(NamedTuple):
   attack: dict[str, Any]
 
 
-def make_evaluators(config: Any) -> dict[str, evaluators.Evaluator]:
+def make_evaluators(config: Any) -> dict[str, functools.partial]:
   """The evaluators of a config, by the names it gives them.
 
   Raises:
@@ -40,7 +40,7 @@ def make_evaluators(config: Any) -> dict[str, evaluators.Evaluator]:
   return {name: _make_evaluator(config, name) for name in config.evals}
 
 
-def _make_evaluator(config, name: str) -> evaluators.Evaluator:
+def _make_evaluator(config, name: str) -> functools.partial:
   """One evaluator, its attack built; an option that may be traced keeps its keyword."""
   key, options = f"evals.{name}", block(config.evals, name)
   kind = options.pop("evaluator", "")
@@ -84,8 +84,8 @@ def autoattack_ball(config: Any) -> tuple[str, float]:
     ConfigError: neither says one.
   """
   setting = attack_setting(config)
-  norm = config.autoattack.norm or (setting and setting.norm)
-  eps = config.autoattack.eps or (setting and setting.eps)
+  norm = config.autoattack.norm or (setting.norm if setting else "")
+  eps = config.autoattack.eps or (setting.eps if setting else 0.0)
   if not norm or not eps:
     raise ConfigError("config.evals has no attack: set --config.autoattack.norm and .eps")
   return norm, float(eps)
@@ -113,7 +113,7 @@ def read_exit(config: Any) -> Exit:
   if text.removeprefix("-").isdigit():
     return int(text)
   check_name("evaluation.exit", text, ("last", "mean"))
-  return text
+  return "mean" if text == "mean" else "last"
 
 
 def make_score(

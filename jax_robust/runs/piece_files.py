@@ -3,7 +3,7 @@
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jax_robust.errors import WorkdirError
@@ -22,7 +22,7 @@ class Piece(NamedTuple):
   identity: dict[str, Any]
   ids: range
   held: Sequence[int]
-  read: Callable[..., Iterator[dict[str, Any]]]
+  read: Callable[..., Iterable[dict[str, Any]]]
   num_undigested: int = 0
 
 

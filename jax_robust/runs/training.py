@@ -106,10 +106,13 @@ def training_method(config) -> UpdateRecipe:
     if "attack" not in config:
       raise ConfigError(f"objective {name!r} needs the block 'attack', and the config has none")
     options["attack"] = build.attack("attack", block(config, "attack"))
+
+  def bind(function) -> Any:
+    return functools.partial(function, **options)
+
   if recipe:
-    return UpdateRecipe(*(functools.partial(each, **options) for each in recipe))
-  bound = functools.partial(function, **options)
-  return UpdateRecipe(functools.partial(step.objective_update, bound))
+    return UpdateRecipe(*map(bind, recipe))
+  return UpdateRecipe(functools.partial(step.objective_update, bind(function)))
 
 
 def _update_maker(config, net, sets, mesh) -> Callable[[str | None], Update]:

@@ -246,7 +246,7 @@ def narrow(
     if max(high, 0.0) - max(low, 0.0) <= tolerance / sigma:
       break
   p_low = max(special.ndtr(low) - distance, 0.0)
-  found = RadiusInterval(
+  found = (
     label if p_low >= 0.5 else bounds.ABSTAIN, bounds.radius(p_low, sigma=sigma), p_low, count,
     total, sigma * max(high, 0.0),
   )  # fmt: skip

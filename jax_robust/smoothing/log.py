@@ -148,7 +148,7 @@ def read_log(path: str | os.PathLike, num_examples: int | None = None) -> Certif
       row = _parse(line, order)
       fault = _fault(previous, *row[:5])
     except ValueError as error:
-      fault = str(error)
+      raise _refusal(path, number, str(error)) from None
     if fault:
       raise _refusal(path, number, fault)
     previous = row[0]

@@ -245,7 +245,7 @@ def _rows(x: np.ndarray, ids: np.ndarray, batch: Sequence[Request], num_rows: in
   columns[: len(batch)] = batch
   place, stage, chunk, num_draws = columns.T
   numbers = (column.astype(np.uint32) for column in (ids[place], stage, chunk))
-  return Rows(x[place], *numbers, num_draws.astype(np.int32))
+  return Rows(x[place], *numbers, num_draws=num_draws.astype(np.int32))
 
 
 def _checked_ids(ids: np.ndarray | None, num_images: int) -> np.ndarray:

@@ -6,7 +6,7 @@ the evaluation of step k, and the batch of step k has not been drawn: resuming r
 skips nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ def run(
   state: TrainState,
   *,
   step_fn: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],
-  make_batches: Callable[[int], Iterator[Any]],
+  make_batches: Callable[[int], Generator[Any, None, None]],
   evaluate: Callable[[TrainState], Mapping[str, float]],
   schedule: Schedule,
   checkpoints: Checkpoints,

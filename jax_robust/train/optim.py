@@ -120,8 +120,11 @@ def make_optimizer(
   """
   check_name("optimizer name", name, OPTIMIZERS)
   check_count(updates_per_batch=updates_per_batch)
-  per_step = updates_per_batch == 1
-  rate = schedule if per_step else lambda count: schedule(count // updates_per_batch)
+
+  def rate_of_batch(count):
+    return schedule(count // updates_per_batch)
+
+  rate = schedule if updates_per_batch == 1 else rate_of_batch
   core = optax.scale_by_adam() if name == "adam" else optax.trace(momentum, nesterov=nesterov)
   return optax.chain(
     optax.add_decayed_weights(

@@ -87,7 +87,7 @@ def make_apply_fn(model: nn.Module, *, axis_name: str | None = None) -> ApplyFn:
 
   def apply_fn(params, model_state, *inputs, train, rng=None):
     variables = {"params": params, **model_state}
-    rngs = {} if rng is None else {"rngs": {"dropout": rng}}
+    rngs: dict[str, Any] = {} if rng is None else {"rngs": {"dropout": rng}}
     if not train:
       return model.apply(variables, *inputs, train=False, **rngs), model_state
     return model.apply(variables, *inputs, train=True, mutable=list(model_state), **rngs)
