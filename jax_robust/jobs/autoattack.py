@@ -1,5 +1,6 @@
 """The AutoAttack job: one model, one radius or several, in pieces that resume, shard and merge."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import plotting, report
 from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.train import metrics, parallel, state
+from jax_robust.train import metrics, parallel
 
 PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward")
 """Fields of an `AutoAttackResult` that a piece keeps, besides `after/STAGE` for every stage."""
@@ -82,13 +83,8 @@ def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable,
   """
   mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
   params, model_state = parallel.replicate((params, model_state), mesh)
-  apply_fn = state.make_apply_fn(net)
-
-  def logits_fn(x):
-    return apply_fn(params, model_state, x, train=False)[0]
-
   run = attacks.make_autoattack(
-    logits_fn,
+    nets.make_logits_fn(net, params, model_state),
     norm=config.evaluation.attack.norm,
     version=options["version"],
     batch_size=parallel.padded_batch_size(config.evaluation.batch_size, options["chunk_size"]),
@@ -100,8 +96,9 @@ def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable,
     with jax.default_matmul_precision(config.evaluation.precision):
       return run(*args, **options)
 
-  apply = jax.jit(lambda params, model_state, x: apply_fn(params, model_state, x, train=False)[0])
-  return evaluate, lambda x: apply(params, model_state, x)
+  # The weights are arguments, lest the program hold a copy of them.
+  predict = jax.jit(lambda weights, x: nets.make_logits_fn(net, *weights)(x))
+  return evaluate, functools.partial(predict, (params, model_state))
 
 
 def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:

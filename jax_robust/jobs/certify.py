@@ -50,8 +50,8 @@ def certify(config: Any, folder: str) -> dict[str, Any]:
         belongs_to |= {"trained_sigma": net.sigma, "weights_sha256": net.sha256}
         place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
         name = f"{net.name} at sigma {sigma:g}"
-        with pieces.Rows(place, belongs_to, images, share=share, name=name) as store:
-          _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
+        store = pieces.Rows(place, belongs_to, images, share=share, name=name)
+        _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
         stores.append(store)
     folders = [store.folder for store in stores]
     return write_results(config, path, folders) if pieces.wait(stores) else {}

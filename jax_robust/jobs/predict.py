@@ -57,8 +57,8 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     place = path / "results" / "predict"
     if jax.process_index() == 0:
       _move_old_log(place, len(names))
-    with pieces.Rows(place, identity, range(len(names)), share=share) as store:
-      _fill(store, config, names, source, predictor)
+    store = pieces.Rows(place, identity, range(len(names)), share=share)
+    _fill(store, config, names, source, predictor)
     return write_results(config, path, [place]) if pieces.wait([store]) else {}
 
 

@@ -69,14 +69,15 @@ def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[st
   return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 
 
+def make_logits_fn(net, params, model_state) -> Callable:
+  """`x -> logits`, in eval mode."""
+  apply_fn = state.make_apply_fn(net)
+  return lambda x: apply_fn(params, model_state, x, train=False)[0]
+
+
 def _open(config, path, source, name) -> Net:
   """Loads one net."""
   net, params, model_state, info = load_net(config, path, source)
-  apply_fn = state.make_apply_fn(net)
-
-  def logits_fn(x):
-    return apply_fn(params, model_state, x, train=False)[0]
-
   trained = not config.init_from or (path / "checkpoints").exists()
   sigma = config.objective.get("sigma", None) if trained else None
-  return Net(name, logits_fn, sigma, info["sha256"])
+  return Net(name, make_logits_fn(net, params, model_state), sigma, info["sha256"])
