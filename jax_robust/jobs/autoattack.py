@@ -81,14 +81,14 @@ def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable,
   """`evaluate(x, labels, rng, ball=…, …) -> AutoAttackResult`, compiled once for all pieces and
   radii, and `predict(x) -> logits` on the host.
   """
-  mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
-  params, model_state = parallel.replicate((params, model_state), mesh)
+  spread = devices.local_devices(config.parallel)
+  params, model_state = spread.share((params, model_state))
   run = attacks.make_autoattack(
     nets.make_logits_fn(net, params, model_state),
     norm=config.evaluation.attack.norm,
     version=options["version"],
     batch_size=parallel.padded_batch_size(config.evaluation.batch_size, options["chunk_size"]),
-    devices=devices.row_devices(mesh, mode=config.parallel),
+    devices=spread,
   )
 
   def evaluate(*args, **options):
@@ -112,7 +112,8 @@ def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
     result = evaluate(x, labels, rng, ball=ball, ids=ids, check=is_first, report=metrics.report)
     content = {name: getattr(result, name) for name in PER_IMAGE}
     content |= {f"after/{name}": flags for name, flags in result.robust_after.items()}
-    content |= {"id": ids, "label": labels, "distance": ball.distance(result.x_adv, x)}
+    distance = ball.distance(jnp.asarray(result.x_adv), jnp.asarray(x))
+    content |= {"id": ids, "label": labels, "distance": distance}
     content |= {f"hardest/{name}": v for name, v in _hardest(result, x, labels, predict).items()}
     content["rejected"] = np.asarray(sum(result.rejected.values()))
     content["warnings"] = np.asarray(result.warnings, dtype=np.str_)

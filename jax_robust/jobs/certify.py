@@ -14,7 +14,7 @@ from jax_robust.errors import ConfigError, check_labels, check_not_negative
 from jax_robust.evaluate import smoothing_plots
 from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.train import metrics, parallel
+from jax_robust.train import metrics
 
 LOG = "certify.tsv"
 """The field's log of a certification that is complete, in its folder."""
@@ -151,10 +151,7 @@ def _make_sampling(config, options, source, net: nets.Net, sigma: float) -> Call
     "image_shape": source.image_shape,
     "sigma": sigma,
     **{name: options[name] for name in ("n0", "n", "alpha", "noise", "batch_size")},
-    "devices": devices.row_devices(
-      parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices()),
-      mode=config.parallel,
-    ),
+    "devices": devices.local_devices(config.parallel),
   }
   if options["radii"] or options["tolerance"]:
     adaptive = smoothing.make_adaptive_certifier(net.logits_fn, **common)

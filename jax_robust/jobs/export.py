@@ -23,7 +23,7 @@ def export(config: Any, folder: str) -> dict[str, Any]:
 
 
 def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
-  """Writes weights, config and manifest; the manifest last, so that it vouches for the rest."""
+  """Writes weights, config and manifest; the manifest last: where it is, the rest is whole."""
   from safetensors.numpy import save
 
   target.mkdir(exist_ok=True)

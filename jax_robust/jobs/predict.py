@@ -19,7 +19,7 @@ from jax_robust.errors import ConfigError
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import check, devices, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.train import metrics, parallel
+from jax_robust.train import metrics
 
 
 def predict(config: Any, folder: str) -> dict[str, Any]:
@@ -39,11 +39,10 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     sigma = options["sigma"] or net.sigma
     if not sigma:
       raise ConfigError("smoothing.sigma is 0, and the run does not say its own: set it")
-    mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
     with from_config("smoothing"):
       predictor = smoothing.make_predictor(
         net.logits_fn, image_shape=source.image_shape, sigma=sigma,
-        devices=devices.row_devices(mesh, mode=config.parallel),
+        devices=devices.local_devices(config.parallel),
         **{name: options[name] for name in ("n", "alpha", "noise", "batch_size")},
       )  # fmt: skip
     identity = {

@@ -1,4 +1,4 @@
-"""The nets that an evaluation is of: a workdir's own, or others by reference."""
+"""The models that a job evaluates: the workdir's own, or others that the config names."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Sequence

@@ -47,7 +47,7 @@ class Store:
     share: which pieces this process computes, as `share_of` reads it.
     size: ids of a piece; it belongs into the identity if it may change.
     name: what the line of progress begins with; the folder's name by default.
-    unit: what an id stands for.
+    unit: what an id counts, for the line of progress.
 
   Raises:
     WorkdirError: as `find`; the folder holds pieces of another work.

@@ -35,7 +35,8 @@ def test_a_torn_line_is_dropped(tmp_path, monkeypatch):
   path = tmp_path / "log"
   content = fill(path)
   body = content.index(b"\n") + 1
-  for end in [0, 1, body - 1, *range(body, len(content) + 1)]:
+  second = content.index(b"\n", body) + 1
+  for end in [0, 1, body - 1, *range(body, second + 2), len(content) - 1, len(content)]:
     path.write_bytes(content[:end])
     if end >= body:
       assert len(row_log.read(path).rows) == content[body:end].count(b"\n")
