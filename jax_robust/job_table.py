@@ -18,7 +18,7 @@ class Job(NamedTuple):
     optional: whether only some configs have the block.
     may_change: config keys, by their beginning, that may differ between two starts in one workdir,
       since they change no result or the results' own identity tells.
-    trains: whether its config stays in the workdir when another job looks at the result.
+    trains: whether its config stays in the workdir when a job that reads its result runs there.
     results: `module:name` of a function `(config, workdir, folders) -> result` that writes what the
       pieces in `folders` amount to. The pieces of job J lie in WORKDIR/results/J or J_NAME;
       where `results` is given, the job `merge` puts those of several workdirs together.

@@ -151,9 +151,7 @@ def _write_images(folder, batches, counts, seed, progress_fn):
   done, image_shape, offsets = 0, (), []
   labels = places = np.empty(0, np.int32)
   for images, batch_labels in batches:
-    if (
-      not offsets
-    ):  # only now: the first batch has the images' shape; a full disk shows first
+    if not offsets:  # only now: the first batch has the images' shape; a full disk shows first
       image_shape = images.shape[1:]
       offsets = _allocate(folder, counts, image_shape)
       labels = np.empty(num_examples, np.int32)

@@ -15,8 +15,8 @@ from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, tables
 from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.runs.evaluation import autoattack_ball, make_logits_fn
-from jax_robust.train import metrics, parallel, state
+from jax_robust.runs.evaluation import autoattack_ball
+from jax_robust.train import metrics, parallel
 
 PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward")
 """Fields of an `AutoAttackResult` that a piece keeps, besides `after/STAGE` for every stage."""
@@ -83,26 +83,25 @@ def _make_evaluate(config, options, norm, net, params, model_state) -> tuple[Cal
   """`evaluate(x, labels, rng, ball=…, …) -> AutoAttackResult`, compiled once for all pieces and
   radii, and `predict(x) -> logits` on the host.
   """
-  mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
-  params, model_state = parallel.replicate((params, model_state), mesh)
-  make = functools.partial(make_logits_fn, config, state.make_apply_fn(net))
-  logits_fn = make(params, model_state)
+  spread = devices.local_devices(config.parallel)
+  params, model_state = spread.share((params, model_state))
+  make = functools.partial(nets.make_logits_fn, config, net)
   run = attacks.make_autoattack(
-    logits_fn,
+    make(params, model_state),
     norm=norm,
     version=options["version"],
     batch_size=parallel.padded_batch_size(config.evaluation.batch_size, options["chunk_size"]),
-    devices=devices.row_devices(mesh, mode=config.parallel),
+    devices=spread,
   )
-
-  apply = jax.jit(lambda params, model_state, x: make(params, model_state)(x))
 
   def evaluate(*args, **options):
     # The attacks' precision; what they find is confirmed in the highest one all the same.
     with jax.default_matmul_precision(config.evaluation.precision):
       return run(*args, **options)
 
-  return evaluate, lambda x: apply(params, model_state, x)
+  # The weights are arguments, lest the program hold a copy of them.
+  predict = jax.jit(lambda weights, x: make(*weights)(x))
+  return evaluate, functools.partial(predict, (params, model_state))
 
 
 def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
@@ -116,7 +115,8 @@ def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
     result = evaluate(x, labels, rng, ball=ball, ids=ids, check=is_first, report=metrics.report)
     content = {name: getattr(result, name) for name in PER_IMAGE}
     content |= {f"after/{name}": flags for name, flags in result.robust_after.items()}
-    content |= {"id": ids, "label": labels, "distance": ball.distance(result.x_adv, x)}
+    distance = ball.distance(jnp.asarray(result.x_adv), jnp.asarray(x))
+    content |= {"id": ids, "label": labels, "distance": distance}
     content |= {f"hardest/{name}": v for name, v in _hardest(result, x, labels, predict).items()}
     content["rejected"] = np.asarray(sum(result.rejected.values()))
     content["warnings"] = np.asarray(result.warnings, dtype=np.str_)

@@ -20,7 +20,7 @@ from jax_robust.errors import (
 from jax_robust.evaluate import smoothing_plots
 from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.train import metrics, parallel
+from jax_robust.train import metrics
 
 LOG = "certify.tsv"
 """The field's log of a certification that is complete, in its folder."""
@@ -56,8 +56,8 @@ def certify(config: Any, folder: str) -> dict[str, Any]:
         belongs_to |= {"trained_sigma": net.sigma, "weights_sha256": net.sha256}
         place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
         name = f"{net.name} at sigma {sigma:g}"
-        with pieces.Rows(place, belongs_to, images, share=share, name=name) as store:
-          _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
+        store = pieces.Rows(place, belongs_to, images, share=share, name=name)
+        _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
         stores.append(store)
     folders = [store.folder for store in stores]
     return write_results(config, path, folders) if pieces.wait(stores) else {}
@@ -152,10 +152,9 @@ def _radius_of(row: Mapping[str, Any]) -> float:
 
 def _make_sampling(config, options, source, net: nets.Net, sigma: float) -> Callable:
   """`(x, rng, ids) -> iterator of (place, row)`: CERTIFY, or one of its adaptive forms."""
-  mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
   sampler = smoothing.Sampler(
     net.logits_fn, image_shape=source.image_shape, noise=options["noise"],
-    batch_size=options["batch_size"], devices=devices.row_devices(mesh, mode=config.parallel),
+    batch_size=options["batch_size"], devices=devices.local_devices(config.parallel),
   )  # fmt: skip
   common: dict[str, Any] = {name: options[name] for name in ("n0", "n", "alpha")}
   common["sigma"] = sigma

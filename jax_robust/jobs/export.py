@@ -10,8 +10,7 @@ import numpy as np
 from jax_robust import config as config_lib
 from jax_robust.data.atomic import write_atomically
 from jax_robust.models import convert
-from jax_robust.runs import build, weights, workdir
-from jax_robust.train import state
+from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.types import LogitsFn
 
 
@@ -24,7 +23,7 @@ def export(config: Any, folder: str) -> dict[str, Any]:
 
 
 def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
-  """Writes weights, config and manifest; the manifest last, so that it vouches for the rest."""
+  """Writes weights, config and manifest; the manifest last: where it is, the rest is whole."""
   from safetensors.numpy import save
 
   target.mkdir(exist_ok=True)
@@ -61,9 +60,4 @@ def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
   net = build.model(config, num_classes)
   tree = convert.unflatten_variables({name: jnp.asarray(a) for name, a in arrays.items()})
   params = tree.pop("params")
-  apply_fn = state.make_apply_fn(net)
-
-  def logits_fn(x):
-    return apply_fn(params, tree, x, train=False)[0]
-
-  return logits_fn
+  return nets.make_logits_fn(config, net, params, tree)

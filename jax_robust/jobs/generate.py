@@ -1,4 +1,4 @@
-"""The generation job: shards of generated images, fitted, or converted from files in the wild."""
+"""The generation job: shards of generated images, drawn from a fit or converted from files."""
 
 import pathlib
 import shutil
@@ -101,7 +101,7 @@ def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) 
 
 
 METHODS: dict[str, Callable] = {"gaussian": _gaussian, "convert": _convert}
-"""Ways to come by shards, by the name a config gives them: `(config, workdir, shard, **options)`.
+"""Ways to get shards, by the name a config gives them: `(config, workdir, shard, **options)`.
 
 They return what the job returns; None where the shards are there, or the first process writes them.
 """

@@ -20,7 +20,7 @@ from jax_robust.errors import ConfigError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import check, devices, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.train import metrics, parallel
+from jax_robust.train import metrics
 
 
 def predict(config: Any, folder: str) -> dict[str, Any]:
@@ -40,13 +40,12 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     sigma = options["sigma"] or net.sigma
     if not sigma:
       raise ConfigError("smoothing.sigma is 0, and the run does not say its own: set it")
-    mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
     with from_config("smoothing"):
       check_sigma(sigma)
       smoothing.check_predict_budget(n=options["n"], alpha=options["alpha"])
       sampler = smoothing.Sampler(
         net.logits_fn, image_shape=source.image_shape,
-        devices=devices.row_devices(mesh, mode=config.parallel),
+        devices=devices.local_devices(config.parallel),
         **{name: options[name] for name in ("noise", "batch_size")},
       )  # fmt: skip
     predictions = functools.partial(
@@ -63,8 +62,8 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
     place = path / "results" / "predict"
     if jax.process_index() == 0:
       _move_old_log(place, len(names))
-    with pieces.Rows(place, identity, range(len(names)), share=share) as store:
-      _fill(store, config, names, source, predictions)
+    store = pieces.Rows(place, identity, range(len(names)), share=share)
+    _fill(store, config, names, source, predictions)
     return write_results(config, path, [place]) if pieces.wait([store]) else {}
 
 

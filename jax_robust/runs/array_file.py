@@ -5,7 +5,6 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -25,10 +24,10 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, work: str) ->
     arrays: by name.
     work: digest of the identity of what they belong to.
   """
-  members: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
-  digests = {"work": work, "members": {name: _digest(array) for name, array in members.items()}}
-  members[_DIGESTS] = np.asarray(json.dumps(digests))
-  write_atomically(path, lambda stream: np.savez(stream, **members))
+  arrays = {name: np.asarray(array) for name, array in arrays.items()}
+  digests = {name: _digest(array, work) for name, array in arrays.items()}
+  arrays[_DIGESTS] = np.asarray(json.dumps(digests))
+  write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
 def read(
@@ -57,18 +56,15 @@ def read(
       digests = json.loads(str(file[_DIGESTS])) if _DIGESTS in file.files else {}
       wanted = [name for name in names or file.files if name not in without and name != _DIGESTS]
       arrays = {name: file[name] for name in wanted}
-      if digests:
-        for name, array in arrays.items():
-          if digests["members"][name] != _digest(array):
-            raise ValueError(f"{name} is not what its sha256 says")
+      for name, array in arrays.items():
+        if digests and digests[name] != _digest(array, work):
+          raise ValueError(f"{name} is not what its sha256 says, or belongs to another job")
   except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
     raise WorkdirError(f"{path} is damaged ({error}): delete it and run the job again") from error
-  if digests and digests["work"] != work:
-    raise WorkdirError(f"{path} belongs to another job than its folder: delete it")
   return arrays, bool(digests)
 
 
-def _digest(array: np.ndarray) -> str:
-  """The sha256 of an array, its shape and its dtype."""
-  head = f"{array.dtype.str} {array.shape} "
+def _digest(array: np.ndarray, work: str) -> str:
+  """The sha256 of an array, its shape, its dtype, and what it belongs to."""
+  head = f"{work} {array.dtype.str} {array.shape} "
   return hashlib.sha256(head.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()

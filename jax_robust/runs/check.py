@@ -6,7 +6,7 @@ from jax_robust import job_table, presets
 from jax_robust.attacks.recipes import keywords
 from jax_robust.config import UNITS
 from jax_robust.errors import ConfigError, check_options
-from jax_robust.runs import build, evaluation, training
+from jax_robust.runs import build, evaluation, nets, training
 from jax_robust.runs.blocks import check_name
 from jax_robust.train import checkpoint, optim, parallel
 
@@ -40,7 +40,7 @@ def check(config: Any) -> None:
   if "/" not in config.data.name:
     check_name("data.name", config.data.name, build.DATASETS)
   evaluation.make_evaluators(config)
-  evaluation.read_exit(config)
+  nets.read_exit(config)
   build.model(config, _NUM_CLASSES)
   training.make_prepare(config, _NUM_CLASSES)
   training.training_method(config)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jax.sharding import Mesh
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_robust.errors import ConfigError
 from jax_robust.nets.devices import Devices
@@ -27,12 +28,14 @@ def make_mesh(config: Any, net: Any) -> Mesh:
     ) from error
 
 
-def row_devices(mesh: Mesh, *, mode: str) -> Devices:
-  """How an evaluation that is driven from the host spreads its rows over the devices of a mesh."""
+def local_devices(mode: str) -> Devices:
+  """This process's devices, over which a job in pieces spreads the rows of an evaluation."""
+  mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
+  rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((parallel.AXIS,), ()))
   return Devices(
     compile_fn=lambda fn: parallel.map_step(lambda axis_name: fn, mesh, mode=mode, per_row=True),
-    place=lambda rows: parallel.shard_batch(rows, mesh),
-    share=lambda tree: parallel.replicate(tree, mesh),
+    place=lambda tree: jax.device_put(tree, rows),
+    share=lambda tree: jax.device_put(tree, whole),
     count=mesh.devices.size,
   )
 

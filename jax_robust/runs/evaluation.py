@@ -1,6 +1,5 @@
 """What a config's `evals` measure: evaluators with their options bound, run over a whole source."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -15,11 +14,9 @@ from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError
 from jax_robust.evaluate import evaluators, scoring
-from jax_robust.nets.exits import Exit, select_exit
-from jax_robust.runs import build, weights
+from jax_robust.runs import build, nets, weights
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
-from jax_robust.train import parallel, state
-from jax_robust.types import ApplyFn, LogitsFn
+from jax_robust.train import parallel
 
 
 class AttackSetting(NamedTuple):
@@ -91,31 +88,6 @@ def autoattack_ball(config: Any) -> tuple[str, float]:
   return norm, float(eps)
 
 
-def make_logits_fn(
-  config: Any, apply_fn: ApplyFn, params: Any, model_state: Any, *, precision: str | None = None
-) -> LogitsFn:
-  """`logits_fn(x) -> [b, k]` of a net in eval mode: the exit that `evaluation.exit` names."""
-
-  def logits_fn(x):
-    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
-      return apply_fn(params, model_state, x, train=False)[0]
-
-  return select_exit(logits_fn, read_exit(config))
-
-
-def read_exit(config: Any) -> Exit:
-  """`config.evaluation.exit`: 'last', 'mean', or a number, which may come as text.
-
-  Raises:
-    ConfigError: it is none of these.
-  """
-  text = str(config.evaluation.exit)
-  if text.removeprefix("-").isdigit():
-    return int(text)
-  check_name("evaluation.exit", text, ("last", "mean"))
-  return "mean" if text == "mean" else "last"
-
-
 def make_score(
   config: Any, net: Any, source: Source, *, mesh: Mesh | None = None
 ) -> Callable[..., dict[str, np.ndarray]]:
@@ -138,9 +110,7 @@ def make_score(
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = mesh or parallel.data_mesh(batch_size)
   bound = make_evaluators(config)
-  make = functools.partial(
-    make_logits_fn, config, state.make_apply_fn(net), precision=config.evaluation.precision
-  )
+  make = functools.partial(nets.make_logits_fn, config, net, precision=config.evaluation.precision)
   body = scoring.make_scorer(make, bound)
   scorer = parallel.map_step(lambda axis_name: body, mesh, mode=config.parallel, per_row=True)
   radii = {name: each.keywords["eps"] for name, each in bound.items() if "eps" in each.keywords}

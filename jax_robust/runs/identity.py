@@ -1,4 +1,4 @@
-"""What a piece of work belongs to: identities, how two of them differ, and checksums."""
+"""What pieces of work belong to: identities, how two of them differ, and checksums of data."""
 
 import hashlib
 import json

@@ -1,14 +1,19 @@
-"""The nets that an evaluation is of: a workdir's own, or others by reference."""
+"""The models that a job evaluates: the workdir's own, or others that the config names."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from jax_robust import config as config_lib
 from jax_robust.errors import ConfigError
+from jax_robust.nets.exits import Exit, select_exit
 from jax_robust.runs import build, weights, workdir
-from jax_robust.runs.evaluation import make_logits_fn
+from jax_robust.runs.blocks import check_name
 from jax_robust.train import state
+from jax_robust.types import LogitsFn
 
 
 class Net(NamedTuple):
@@ -70,10 +75,42 @@ def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[st
   return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 
 
+def make_logits_fn(
+  config: Any, net: Any, params: Any, model_state: Any, *, precision: str | None = None
+) -> LogitsFn:
+  """`logits_fn(x) -> [b, k]` of a net in eval mode, with the exit that `evaluation.exit` names.
+
+  Args:
+    config: of the run.
+    net: the module.
+    params, model_state: its weights; they may be traced.
+    precision: of matrix products and convolutions; None takes what the caller has set.
+  """
+  apply_fn = state.make_apply_fn(net)
+
+  def logits_fn(x):
+    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+      return apply_fn(params, model_state, x, train=False)[0]
+
+  return select_exit(logits_fn, read_exit(config))
+
+
+def read_exit(config: Any) -> Exit:
+  """`config.evaluation.exit`: 'last', 'mean', or a number, which may come as text.
+
+  Raises:
+    ConfigError: it is none of these.
+  """
+  text = str(config.evaluation.exit)
+  if text.removeprefix("-").isdigit():
+    return int(text)
+  check_name("evaluation.exit", text, ("last", "mean"))
+  return "mean" if text == "mean" else "last"
+
+
 def _open(config, path, source, name) -> Net:
   """Loads one net."""
   net, params, model_state, info = load_net(config, path, source)
-  logits_fn = make_logits_fn(config, state.make_apply_fn(net), params, model_state)
   trained = not config.init_from or (path / "checkpoints").exists()
   sigma = config.objective.get("sigma", None) if trained else None
-  return Net(name, logits_fn, sigma, info["sha256"])
+  return Net(name, make_logits_fn(config, net, params, model_state), sigma, info["sha256"])

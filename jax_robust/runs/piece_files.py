@@ -3,7 +3,7 @@
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jax_robust.errors import WorkdirError
@@ -22,7 +22,7 @@ class Piece(NamedTuple):
   identity: dict[str, Any]
   ids: range
   held: Sequence[int]
-  read: Callable[..., Iterable[dict[str, Any]]]
+  read: Callable[..., Sequence[dict[str, Any]]]
   num_undigested: int = 0
 
 
@@ -128,7 +128,7 @@ def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
     return
   try:
     header = json.loads(path.read_text())
-    identity = {key: value for key, value in header.items() if key != "ids"}
+    identity = {key: value for key, value in header.items() if key not in ("ids", "versions")}
   except (OSError, ValueError, AttributeError) as error:
     raise WorkdirError(f"{path} is damaged ({error}): restore it, or move {folder} away") from error
   ids = wanted[1] if wanted else identity_lib.ids_of(header, identity, path)

@@ -45,9 +45,9 @@ class Store:
     identity: what they belong to, as JSON can hold it.
     ids: those of the whole work.
     share: which pieces this process computes, as `share_of` reads it.
-    size: ids of a piece.
+    size: ids of a piece; it belongs into the identity if it may change.
     name: what the line of progress begins with; the folder's name by default.
-    unit: what an id stands for.
+    unit: what an id counts, for the line of progress.
 
   Raises:
     WorkdirError: as `find`; the folder holds pieces of another work.
@@ -109,29 +109,16 @@ class Store:
     self._write(content)
     self._progress.add(np.size(content["id"]), note)
 
-  def close(self) -> None:
-    """Brings everything to the disk."""
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_: Any) -> None:
-    self.close()
-
 
 class Rows(Store):
-  """Small results, an id a row, appended to a log of JSON lines; use it in a `with` block."""
+  """Small results, an id a row, appended to a log of JSON lines."""
 
   def _open(self, share, found):
-    path = self.folder / f"piece-{share[0]}-of-{share[1]}.jsonl"
-    self._log = row_log.RowLog(path, self.identity, self.ids)
+    self._path = self.folder / f"piece-{share[0]}-of-{share[1]}.jsonl"
+    self._work = row_log.start(self._path, self.identity, self.ids)
 
   def _write(self, content):
-    self._log.append(content)
-
-  def close(self) -> None:
-    """Brings the rows to the disk."""
-    self._log.close()
+    row_log.append(self._path, content, work=self._work)
 
 
 class Arrays(Store):
@@ -142,7 +129,8 @@ class Arrays(Store):
       self.identity = found.pieces[0].identity
       return
     ids = [self.ids.start, self.ids.stop, self.ids.step]
-    workdir.write_json(self.folder / IDENTITY, {**self.identity, "ids": ids})
+    header = {**self.identity, "ids": ids, "versions": workdir.versions()}
+    workdir.write_json(self.folder / IDENTITY, header)
 
   def _write(self, content):
     path = array_path(self.folder, int(content["id"][0]))
@@ -193,7 +181,7 @@ def merge(folders: Sequence[pathlib.Path], target: pathlib.Path) -> None:
       f"first {first}: finish the pieces, then merge"
     )
   kind = Arrays if any(piece.path.name == IDENTITY for piece in found.pieces) else Rows
-  with kind(target, found.identity, found.ids) as store:
-    for content in found.contents():
-      if not store.ids_there.issuperset(np.ravel(content["id"]).tolist()):
-        store.write(content)
+  store = kind(target, found.identity, found.ids)
+  for content in found.contents():
+    if not store.ids_there.issuperset(np.ravel(content["id"]).tolist()):
+      store.write(content)

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import WorkdirError
 from jax_robust.runs import identity as identity_lib
 from jax_robust.runs import workdir
@@ -30,69 +31,50 @@ class Contents(NamedTuple):
   num_undigested: int
 
 
-class RowLog:
-  """Opens a log for appending, or makes it.
+def start(path: pathlib.Path, identity: Mapping[str, Any], ids: range) -> str:
+  """Makes a log, or cuts off what a kill left of the last line of one that is there.
+
+  Args:
+    path: of the file.
+    identity: what the rows belong to, as JSON has it; that of a log that is there stays.
+    ids: those of the whole work.
+
+  Returns:
+    The digest of the log's identity, which `append` wants.
+  """
+  content = path.read_bytes() if path.exists() else b""
+  end = content.rfind(b"\n") + 1
+  if end < len(content):
+    os.truncate(path, end)
+  if end:
+    return identity_lib.digest(json.loads(content[: content.index(b"\n")])["identity"])
+  header = {"format": FORMAT, "identity": identity, "versions": workdir.versions()}
+  header["ids"] = [ids.start, ids.stop, ids.step]
+  write_atomically(path, json.dumps(header) + "\n")
+  return identity_lib.digest(identity)
+
+
+def append(path: pathlib.Path, row: Mapping[str, Any], *, work: str) -> None:
+  """Adds a row to a log that was started; when this returns, a kill does not lose it.
 
   Guarantees:
     `a_torn_line_is_dropped`: what a kill left of a line is cut off, and its row is computed again.
     `a_full_disk_loses_no_row`: a row that can't be written whole is taken back.
     `a_changed_row_is_found`: every row carries a digest of itself and of the identity.
 
-  Args:
-    path: of the file.
-    identity: what the rows belong to, as JSON can hold it; that of a log that is there stays.
-    ids: those of the whole work.
-
   Raises:
-    WorkdirError: a line before the last is damaged.
+    OSError: it could not be written; the log is as it was.
   """
-
-  def __init__(self, path: pathlib.Path, identity: Mapping[str, Any], ids: range):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+  body = json.dumps(row)[:-1].encode()
+  line = body + _DIGEST + _digest(work, body) + b'"}\n'
+  with path.open("ab", buffering=0) as file:
+    end = file.tell()
     try:
-      content = path.read_bytes()
-      self._end = content.rfind(b"\n") + 1
-      os.ftruncate(self._file, self._end)
-      os.lseek(self._file, self._end, os.SEEK_SET)
-      if self._end:
-        identity = _parse(path, content[: self._end]).header["identity"]
-      self._work = identity_lib.digest(identity_lib.plain(identity))
-      if not self._end:
-        header = {"format": FORMAT, "identity": identity, "versions": workdir.versions()}
-        self._write(json.dumps({**header, "ids": [ids.start, ids.stop, ids.step]}).encode())
-    except BaseException:
-      os.close(self._file)
-      raise
-
-  def append(self, row: Mapping[str, Any]) -> None:
-    """Adds a row; when this returns, a kill does not lose it.
-
-    Raises:
-      OSError: it could not be written; the log is as it was.
-    """
-    body = json.dumps(row)[:-1].encode()
-    self._write(body + _DIGEST + _digest(self._work, body) + b'"}')
-
-  def _write(self, line: bytes) -> None:
-    """Writes a line whole, or not at all."""
-    data = line + b"\n"
-    try:
-      written = 0
-      while written < len(data):
-        written += os.write(self._file, data[written:])
+      while line:
+        line = line[file.write(line) :]
     except OSError:
-      os.ftruncate(self._file, self._end)
-      os.lseek(self._file, self._end, os.SEEK_SET)
+      file.truncate(end)
       raise
-    self._end += len(data)
-
-  def close(self) -> None:
-    """Brings the rows to the disk."""
-    try:
-      os.fsync(self._file)
-    finally:
-      os.close(self._file)
 
 
 def read(path: pathlib.Path) -> Contents | None:

@@ -1,4 +1,4 @@
-"""Trained weights by name, and as a net's variables: from a workdir, an export, or a file."""
+"""Trained weights as named arrays, from a workdir, an export or a file; or as net variables."""
 
 import contextlib
 import hashlib

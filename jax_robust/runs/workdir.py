@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from jax_robust import config as config_lib
-from jax_robust import job_table
+from jax_robust import job_table, presets
 from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import WorkdirError, near_path
 
@@ -124,7 +124,7 @@ def _is_unused(folder: pathlib.Path) -> bool:
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-  """The config that a workdir was made with, as plain data.
+  """The config that a workdir was made with, as plain data and brought up to date.
 
   Raises:
     WorkdirError: the folder is no workdir, or its config is damaged.
@@ -132,9 +132,9 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   check_is_run(folder)
   path = folder / "config.json"
   try:
-    data = json.loads(path.read_text())
-    return {"job": data["job"], **data}
-  except (ValueError, TypeError, KeyError) as error:
+    config = config_lib.from_data(json.loads(path.read_text()))
+    return {"job": config.job, **config_lib.to_data(presets.complete(config))}
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise WorkdirError(
       f"{path} is no config of ours ({error!r}): move the folder away, or restore that file"
     ) from error

@@ -13,8 +13,7 @@ from side_process import read_flags, tell, timed
 
 from jax_robust import models, smoothing
 from jax_robust.models import convert
-from jax_robust.runs.devices import row_devices
-from jax_robust.train import parallel
+from jax_robust.runs.devices import local_devices
 
 BATCHES = (200, 400, 1000, 2000, 4000, 16000)
 """Those that are tried."""
@@ -74,12 +73,11 @@ def main():
     write_problem(flags.file, flags.depth, flags.write)
     return
   logits_fn, images = load(flags.file, flags.depth)
-  mesh = parallel.data_mesh(jax.device_count())
 
   def make(batch):
     sampler = smoothing.Sampler(
       logits_fn, image_shape=images.shape[1:], batch_size=batch,
-      devices=row_devices(mesh, mode="jit"),
+      devices=local_devices("jit"),
     )  # fmt: skip
     return functools.partial(smoothing.certify_images, sampler, sigma=flags.sigma, n=flags.n)
 

@@ -11,7 +11,7 @@ import pytest
 JOB = "--config.job=autoattack"
 FLAGS = (
   "--config.autoattack.version=apgd-ce,apgd-t", "--config.autoattack.chunk_size=3",
-  "--config.evaluation.num_examples=8", "--config.evaluation.attack.eps=0.02",
+  "--config.evaluation.num_examples=8", "--config.autoattack.eps=0.02",
   "--config.evaluation.eps_list=0.05",
 )  # fmt: skip
 PLACE = "results/autoattack_linf_0.02"
@@ -82,7 +82,7 @@ def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
     assert not any(each["complete"] for each in read(piece)["evaluations"])
   named = f"--config.autoattack.pieces={tmp_path}/pieces/*"
   merge = [run_flag, "--config.job=merge", named, f"--workdir={tmp_path / 'merged'}"]
-  done = command([*merge, "--config.evaluation.attack.eps=0.03"])
+  done = command([*merge, "--config.autoattack.eps=0.03"])
   assert done.code == 2 and "eps=0.03: the pieces were evaluated at 0.02, 0.05" in done.printed
   done = command([*merge, FLAGS[3]])
   assert done.code == 0, done.printed

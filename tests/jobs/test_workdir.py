@@ -8,6 +8,8 @@ import pytest
 from jax_robust import config as config_lib
 from jax_robust.runs import workdir
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_config_there_is_kept_and_reproduces_the_run(tiny, tmp_path):
   config = tiny(attack__eps=8 / 255)

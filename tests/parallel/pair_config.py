@@ -16,4 +16,5 @@ def get_config(arg=""):
   config.attack = {**ascent, "loss": "kl_divergence"}
   config.evals.robust.attack = ascent
   config.schedule.learning_rate = 0.02
+  config.generate = {"method": "gaussian", "num_examples": 41, "num_shards": 2, "chunk_size": 3}
   return config
