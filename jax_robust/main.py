@@ -171,18 +171,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str) -> int:
   """Runs a job and turns what the user can change into a message; a bug keeps its traceback."""
-  from jax_robust.train.checkpoint import CheckpointDamagedError, CheckpointMismatchError
   from jax_robust.train.loop import NonFiniteError
-  from jax_robust.train.metrics import MetricsFileError
 
-  mistakes = (CheckpointDamagedError, CheckpointMismatchError, MetricsFileError)
   _set_up_logging()
   try:
     use_every_core()
     start_distributed(config)
     use_compilation_cache()
     result = job(config, workdir)
-  except (errors.UserError, *mistakes) as error:
+  except errors.UserError as error:
     return _complain(error, 2)
   except NonFiniteError as error:
     return _complain(error, 1)

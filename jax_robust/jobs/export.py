@@ -35,7 +35,8 @@ def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
   write_atomically(target / f"{weights.FILE}.sha256", f"{digest}  {weights.FILE}\n")
   result = {"file": weights.FILE, "sha256": digest, "step": info.get("step"), "config": stored}
   result["num_parameters"] = int(sum(a.size for n, a in arrays.items() if n.startswith("params/")))
-  workdir.write_json(target / "manifest.json", result)
+  result["data"] = {"num_classes": weights.num_classes(target.parent, arrays)}
+  workdir.write_json(target / weights.MANIFEST, result)
   return result
 
 
@@ -56,8 +57,7 @@ def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
   path = pathlib.Path(folder)
   config = config_lib.from_data(workdir.read_config(path))
   arrays, _ = weights.run_weights(path, which=checkpoint)
-  num_classes = arrays["params/logits/bias"].shape[0]
-  net = build.model(config, num_classes)
+  net = build.model(config, weights.num_classes(path, arrays))
   tree = convert.unflatten_variables({name: jnp.asarray(a) for name, a in arrays.items()})
   params = tree.pop("params")
   return nets.make_logits_fn(config, net, params, tree)

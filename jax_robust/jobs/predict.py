@@ -35,7 +35,8 @@ def predict(config: Any, folder: str) -> dict[str, Any]:
   names, source = files.unlabelled_folder(options["images"])
   with workdir.claimed(folder, create=bool(config.init_from)) as path:
     workdir.write_identity(path, config)
-    num_classes = weights.num_classes(config, path)
+    place, arrays, _ = weights.find(config, path)
+    num_classes = weights.num_classes(place, arrays)
     net = next(nets.each_net(config, path, dataclasses.replace(source, num_classes=num_classes)))
     sigma = options["sigma"] or net.sigma
     if not sigma:

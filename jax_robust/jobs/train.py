@@ -20,7 +20,9 @@ def train(config: Any, folder: str, training: Training | None = None) -> dict[st
   check.check(config)
   with workdir.claimed(folder) as path:
     workdir.write_identity(path, config)
-    outcome = _train(config, path, training or make_training(config))
+    training = training or make_training(config)
+    workdir.note_data(path, training.sets.train)
+    outcome = _train(config, path, training)
     result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
     if not outcome.preempted:
       workdir.write_result(path, "train", result)

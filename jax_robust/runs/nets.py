@@ -65,13 +65,8 @@ def each_net(
 def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
   """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
   net = build.model(config, source.num_classes)
-  if config.init_from and not (path / "checkpoints").exists():
-    name, info = config.init_from, {"step": None, "checkpoint": "init_from"}
-    arrays = weights.read_weights(name)
-  else:
-    name = str(path)
-    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
-  params, model_state = weights.fit(arrays, net, source.image_shape, name=name)
+  place, arrays, info = weights.find(config, path)
+  params, model_state = weights.fit(arrays, net, source.image_shape, name=str(place))
   return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 
 

@@ -17,6 +17,7 @@ import jax
 from jax_robust import config as config_lib
 from jax_robust import job_table, presets
 from jax_robust.data.atomic import write_atomically
+from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
 
 MAY_CHANGE = (
@@ -27,6 +28,9 @@ MAY_CHANGE = (
 
 `batch.backend` is none of them: the backends share the law of a batch, not the order of the shards.
 """
+
+DATA = "data.json"
+"""What a run's images are: how many classes, and their shape."""
 
 PACKAGES = (
   "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
@@ -117,7 +121,7 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
 def _is_unused(folder: pathlib.Path) -> bool:
   """Whether no job has come further here than its config: nothing can be lost or mixed up."""
   return all(
-    path.name in ("lock", "config.json", "versions.json")
+    path.name in ("lock", "config.json", "versions.json", DATA)
     or (path.is_dir() and not any(map(pathlib.Path.is_file, path.rglob("*"))))
     for path in folder.iterdir()
   )
@@ -138,6 +142,23 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     raise WorkdirError(
       f"{path} is no config of ours ({error!r}): move the folder away, or restore that file"
     ) from error
+
+
+def note_data(folder: pathlib.Path, source: Source) -> None:
+  """Writes `data.json`, what a run's images are, or checks that they still are.
+
+  Raises:
+    WorkdirError: the run was started on images of another shape, or of other classes.
+  """
+  if jax.process_index() != 0:
+    return
+  data = {"num_classes": source.num_classes, "image_shape": list(source.image_shape)}
+  path = folder / DATA
+  if path.exists() and (stored := json.loads(path.read_text())) != data:
+    raise WorkdirError(
+      f"{path} says {stored}, but {source.name} has {data}: use the data set of the run"
+    )
+  write_json(path, data)
 
 
 def versions() -> dict[str, Any]:
