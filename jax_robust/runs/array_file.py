@@ -5,6 +5,7 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
