@@ -5,6 +5,7 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,10 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, work: str) ->
     arrays: by name.
     work: digest of the identity of what they belong to.
   """
-  arrays = {name: np.asarray(array) for name, array in arrays.items()}
-  digests = {name: _digest(array, work) for name, array in arrays.items()}
-  arrays[_DIGESTS] = np.asarray(json.dumps(digests))
-  write_atomically(path, lambda stream: np.savez(stream, **arrays))
+  members: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+  digests = {name: _digest(array, work) for name, array in members.items()}
+  members[_DIGESTS] = np.asarray(json.dumps(digests))
+  write_atomically(path, lambda stream: np.savez(stream, **members))
 
 
 def read(

@@ -48,7 +48,7 @@ def start(path: pathlib.Path, identity: Mapping[str, Any], ids: range) -> str:
     os.truncate(path, end)
   if end:
     return identity_lib.digest(json.loads(content[: content.index(b"\n")])["identity"])
-  header = {"format": FORMAT, "identity": identity, "versions": workdir.versions()}
+  header: dict[str, Any] = {"format": FORMAT, "identity": identity, "versions": workdir.versions()}
   header["ids"] = [ids.start, ids.stop, ids.step]
   write_atomically(path, json.dumps(header) + "\n")
   return identity_lib.digest(identity)

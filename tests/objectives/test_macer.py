@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from scipy.special import ndtri
 from smoothing_net import (
   BATCH,
@@ -76,7 +77,7 @@ def test_loss_and_gradient_are_those_by_hand(changes, num_counted):
   soft = softmax(logits_of(KERNEL, X)).mean(1)
   np.testing.assert_allclose(metrics["smoothed_accuracy"], (soft.argmax(1) == LABELS).mean())
   expected = numerical_gradient(lambda kernel: by_hand(kernel, **options)[0])
-  np.testing.assert_allclose(gradient, expected, rtol=2e-3, atol=2e-4)
+  assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize("excess", [-1e-4, 1e-4])
