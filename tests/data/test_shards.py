@@ -137,17 +137,17 @@ def anonymous():
 
 def batches(num):
   rng = np.random.default_rng(0)
-  for start in range(0, num, 1000):
-    yield rng.integers(0, 256, (1000, 32, 32, 3), np.uint8), np.arange(1000) % 10
+  for start in range(0, num, 250):
+    yield rng.integers(0, 256, (250, 64, 64, 3), np.uint8), np.arange(250) % 10
 
-for run, num in enumerate((1_000, 1_000, 20_000)):  # the first run also pays for the imports
+for run, num in enumerate((250, 250, 5_000)):  # the first run also pays for the imports
   written, read = [], []
   folder = f"{sys.argv[1]}/{run}"
   shard_writer.write_shards(folder, batches(num), num_examples=num, num_classes=10, num_shards=4,
     generator="", licence="", seed=0, progress_fn=lambda *_: written.append(anonymous()))
   opened, rng = shards.open_shards(folder, verify="sha256"), np.random.default_rng(1)
-  for _ in range(num // 500):
-    opened.read(rng.integers(0, num, 500))
+  for _ in range(num // 125):
+    opened.read(rng.integers(0, num, 125))
     read.append(anonymous())
   print(max(written), max(read))
 """
