@@ -73,7 +73,8 @@ update = step.make_update(
   prepare=augment.make_prepare(num_classes=2), steps_per_epoch=2.0)
 folders = [checkpoint.Checkpointer({workdir!r} + name, max_to_keep=1) for name in ("/a", "/b")]
 outcome = loop.run(
-  state.create_state(net, optimizer, [images[:1] / np.float32(255)], seed=0), step_fn=jax.jit(update),
+  state.create_state(net, optimizer, [images[:1] / np.float32(255)], seed=0),
+  step_fn=jax.jit(update),
   make_batches=pipeline.make_train_batches(
     source, None, backend="resident", batch_size=4, original_share=1.0),
   evaluate=lambda state: {{"clean": 0.5}}, schedule=loop.Schedule(2, 0, 0, 1),

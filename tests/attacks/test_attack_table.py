@@ -1,4 +1,8 @@
-"""What holds for every attack in every ball. A new attack adds one row to `ATTACKS_UNDER_TEST`."""
+"""What holds for every attack in every ball. A new attack adds one row to `ATTACKS_UNDER_TEST`.
+
+That eager calls, `jit` and any number of devices, and so of rows, give the same result is held by
+`tests/parallel/test_mapped_table.py`.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -184,33 +188,24 @@ def test_success_never_falls_with_eps(name, ball_name):
   assert rates == sorted(rates)
 
 
-@pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
-def test_result_is_independent_of_the_batch(name):
-  ball_name = ATTACKS_UNDER_TEST[name].balls[0]  # one of them: a ball works row by row
+@every_case
+def test_result_is_independent_of_the_batch(name, ball_name):
+  """Other neighbours, at another place; other batch sizes are for the mapped table."""
   x, labels = problem()
-  attack, ball = ATTACKS_UNDER_TEST[name].attack, BALLS[ball_name](RADII[ball_name])
-  keys = as_keys(jax.random.key(0), NUM_ROWS)
-  _, together = run(name, ball_name)
-  alone = jax.jit(functools.partial(attack, logits_fn, ball=ball))(x[5:6], labels[5:6], keys[5:6])
-  np.testing.assert_allclose(alone, together[5:6], atol=2e-6)
-
-
-@pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
-def test_eager_equals_jit(name):
-  ball_name = ATTACKS_UNDER_TEST[name].balls[0]
-  x, labels = problem()
-  ball = BALLS[ball_name](RADII[ball_name])
-  eager = ATTACKS_UNDER_TEST[name].attack(logits_fn, x, labels, jax.random.key(0), ball=ball)
-  np.testing.assert_allclose(eager, run(name, ball_name)[1], atol=2e-6)
+  keys, eps = as_keys(jax.random.key(0), NUM_ROWS), jnp.float32(RADII[ball_name])
+  rows = jnp.array([5, 5, 0, 5, 3, 3, 1, 0])
+  moved = jitted(name, ball_name)(x[rows], labels[rows], keys[rows], eps)
+  np.testing.assert_allclose(moved, run(name, ball_name)[1][rows], atol=2e-6)
 
 
 def test_one_key_is_folded_with_the_row_number():
   x, labels = problem()
   attack = functools.partial(attacks.rs_fgsm, ball=attacks.linf_ball(0.1))
   key = jax.random.key(4)
-  together = attack(logits_fn, x, labels, key)
+  attack = jax.jit(functools.partial(attack, logits_fn))
+  together = attack(x, labels, key)
   keys = jnp.stack([jax.random.key(9), jax.random.fold_in(key, 3)])
-  row = attack(logits_fn, x[2:4], labels[2:4], keys)[1:]
+  row = attack(x[2:4], labels[2:4], keys)[1:]
   np.testing.assert_allclose(row, together[3:4], atol=1e-6)
 
 
@@ -232,21 +227,7 @@ def test_no_gradient_flows_out(name):
     np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
 
 
-@pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
-def test_device_count_changes_nothing(name):
-  ball_name = ATTACKS_UNDER_TEST[name].balls[0]  # one of them: a ball works row by row
-  x, labels = problem()
-  keys = as_keys(jax.random.key(0), NUM_ROWS)
-  attack, ball = ATTACKS_UNDER_TEST[name].attack, BALLS[ball_name](RADII[ball_name])
-  mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-  sharded = jax.device_put((x, labels, keys), sharding)
-  x_adv = jax.jit(lambda x, labels, keys: attack(logits_fn, x, labels, keys, ball=ball))(*sharded)
-  assert len(x_adv.sharding.device_set) == 4
-  np.testing.assert_allclose(x_adv, run(name, ball_name)[1], atol=2e-6)
-
-
-@pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
+@pytest.mark.parametrize("name", attacks.ATTACKS)
 def test_float64_stays_float64(name):
   ball_name = ATTACKS_UNDER_TEST[name].balls[-1]
   with jax.enable_x64(True):

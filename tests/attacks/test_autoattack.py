@@ -16,11 +16,17 @@ BALLS = {"linf": attacks.linf_ball, "l2": attacks.l2_ball}
 NUM_CLASSES = 5
 
 
-ONCE = versions.Settings(num_restarts=1, num_queries=300)
-STANDARD = tuple(versions.STAGES[name](ONCE) for name in versions.STANDARD)
-"""`standard`, but for a Square that is as long as most tests need it."""
+def stages(*names, **settings):
+  """Attacks that are as long as most tests need them."""
+  settings = {"num_restarts": 1, "num_steps": 40, "num_queries": 300, **settings}
+  return tuple(versions.STAGES[name](versions.Settings(**settings)) for name in names)
 
-SHORT_SQUARE = STANDARD[-1]
+
+STANDARD = stages(*versions.STANDARD)
+APGD, SQUARE = STANDARD[:1], STANDARD[-1:]
+
+EIGHTS = attacks.Devices(count=8)
+"""Rows in multiples of eight, as for eight devices: fewer batch sizes to compile."""
 
 
 def linear_problem(num_rows=24):
@@ -42,13 +48,19 @@ def linear_problem(num_rows=24):
 
 
 @functools.cache
-def evaluate(norm, version, batch_size=16, scale=1.0):
+def evaluate(norm, version, batch_size=24, devices=EIGHTS):
   """The evaluation of the linear net."""
   logits_fn, x, labels, _ = linear_problem()
-  ball = BALLS[norm](scale * EPS[norm])
   return attacks.autoattack(
-    logits_fn, x, labels, jax.random.key(0), ball=ball, version=version, batch_size=batch_size
-  )
+    logits_fn, x, labels, jax.random.key(0), ball=BALLS[norm](EPS[norm]), version=version,
+    batch_size=batch_size, devices=devices,
+  )  # fmt: skip
+
+
+def autoattack(logits_fn, x, labels, **options):
+  """The evaluation of another net, or of other labels."""
+  options = {"devices": EIGHTS, "batch_size": 24, **options}
+  return attacks.autoattack(logits_fn, x, labels, jax.random.key(0), **options)
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -68,7 +80,8 @@ def test_linear_net_gives_the_exact_flags(norm):
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "mt"])
 @pytest.mark.parametrize("norm", BALLS)
 def test_each_gradient_attack_by_itself_reaches_the_optimum(norm, name):
-  np.testing.assert_array_equal(evaluate(norm, (name,)).robust, evaluate(norm, STANDARD).robust)
+  alone = evaluate(norm, stages(name, num_restarts=2 if name == "fab" else 1))
+  np.testing.assert_array_equal(alone.robust, evaluate(norm, STANDARD).robust)
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -95,18 +108,21 @@ def test_adversarial_points_are_valid(norm):
   np.testing.assert_array_equal(pred == labels, result.robust)
 
 
-@pytest.mark.parametrize("version", [("apgd-ce",), ("fab-t",), (SHORT_SQUARE,)])
+@pytest.mark.parametrize(
+  "version",
+  [stages("apgd-ce", num_restarts=2), stages("fab-t"), stages("square", num_queries=60)],
+  ids=["apgd-ce", "fab-t", "square"],
+)
 def test_independent_of_the_batch_size(version):
   logits_fn, x, labels, _ = linear_problem()
   whole = evaluate("linf", version)
-  for batch_size in (8, 64):
-    other = evaluate("linf", version, batch_size)
-    np.testing.assert_array_equal(other.robust, whole.robust)
-    np.testing.assert_allclose(other.x_adv, whole.x_adv, atol=1e-6)
+  other = evaluate("linf", version, 7, attacks.Devices())
+  np.testing.assert_array_equal(other.robust, whole.robust)
+  np.testing.assert_allclose(other.x_adv, whole.x_adv, atol=1e-6)
   order = np.random.default_rng(1).permutation(len(x))[:9]
-  some = attacks.autoattack(
-    logits_fn, x[order], labels[order], jax.random.key(0),
-    ball=attacks.linf_ball(EPS["linf"]), version=version, ids=order,
+  some = autoattack(
+    logits_fn, x[order], labels[order], ball=attacks.linf_ball(EPS["linf"]), version=version,
+    ids=order,
   )  # fmt: skip
   np.testing.assert_array_equal(some.robust, whole.robust[order])
   np.testing.assert_allclose(some.x_adv, whole.x_adv[order], atol=1e-6)
@@ -115,7 +131,7 @@ def test_independent_of_the_batch_size(version):
 def test_robust_flags_never_rise_with_eps():
   logits_fn, x, labels, _ = linear_problem()
   run = attacks.make_autoattack(
-    logits_fn, norm="linf", version=("apgd-ce", SHORT_SQUARE), batch_size=24
+    logits_fn, norm="linf", version=APGD + SQUARE, batch_size=24, devices=EIGHTS
   )
   at = lambda eps: run(x, labels, jax.random.key(0), ball=attacks.linf_ball(eps), check=False)  # noqa: E731
   before = at(0.0)
@@ -128,29 +144,28 @@ def test_robust_flags_never_rise_with_eps():
   assert not before.robust.any()
 
 
-def test_passes_are_counted_and_fallen_images_rest():
+def test_passes_are_counted_and_broken_images_rest():
   result = evaluate("linf", ("apgd-ce",))
   assert not result.num_backward[0] and result.num_forward[0] == 1  # wrong from the start
   np.testing.assert_array_equal(result.num_backward[result.robust], 5 * 101)
   fell = result.clean & ~result.robust
   assert np.all(result.num_backward[fell] < 5 * 101)
   np.testing.assert_array_equal(result.num_forward[fell], result.num_backward[fell] + 2)
-  assert not evaluate("linf", ("square",)).num_backward.any()
+  assert not evaluate("linf", SQUARE).num_backward.any()
 
 
 def test_a_pass_for_each_class_and_each_draw_is_counted():
-  result = evaluate("linf", ("fab",))
+  result = evaluate("linf", stages("fab", num_restarts=3))
   assert result.robust.any()
-  np.testing.assert_array_equal(result.num_backward[result.robust], 5 * 100 * NUM_CLASSES)
+  np.testing.assert_array_equal(result.num_backward[result.robust], 3 * 40 * NUM_CLASSES)
   logits_fn, x, labels, _ = linear_problem()
-  stage = versions.STAGES["apgd-ce"](versions.Settings(num_restarts=1, eot=3))
-  result = attacks.autoattack(
-    noisy(logits_fn, 1e-6), x, labels, jax.random.key(0), ball=attacks.linf_ball(1e-4),
-    version=(stage,), check=False,
+  result = autoattack(
+    noisy(logits_fn, 1e-6), x, labels, ball=attacks.linf_ball(1e-4), check=False,
+    version=stages("apgd-ce", num_steps=5, eot=3),
   )  # fmt: skip
-  draws = 20  # of the look at the images before
-  np.testing.assert_array_equal(result.num_backward[result.robust], 3 * 101)
-  np.testing.assert_array_equal(result.num_forward[result.robust], draws + 3 * 101)
+  draws = 20  # of the prediction before the attack
+  np.testing.assert_array_equal(result.num_backward[result.robust], 3 * 6)
+  np.testing.assert_array_equal(result.num_forward[result.robust], draws + 3 * 6)
 
 
 def test_a_planted_adversarial_is_found():
@@ -163,7 +178,8 @@ def test_a_planted_adversarial_is_found():
     low = jnp.full_like(distance, -9.0)
     return jnp.stack([jnp.full_like(distance, -0.03), -distance, low, low], axis=1)
 
-  evaluate = attacks.make_autoattack(logits_fn, norm="linf")
+  version = stages(*versions.STANDARD, num_steps=100, num_queries=1000)
+  evaluate = attacks.make_autoattack(logits_fn, norm="linf", version=version, devices=EIGHTS)
   run = functools.partial(evaluate, x, np.zeros(3, np.int32), jax.random.key(0))
   found = run(ball=attacks.linf_ball(0.1))
   assert found.clean.all() and not found.robust.any()
@@ -173,10 +189,9 @@ def test_a_planted_adversarial_is_found():
 def test_square_wins_where_gradients_are_masked():
   logits_fn, x, labels, _ = linear_problem()
   lines = []
-  result = attacks.autoattack(
-    lambda x: logits_fn(jnp.round(x * 64) / 64), x, labels, jax.random.key(0),
-    ball=attacks.linf_ball(2 * EPS["linf"]), report=lines.append,
-    version=("apgd-ce", "apgd-t", SHORT_SQUARE),
+  result = autoattack(
+    lambda x: logits_fn(jnp.round(x * 64) / 64), x, labels, ball=attacks.linf_ball(2 * EPS["linf"]),
+    report=lines.append, version=stages("apgd-ce", "apgd-t", "square"),
   )  # fmt: skip
   # What falls to them is a random start's luck.
   assert result.robust_after["apgd-t"].sum() >= 0.75 * result.clean.sum()
@@ -195,16 +210,13 @@ def noisy(logits_fn, scale):
 def test_a_randomised_net_is_evaluated_with_expectations():
   logits_fn, x, labels, distances = linear_problem()
   ball = attacks.linf_ball(2 * EPS["linf"])
-  result = attacks.autoattack(
-    noisy(logits_fn, 0.1), x, labels, jax.random.key(0), ball=ball, version="rand"
-  )
+  result = autoattack(noisy(logits_fn, 0.1), x, labels, ball=ball, version="rand")
   assert not any("randomised" in line for line in result.warnings)
   far, near = distances["linf"] > 3 * EPS["linf"], distances["linf"] < EPS["linf"]
   assert not result.robust[near].any()
   assert result.robust[far][1:].all() or not far[1:].any()
-  other = attacks.autoattack(
-    noisy(logits_fn, 0.1), x, labels, jax.random.key(0), ball=ball, version=("apgd-ce",)
-  )
+  version = stages("apgd-ce", num_steps=1)
+  other = autoattack(noisy(logits_fn, 0.1), x, labels, ball=ball, version=version)
   assert any("use version='rand'" in line for line in other.warnings)
 
 
@@ -212,9 +224,9 @@ def test_a_randomised_net_is_evaluated_with_expectations():
 def test_too_few_classes_leave_attacks_out_and_say_so(num_classes, left_out):
   logits_fn, x, labels, _ = linear_problem()
   labels = np.asarray(logits_fn(x))[:, :num_classes].argmax(1)
-  result = attacks.autoattack(
-    lambda x: logits_fn(x)[:, :num_classes], x, labels, jax.random.key(0),
-    ball=attacks.linf_ball(EPS["linf"]), version=("apgd-ce", "apgd-dlr", "apgd-t", "fab-t"),
+  result = autoattack(
+    lambda x: logits_fn(x)[:, :num_classes], x, labels, ball=attacks.linf_ball(EPS["linf"]),
+    version=stages("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", num_steps=2),
   )  # fmt: skip
   assert f"left out for lack of classes: {left_out}" in result.warnings
   assert (
@@ -224,7 +236,7 @@ def test_too_few_classes_leave_attacks_out_and_say_so(num_classes, left_out):
 
 def test_a_claim_that_does_not_hold_is_not_an_attack():
   logits_fn, x, labels, _ = linear_problem()
-  honest = versions.STAGES["apgd-ce"](versions.Settings(num_steps=3)).searches[0][0]
+  honest = stages("apgd-ce", num_steps=3)[0].searches[0][0]
 
   def step(ball, logits_fn, state):
     state = honest.step(ball, logits_fn, state)
@@ -232,9 +244,7 @@ def test_a_claim_that_does_not_hold_is_not_an_attack():
     return state._replace(found=jnp.ones_like(state.found), x_adv=outside)
 
   liar = versions.Stage("liar", ((Search(honest.init, step, 3), 1),))
-  result = attacks.autoattack(
-    logits_fn, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.01), version=(liar,)
-  )
+  result = autoattack(logits_fn, x, labels, ball=attacks.linf_ball(0.01), version=(liar,))
   np.testing.assert_array_equal(result.robust, result.clean)
   assert result.rejected == {"liar": int(result.clean.sum())}
   assert any("were not confirmed" in line for line in result.warnings)
@@ -244,9 +254,9 @@ def test_a_claim_that_does_not_hold_is_not_an_attack():
 def test_the_log_reads_as_autoattacks():
   logits_fn, x, labels, _ = linear_problem()
   lines = []
-  attacks.autoattack(
-    logits_fn, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.01),
-    version=("apgd-ce",), report=lines.append,
+  autoattack(
+    logits_fn, x, labels, ball=attacks.linf_ball(0.01), version=stages("apgd-ce", num_steps=2),
+    report=lines.append,
   )  # fmt: skip
   assert lines[0] == "using custom version including apgd-ce."
   assert lines[1] == "initial accuracy: 95.83%"
@@ -292,10 +302,9 @@ def test_expectations_win_where_noise_masks_the_gradient():
 
   robust = {}
   for eot in (1, 20):
-    stage = versions.STAGES["apgd-ce"](versions.Settings(num_restarts=1, eot=eot))
-    robust[eot] = attacks.autoattack(
-      net, x, labels, jax.random.key(0), ball=attacks.linf_ball(0.1), version=(stage,), check=False
-    ).robust.sum()
+    version = stages("apgd-ce", num_steps=50, eot=eot)
+    result = autoattack(net, x, labels, ball=attacks.linf_ball(0.1), version=version, check=False)
+    robust[eot] = result.robust.sum()
   assert robust[20] < 0.75 * robust[1]
 
 
@@ -303,10 +312,9 @@ def test_random_labels_leave_what_the_net_gets_right_by_chance():
   logits_fn, x, _, distances = linear_problem()
   guess = np.asarray(logits_fn(x)).argmax(1)
   labels = np.random.default_rng(5).integers(0, NUM_CLASSES, len(x))
-  result = attacks.autoattack(
-    logits_fn, x, labels, jax.random.key(0), ball=attacks.linf_ball(EPS["linf"]),
-    version=("apgd-ce",), check=False,
-  )  # fmt: skip
+  result = autoattack(
+    logits_fn, x, labels, ball=attacks.linf_ball(EPS["linf"]), version=APGD, check=False
+  )
   np.testing.assert_array_equal(result.clean, guess == labels)
   assert 0 < result.clean.sum() < 12
   np.testing.assert_array_equal(result.robust, result.clean & (distances["linf"] > EPS["linf"]))

@@ -93,6 +93,6 @@ def test_probabilities_stand_for_their_arg_max():
 
 def test_contradictions_raise():
   x, labels = interior(2)
-  for options in ({"num_steps": 0}, {"num_searches": 0}):
-    with pytest.raises(ValueError, match="expected at least 1 of each"):
-      cw(x, labels, **options)
+  for name in ("num_steps", "num_searches"):
+    with pytest.raises(ValueError, match=f"{name}=0: expected a whole number, at least 1"):
+      cw(x, labels, **{name: 0})
