@@ -41,7 +41,8 @@ def get_config(arg=""):
   arg = config_lib.parse_arg(arg, data="cifar10", sigma=0.0, method="gaussian", m=0)
   config = presets.smoothing(arg, arg.data, {"gaussian": {}})
   config.job = "certify"
-  config.objective.sigma, config.select = arg.sigma or 0.5, ("clean", "max")  # nothing is trained
+  # Nothing is trained; sigma 0 certifies each run under the noise that it was trained with.
+  config.objective.sigma, config.smoothing.sigma = arg.sigma or 0.5, arg.sigma
   config.model = MODELS.get(arg.data, MODELS["cifar10"])
   config.schedule = {"name": "constant", "learning_rate": 0.1}
   return presets.finish(config, arg)

@@ -21,6 +21,6 @@ def get_config(arg=""):
   config.attack = {**attacks.RECIPES["trades_2019"], "loss": "kl_divergence"}
   config.objective.update({"attack_statistics": "running", "clean_pass_updates": True})
   config.ema.decay = 0.0
-  config.evaluation.attack.eps = 0.031
+  config.evals.robust.attack.eps = 0.031
   config.total_epochs, config.evaluate_epochs = 76.0, 4.0
   return presets.finish(config, arg)

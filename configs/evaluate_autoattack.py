@@ -8,7 +8,7 @@ Weights from elsewhere need their model named; this config is for CIFAR-10 and a
 
   python -m jax_robust.main --config=configs/evaluate_autoattack.py --workdir=WORKDIR \\
     --config.init_from=WEIGHTS.safetensors --config.model.depth=28 --config.model.width=10 \\
-    --config.data_dir=TFDS --config.evaluation.attack.eps=8/255
+    --config.data_dir=TFDS --config.autoattack.eps=8/255
 
 `--config.autoattack.version` is standard, plus, rand or aa+mt, or attacks: apgd-ce,fab-t. More
 radii: `--config.evaluation.eps_list=2/255,4/255`. The same command resumes at the last chunk. In
@@ -30,6 +30,6 @@ def get_config(arg=""):
   radii = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}
   if arg.norm not in radii:
     raise errors.ConfigError(f"norm={arg.norm!r}: expected one of {', '.join(radii)}")
-  config.evaluation.attack.update({"norm": arg.norm, "eps": radii[arg.norm]})
+  config.autoattack.update({"norm": arg.norm, "eps": radii[arg.norm]})
   config.evaluation.batch_size = 256
   return presets.finish(config, arg)

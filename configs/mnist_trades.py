@@ -21,6 +21,6 @@ def get_config(arg=""):
   config.augment.update({"pad": 0, "flip": False, "label_smoothing": 0.0})
   eps, step_size = {"linf": (0.3, 0.01), "l2": (2.0, 0.2)}[arg.norm]
   config.attack.update({"eps": eps, "step_size": step_size, "num_steps": 40})
-  config.evaluation.attack.eps = eps
+  config.evals.robust.attack.eps = eps
   config.total_epochs, config.evaluate_epochs = 100.0, 10.0
   return presets.finish(config, arg)

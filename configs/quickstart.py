@@ -31,9 +31,9 @@ def get_config(arg=""):
   }  # fmt: skip
   eps = 0.15
   config.attack = presets.trades_attack(eps=eps)
+  config.evals.robust.attack.eps = eps
   config.evaluation.update(
     {
-      "attack": presets.pgd40(eps=eps),
       "eps_list": (0.03, 0.06, 0.09, 0.12, 0.15, 0.2, 0.25),
       "batch_size": 256,
       "checkpoint": "latest",

@@ -1,14 +1,14 @@
 """jax_robust: train, attack and certify robust image classifiers in JAX.
 
-Importing it loads JAX and the pure parts, `attacks`, `losses` and `smoothing`; models, data and the
-loop come when they are asked for.
+Importing it loads JAX and the pure parts: `attacks`, `errors`, `losses`, `nets` and `smoothing`.
+Models, data and the training loop are imported by name, such as `from jax_robust import models`.
 """
 
-from jax_robust import attacks, losses, smoothing
+from jax_robust import attacks, errors, losses, nets, smoothing
 
 __version__ = "0.1.0"
 
-__all__ = ["attacks", "load", "losses", "smoothing"]
+__all__ = ["attacks", "errors", "load", "losses", "nets", "smoothing"]
 
 
 def load(folder: str, *, checkpoint: str = "best"):

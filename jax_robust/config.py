@@ -154,7 +154,7 @@ def _tuples(data: Any) -> Any:
 def shipped() -> dict[str, pathlib.Path]:
   """The configs of the installed package, by name."""
   spec = importlib.util.find_spec("jax_robust.configs")
-  folders = list(spec.submodule_search_locations) if spec else []
+  folders = list(spec.submodule_search_locations or ()) if spec else []
   beside = pathlib.Path(__file__).resolve().parent.parent / "configs"
   paths = (path for folder in [*folders, beside] for path in pathlib.Path(folder).glob("*.py"))
   return {path.stem: path for path in sorted(paths) if path.stem != "__init__"}
@@ -235,7 +235,9 @@ def steps(
   return int(value / per_step + 1e-9)
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(
+  config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = ""
+) -> dict[str, Any]:
   """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
   flat = {}
   for key, value in config.items():

@@ -182,7 +182,7 @@ def is_traced(value: Any) -> bool:
   return isinstance(value, jax.core.Tracer)
 
 
-def first_few(values: Sequence[Any]) -> str:
+def first_few(values: Sequence[Any] | np.ndarray) -> str:
   """The first five of many values, and how many more there are.
 
   >>> first_few([3, 1, 4, 1, 5, 9, 2])

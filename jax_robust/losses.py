@@ -212,7 +212,7 @@ def over_exits(loss_fn: LossFn) -> LossFn:
     if not isinstance(targets, tuple):
       targets = (targets,) * len(exits)
     each = [loss_fn(*pair) for pair in zip(exits, targets, strict=True)]
-    return each[0] if len(each) == 1 else sum(each) / len(each)
+    return each[0] if len(each) == 1 else sum(each[1:], each[0]) / len(each)
 
   return loss_over_exits
 

@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import errno
-import importlib
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from jax_robust import config as config_lib
-from jax_robust import errors, presets
+from jax_robust import errors, job_table, presets
 
 HELP = """\
 Train, attack and export robust image classifiers.
@@ -42,20 +41,6 @@ interrupted from the keyboard; 143 asked to stop (SIGTERM), state saved. After 1
 same command goes on from the last checkpoint.
 """
 
-JOBS = (
-  "train",
-  "evaluate",
-  "autoattack",
-  "certify",
-  "predict",
-  "analyse",
-  "merge",
-  "generate",
-  "export",
-  "compare",
-)
-"""What `config.job` may name: each is a function `(config, workdir)` in its module of `jobs`."""
-
 
 class Arguments(NamedTuple):
   """What was typed: where the config is, what changes in it, and where the run lives."""
@@ -64,17 +49,6 @@ class Arguments(NamedTuple):
   workdir: str
   overrides: list[tuple[str, str]]
   print_config: bool
-
-
-def load_job(name: str) -> Callable[[Any, str], Mapping[str, Any]]:
-  """Imports a job, with all that it needs.
-
-  Raises:
-    ConfigError: there is none of that name; with the near miss.
-  """
-  if name not in JOBS:
-    raise errors.ConfigError(f"config.job={name!r}{errors.near_miss(name, JOBS)}")
-  return getattr(importlib.import_module(f"jax_robust.jobs.{name}"), name)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -164,9 +138,9 @@ def help_text() -> str:
       for name, line in first.items()
     )
 
-  configs = config_lib.shipped().items()
+  jobs, configs = job_table.JOBS.items(), config_lib.shipped().items()
   return HELP.format(
-    jobs=lines({name: load_job(name).__doc__ for name in JOBS}),
+    jobs=lines({name: job_table.load(job.function).__doc__ for name, job in jobs}),
     configs=lines({name: ast.get_docstring(ast.parse(path.read_text())) for name, path in configs}),
   )
 
@@ -185,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_config:
       print(json.dumps(config_lib.to_data(config), indent=2))
       return 0
-    job = load_job(config.get("job", ""))
+    name = config.get("job") or ""
+    errors.check_name("config.job", name, job_table.JOBS, error=errors.ConfigError)
+    job = job_table.load(job_table.JOBS[name].function)
   except errors.ConfigError as error:
     return _complain(error, 2)
   except KeyboardInterrupt:
@@ -195,20 +171,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str) -> int:
   """Runs a job and turns what the user can change into a message; a bug keeps its traceback."""
-  from jax_robust.errors import DataFileError, WorkdirError
-  from jax_robust.train.checkpoint import CheckpointDamagedError, CheckpointMismatchError
   from jax_robust.train.loop import NonFiniteError
-  from jax_robust.train.metrics import MetricsFileError
 
-  mistakes = (DataFileError, WorkdirError, MetricsFileError)
-  mistakes += (CheckpointMismatchError, CheckpointDamagedError)
   _set_up_logging()
   try:
     use_every_core()
     start_distributed(config)
     use_compilation_cache()
     result = job(config, workdir)
-  except (errors.ConfigError, *mistakes) as error:
+  except errors.UserError as error:
     return _complain(error, 2)
   except NonFiniteError as error:
     return _complain(error, 1)

@@ -1,8 +1,11 @@
 """What configs are made of: the papers' recipe, its attacks, and the smoke version."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
 
-from jax_robust import attacks, errors
+from jax_robust import attacks, errors, job_table
 from jax_robust import config as config_lib
 
 
@@ -38,64 +41,55 @@ def base() -> ml_collections.ConfigDict:
       "log_steps": 50,
       "save_epochs": 10.0,
       "evaluate_epochs": 40.0,
+      "evals": evals(pgd40()),
       "select": ("robust", "max"),
       "evaluation": {
         "batch_size": 512,
         "num_examples": 0,
-        "attack": pgd40(),
         "eps_list": (),
         "checkpoint": "best",
         "precision": "highest",
+        "exit": "last",
       },
-      **_job_blocks(),
+      **job_table.blocks(),
     }
   )
 
 
-def _job_blocks() -> dict:
-  """What the evaluation jobs read."""
-  return {
-    "autoattack": {
-      "version": "standard",
-      "chunk_size": 500,
-      "shard": "0/1",
-      "save_examples": False,
-      "pieces": (),
-    },
-    "smoothing": {
-      "sigma": 0.0,
-      "sigma_list": (),
-      "weights": (),
-      "images": "",
-      "logs": (),
-      "n0": 100,
-      "n": 100_000,
-      "alpha": 0.001,
-      "skip": 1,
-      "start": 0,
-      "stop": 0,
-      "max": 0,
-      "noise": "gaussian",
-      "radii": (),
-      "tolerance": 0.0,
-      "batch_size": 1000,
-      "shard": "0/1",
-      "pieces": (),
-    },
-  }
-
-
-PLAIN_BLOCKS = ("data", "generated", "evaluation", "autoattack", "smoothing")
+PLAIN_BLOCKS = ("data", "generated", "evaluation", *job_table.blocks())
 """Blocks with fixed keys; the others are the keywords of whatever function they name."""
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Adds what a config lacks in its plain blocks: one of an earlier version has fewer keys."""
+  """Brings a config of an earlier version up to date: it may lack `evals`, and keys of blocks."""
   defaults = base()
   with config.unlocked():
+    attack = (config.get("evaluation") or {}).get("attack")
+    if attack is not None:
+      del config.evaluation["attack"]
+      config.evals = evals(attack, noise=(config.get("smoothing") or {}).get("sigma") or None)
     for name in PLAIN_BLOCKS:
-      config[name] = {**defaults[name].to_dict(), **config.get(name, {})}
+      config[name] = {**defaults[name].to_dict(), **(config.get(name) or {})}
+    for name, block in job_table.blocks(optional=True).items():
+      if name in config:
+        config[name] = {**block, **config[name]}
   return config
+
+
+def evals(attack: Mapping[str, Any] | None = None, *, noise: float | None = None) -> dict:
+  """`config.evals`: clean accuracy, and what else is given.
+
+  Args:
+    attack: the attack of the entry `robust`, as keywords of `attacks.make_attack`.
+    noise: the standard deviation of the entry `noisy`; 0 stands for that of the training. None
+      leaves the entry out.
+  """
+  entries: dict = {"clean": {"evaluator": "clean"}}
+  if attack is not None:
+    entries["robust"] = {"evaluator": "attacked", "attack": dict(attack)}
+  if noise is not None:
+    entries["noisy"] = {"evaluator": "noisy", "sigma": float(noise)}
+  return entries
 
 
 def trades_attack(**changes) -> dict:
@@ -140,7 +134,6 @@ def smoothing(arg, dataset: str, objectives: dict) -> ml_collections.ConfigDict:
   config.objective = objective
   num_chunks = 1 if arg.method == "macer" else objective.get("num_noise_vec", 1)
   config.batch.size = max(256 // num_chunks, 1)
-  config.smoothing.sigma = arg.sigma
   config.augment.update({"label_smoothing": 0.0})
   config.optimizer = {
     "name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4,
@@ -148,11 +141,9 @@ def smoothing(arg, dataset: str, objectives: dict) -> ml_collections.ConfigDict:
   }  # fmt: skip
   config.ema = {"decay": 0.0, "warmup_steps": 0, "ramp": False}
   config.batch.update({"original_share": 1.0, "emulated_workers": 0})
-  config.select = ("noisy", "max")
+  del config["attack"], config["evals"]
+  config.evals, config.select = evals(noise=0.0), ("noisy", "max")
   config.evaluation.checkpoint = "latest"
-  config.evaluation.attack = {
-    "name": "pgd", "norm": "l2", "eps": arg.sigma, "num_steps": 10, "step_size": arg.sigma / 4,
-  }  # fmt: skip
   return config
 
 
@@ -174,7 +165,7 @@ def trades_generated(arg, dataset: str) -> ml_collections.ConfigDict:
     config.attack = {**attacks.RECIPES["trades_sign"], "loss": "kl_divergence"}
   elif arg.flavour != "adam":
     raise errors.ConfigError(f"flavour={arg.flavour!r}: expected 'adam' or 'sign'")
-  config.evaluation.attack.update({"norm": arg.norm, "eps": config.attack.eps})
+  config.evals.robust.attack.update({"norm": arg.norm, "eps": config.attack.eps})
   return config
 
 
@@ -209,7 +200,8 @@ def finish(
   config.augment.update({"pad": min(config.augment.pad, 1)})
   if config.augment.get("group_size"):
     config.augment.group_size = 12
-  for attack in (config.attack, config.evaluation.attack):
+  attacks_of_evals = [block.attack for block in config.evals.values() if "attack" in block]
+  for attack in [*attacks_of_evals, *([config.attack] if "attack" in config else [])]:
     if "num_steps" in attack:
       attack.num_steps = min(attack.num_steps, 2)
   return config

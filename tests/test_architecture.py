@@ -1,17 +1,19 @@
 """Who may import whom, and how large things may become, read from the source."""
 
 import ast
+import functools
 import pathlib
 import sys
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
-FILES = sorted(PACKAGE.rglob("*.py"))
 
 CORE = ("types", "errors", "losses", "nets", "attacks", "smoothing")
 SHARED = (*CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config",
-          "presets")  # fmt: skip
+          "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
   "errors": (),
@@ -26,15 +28,15 @@ MAY_IMPORT = {
   "train": (*CORE, "objectives"),
   "evaluate": CORE,
   "config": ("errors",),
-  "presets": ("config", "errors", "attacks"),
+  "job_table": (),
+  "presets": ("config", "errors", "attacks", "job_table"),
   "runs": SHARED,
   "jobs": (*SHARED, "runs"),
-  "main": ("jobs", "runs", "config", "errors", "presets", "data", "train"),
-  "__init__": ("attacks", "losses", "nets", "smoothing", "jobs", "runs"),
+  "main": ("config", "errors", "job_table", "presets", "train"),
+  "__init__": ("attacks", "errors", "losses", "nets", "smoothing", "jobs", "runs"),
 }
-"""The rooms of the package, and those whose doors are open to each."""
+"""The rooms of the package, and those that each may import."""
 
-STANDARD = sys.stdlib_module_names
 OUTSIDE_THE_CORE = {"jax", "numpy", "scipy", "optax", "chex", "jaxtyping"}
 """What the core may import besides the standard library."""
 
@@ -45,95 +47,175 @@ ONLY_IN = {
   "tensorflow": ("data",),
   "tensorflow_datasets": ("data",),
   "tensorboardX": ("train/metrics",),
-  "matplotlib": ("evaluate/plotting", "evaluate/smoothing_plots"),
+  "matplotlib": ("evaluate/plot_style",),
   "absl": (),
+  "difflib": ("errors",),
 }
 """Packages, and the only places that know them."""
 
 LAZY = ("tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn", "PIL")
 """Packages that are imported inside functions only."""
 
+UNPICKLERS = ("pickle", "dill", "cloudpickle", "marshal", "shelve")
 
-def place_of(path):
-  """`train/loop`; a package is its folder."""
-  return str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__")
+PARTS_OF_JAX = {
+  "jax._src": (),
+  "jax.experimental.shard_map": (),
+  "jax.experimental.pjit": (),
+  "jax.extend": ("models/convolution",),  # defines a primitive
+  "jax.interpreters": ("models/convolution",),
+}
+"""Parts of JAX that are private, deprecated or may change, and the only places that use them."""
 
-
-each_file = pytest.mark.parametrize("path", FILES, ids=place_of)
-
-
-def imports(path):
-  """(name, whether it is imported with the module) of every import of a file."""
-  tree = ast.parse(path.read_text())
-  inside = {
-    id(node)
-    for function in ast.walk(tree)
-    if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-    for node in ast.walk(function)
-  }
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Import):
-      names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, "imports are absolute"
-      names = [f"{node.module}.{alias.name}" for alias in node.names]
-    else:
-      continue
-    yield from ((name, id(node) not in inside) for name in names)
+MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 300, 50
+"""Lines that hold code: blank ones, comments and docstrings cost nothing."""
 
 
-@each_file
-def test_imports_run_one_way(path):
-  room = place_of(path).split("/")[0]
-  for name, with_module in imports(path):
+class Source:
+  """One file of the package: `place` is `train/loop`, or the folder of an `__init__.py`."""
+
+  def __init__(self, place, text):
+    self.place, self.text = place, text
+    self.room = place.split("/")[0]
+    self.tree = ast.parse(text)
+
+  def imports(self):
+    """(line, name, whether it is imported with the module) of every import."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    inside = {
+      id(node)
+      for function in ast.walk(self.tree)
+      if isinstance(function, functions)
+      for node in ast.walk(function)
+    }
+    for node in ast.walk(self.tree):
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        prefix = "." * node.level + (node.module or "")
+        names = [f"{prefix}.{alias.name}" for alias in node.names]
+      else:
+        continue
+      yield from ((node.lineno, name, id(node) not in inside) for name in names)
+
+  def num_code_lines(self, node):
+    """Lines of a node that hold code: neither blank, nor comment, nor docstring."""
+    rows = self.text.splitlines()
+    numbers = set(range(getattr(node, "lineno", 1), getattr(node, "end_lineno", len(rows)) + 1))
+    for each in ast.walk(node):
+      if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):  # a docstring
+        numbers -= set(range(each.lineno, each.end_lineno + 1))
+    stripped = (rows[number - 1].strip() for number in numbers)
+    return sum(bool(row) and not row.startswith("#") for row in stripped)
+
+
+@functools.cache
+def package():
+  """Every file of the package."""
+  files = sorted(PACKAGE.rglob("*.py"))
+  places = [str(file.relative_to(PACKAGE).with_suffix("")) for file in files]
+  return [
+    Source(place.removesuffix("/__init__"), file.read_text())
+    for place, file in zip(places, files, strict=True)
+  ]
+
+
+def imports_against_the_order(source):
+  """Imports of rooms that are not below."""
+  for line, name, with_module in source.imports():
     first, *rest = name.split(".")
-    if first != "jax_robust" or rest[0] == room:
-      continue
-    assert rest[0] in MAY_IMPORT[room], f"{room} imports {name}"
-    assert room != "__init__" or not with_module or rest[0] in CORE, "the core only, by itself"
+    if not first:
+      yield line, "imports are absolute"
+    elif first == "jax_robust" and rest[0] != source.room:
+      if rest[0] not in MAY_IMPORT[source.room]:
+        yield line, f"{source.room} imports {name}"
+      elif source.room == "__init__" and with_module and rest[0] not in CORE:
+        yield line, f"{name} comes with the package: the core only does"
 
 
-@each_file
-def test_the_core_stands_on_little(path):
-  if place_of(path).split("/")[0] not in CORE:
-    return
-  for name, _ in imports(path):
+def foreign_to_the_core(source):
+  """What the core imports beyond a handful of packages."""
+  if source.room in CORE:
+    for line, name, _ in source.imports():
+      first = name.split(".")[0]
+      if first not in {"jax_robust", *OUTSIDE_THE_CORE, *sys.stdlib_module_names}:
+        yield line, f"the core imports {name}"
+
+
+def heavy_packages_out_of_place(source):
+  """Packages that are loaded with a module, or known in a second place."""
+  for line, name, with_module in source.imports():
     first = name.split(".")[0]
-    assert first == "jax_robust" or first in OUTSIDE_THE_CORE or first in STANDARD, name
+    if first in LAZY and with_module:
+      yield line, f"{name} is loaded with the module"
+    places = ONLY_IN.get(first, (source.place,))
+    if not any(source.place == place or source.place.startswith(f"{place}/") for place in places):
+      yield line, f"imports {name}"
 
 
-@each_file
-def test_heavy_packages_have_one_place(path):
-  place = place_of(path)
-  for name, with_module in imports(path):
-    first = name.split(".")[0]
-    assert not (first in LAZY and with_module), f"{name} is loaded with the module"
-    if first in ONLY_IN:
-      known = any(place == only or place.startswith(f"{only}/") for only in ONLY_IN[first])
-      assert known, f"{place} imports {name}"
+def unpickled_or_evaluated(source):
+  """Ways in which a data file could run code."""
+  for line, name, _ in source.imports():
+    if name.split(".")[0] in UNPICKLERS:
+      yield line, f"imports {name}"
+  for node in ast.walk(source.tree):
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("eval", "exec"):
+      yield node.lineno, f"calls {node.func.id}"
+    unsafe = isinstance(node, ast.keyword) and node.arg == "allow_pickle"
+    if unsafe and getattr(node.value, "value", None) is not False:
+      yield node.lineno, "sets allow_pickle"
 
 
-@each_file
-def test_nothing_is_unpickled_or_evaluated(path):
-  for name, _ in imports(path):
-    assert name.split(".")[0] not in ("pickle", "dill", "cloudpickle", "marshal", "shelve")
-  for node in ast.walk(ast.parse(path.read_text())):
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-      assert node.func.id not in ("eval", "exec"), f"line {node.lineno}"
-    if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-      assert isinstance(node.value, ast.Constant) and node.value.value is False
+def fragile_parts_of_jax(source):
+  """Imports of what JAX may change without notice."""
+  for line, name, _ in source.imports():
+    for part, places in PARTS_OF_JAX.items():
+      if f"{name}.".startswith(f"{part}.") and source.place not in places:
+        yield line, f"imports {name}"
 
 
-@each_file
-def test_files_and_functions_stay_small(path):
-  text = path.read_text()
-  assert len(text.splitlines()) <= 300
-  for node in ast.walk(ast.parse(text)):
+def too_long(source):
+  """Files and functions with more code than one idea takes."""
+  lines = source.num_code_lines(source.tree)
+  if lines > MOST_LINES_OF_A_FILE:
+    yield 1, f"{lines} lines of code"
+  for node in ast.walk(source.tree):
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-      body = node.body[1:] if ast.get_docstring(node) else node.body
-      lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-      assert lines <= 50, f"{node.name} has {lines} lines below its docstring"
+      lines = sum(map(source.num_code_lines, node.body))
+      if lines > MOST_LINES_OF_A_FUNCTION:
+        yield node.lineno, f"{node.name} has {lines} lines of code"
 
 
-def test_every_room_is_in_the_picture():
-  assert {place_of(path).split("/")[0] for path in FILES} == set(MAY_IMPORT)
+CHECKS = {
+  "imports run one way": (imports_against_the_order, "from jax_robust import main"),
+  "the core stands on little": (foreign_to_the_core, "import flax"),
+  "heavy packages have one place": (heavy_packages_out_of_place, "import orbax.checkpoint"),
+  "heavy packages are imported late": (heavy_packages_out_of_place, "import PIL.Image"),
+  "nothing is unpickled": (unpickled_or_evaluated, "np.load(file, allow_pickle=yes)"),
+  "nothing is evaluated": (unpickled_or_evaluated, "eval('1')"),
+  "fragile parts of JAX have one place": (fragile_parts_of_jax, "from jax._src import core"),
+  "functions stay small": (too_long, "def f():\n" + 51 * "  x = 1\n"),
+  "files stay small": (too_long, 301 * "x = 1\n"),
+}
+"""Each with a file that it must find fault with."""
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_rule(name):
+  check, offender = CHECKS[name]
+  assert list(check(Source("losses", offender))), "the check is blind"
+  found = [
+    f"jax_robust/{source.place}:{line}: {what}"
+    for source in package()
+    for line, what in check(source)
+  ]
+  assert not found, "\n".join(["", *found])
+
+
+def test_blank_lines_comments_and_docstrings_are_no_code():
+  source = Source("losses", '"""Docs."""\n\nX = 1\n"""Its docs."""\n# why\ndef f():\n  "Docs."\n')
+  assert source.num_code_lines(source.tree) == 2
+
+
+def test_every_room_is_in_the_table():
+  assert {source.room for source in package()} == set(MAY_IMPORT)

@@ -9,6 +9,8 @@ from jax_robust import config as config_lib
 from jax_robust import presets
 from jax_robust.errors import ConfigError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def config():

@@ -10,7 +10,7 @@ import pytest
 from jax_robust import config as config_lib
 from jax_robust import main, objectives
 from jax_robust.data import augment, mixture
-from jax_robust.runs import build
+from jax_robust.runs import build, evaluation, training
 
 SMOOTHING = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
 ARGUMENTS = {
@@ -52,10 +52,10 @@ def test_config_is_data_and_builds(reference):
       jax.random.key(0),
     )
     assert variables["params"]
-    transformation = build.optimizer(built, FakeSource)
+    transformation = training.make_optimizer(built, FakeSource)
     assert jax.eval_shape(transformation.init, variables["params"])
-    assert callable(build.objective(built))
-    assert callable(build.attack(build.block(built.evaluation, "attack")))
+    assert callable(training.training_method(built).make_update)
+    assert set(evaluation.make_evaluators(built)) == set(built.evals)
     assert callable(augment.make_prepare(num_classes=10, **build.block(built, "augment")))
     batch = built.batch
     law = mixture.composition(
@@ -65,7 +65,7 @@ def test_config_is_data_and_builds(reference):
       num_slices=batch.num_slices,
     )
     assert law.num_original + law.num_generated == batch.size
-    assert build.duration(built, "total", FakeSource) > 0
+    assert training.duration(built, "total", FakeSource) > 0
 
 
 def test_released_batch_is_308_originals_and_716_generated():
@@ -105,7 +105,7 @@ def test_published_chunks_are_batches(method, sigma):
     config = config_lib.load(f"{data}_smoothing:method={method},sigma={sigma}")
     chunks = 1 if method == "macer" else config.objective.get("num_noise_vec", 1)
     assert config.batch.size * chunks == 256
-    assert config.objective.sigma == config.smoothing.sigma == sigma
+    assert config.objective.sigma == evaluation.noise_level(config) == sigma
 
 
 def test_smoothmix_ends_eight_sigma_away():

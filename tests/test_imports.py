@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from quick_compilation import XLA_FLAGS
+
 LAZY = ("tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn")
 HEAVY = (*LAZY, "flax", "orbax", "ml_collections")
 
@@ -12,7 +14,7 @@ HEAVY = (*LAZY, "flax", "orbax", "ml_collections")
 def run(code, repository, blocked=()):
   """What a fresh interpreter, in which `blocked` can't be imported, prints last, read as JSON."""
   prelude = "import json, sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
-  environment = {**os.environ, "PYTHONPATH": str(repository), "XLA_FLAGS": ""}
+  environment = {**os.environ, "PYTHONPATH": str(repository), "XLA_FLAGS": XLA_FLAGS}
   command = [sys.executable, "-c", prelude + code]
   done = subprocess.run(command, env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-3000:]
@@ -24,13 +26,13 @@ def test_import_jax_robust_loads_the_core_only(repository):
   assert {"jax", "jax_robust.attacks", "jax_robust.losses"} <= loaded
   assert not {*HEAVY, "absl.app"} & loaded
   ours = {name.split(".")[1] for name in loaded if name.startswith("jax_robust.")}
-  assert ours == {"attacks", "losses", "nets", "smoothing", "types"}
+  assert ours == {"attacks", "errors", "losses", "nets", "smoothing", "types"}
 
 
 CORE = """
 import jax, jax.numpy as jnp
 from jax_robust import attacks, losses
-import jax_robust.objectives, jax_robust.evaluate.scoring, jax_robust.evaluate.report
+import jax_robust.objectives, jax_robust.evaluate.scoring, jax_robust.evaluate.intervals
 x, y = jnp.full((2, 2, 2, 1), 0.5), jnp.array([0, 1])
 logits_fn = lambda x: x.reshape(2, -1)[:, :3]
 attack = attacks.make_attack("pgd", norm="linf", eps=0.1, num_steps=2, step_size=0.1)
@@ -71,7 +73,8 @@ update = step.make_update(
   prepare=augment.make_prepare(num_classes=2), steps_per_epoch=2.0)
 folders = [checkpoint.Checkpointer({workdir!r} + name, max_to_keep=1) for name in ("/a", "/b")]
 outcome = loop.run(
-  state.create_state(net, optimizer, (2, 2, 1), seed=0), step_fn=jax.jit(update),
+  state.create_state(net, optimizer, [images[:1] / np.float32(255)], seed=0),
+  step_fn=jax.jit(update),
   make_batches=pipeline.make_train_batches(
     source, None, backend="resident", batch_size=4, original_share=1.0),
   evaluate=lambda state: {{"clean": 0.5}}, schedule=loop.Schedule(2, 0, 0, 1),

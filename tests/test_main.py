@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import errors, main
+from jax_robust import errors, job_table, main
 from jax_robust.errors import DataFileError, WorkdirError
 from jax_robust.train.checkpoint import (
   CheckpointDamagedError,
@@ -33,7 +33,7 @@ def job(monkeypatch):
   """`job(function)` runs in place of every job; it takes (config, workdir)."""
 
   def replace(function):
-    monkeypatch.setattr(main, "load_job", lambda name: function)
+    monkeypatch.setattr(job_table, "load", lambda reference: function)
 
   return replace
 
@@ -43,7 +43,7 @@ def test_help_is_worth_reading(capsys, flag):
   assert main.main(["--config=x", flag]) == 0
   text = capsys.readouterr().out
   assert text.startswith("Train, attack and export robust image classifiers.")
-  for name in main.JOBS:
+  for name in job_table.JOBS:
     (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
     assert len(line.split()) > 4, "every job says what it does"
   for name in config_lib.shipped():
@@ -70,11 +70,6 @@ def test_a_config_of_an_earlier_version_gets_what_was_added_since(capsys, tmp_pa
 def test_nothing_at_all_shows_the_help_and_is_a_mistake(capsys):
   assert main.main([]) == 2
   assert "Jobs, as config.job names them" in capsys.readouterr().out
-
-
-def test_the_jobs_are_the_functions_named():
-  for name in main.JOBS:
-    assert main.load_job(name).__name__ == name
 
 
 def test_a_job_gets_the_config_with_its_changes_and_the_workdir(job):

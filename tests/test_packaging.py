@@ -3,6 +3,10 @@
 import re
 import tomllib
 
+import pytest
+
+pytestmark = pytest.mark.fast
+
 
 def test_every_package_is_listed(repository):
   listed = set(
@@ -13,6 +17,26 @@ def test_every_package_is_listed(repository):
     for path in (repository / "jax_robust").rglob("__init__.py")
   }
   assert listed == found | {"jax_robust.configs"}
+
+
+def test_types_are_shipped(repository):
+  tools = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]
+  assert "py.typed" in tools["setuptools"]["package-data"]["jax_robust"]
+  assert (repository / "jax_robust" / "py.typed").exists()
+
+
+def test_constraints_pin_every_dependency_and_nothing_of_one_machine(repository):
+  project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+  extras = project["optional-dependencies"]
+  wanted = [*project["dependencies"], *extras["test"], *extras["dev"]]
+  names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
+  names -= {"jax_robust", "tensorflow"}  # itself, and macOS' TensorFlow
+  lines = (repository / "constraints.txt").read_text().splitlines()
+  pinned = [line for line in lines if not line.startswith("#")]
+  pin = re.compile(r'([\w.-]+)==[\w.]+(; python_version (<=|>) "3\.\d+")?')
+  found = {pin.fullmatch(line)[1] for line in pinned}
+  normal = {re.sub(r"[-_.]+", "-", name).lower() for name in found}
+  assert {re.sub(r"[-_.]+", "-", name).lower() for name in names} <= normal
 
 
 def test_packages_hold_no_stray_top_level_folder(repository):

@@ -19,9 +19,10 @@ def get_config(arg=""):
   config.augment.pad = 1
   config.model = {"name": "mlp", "hidden": (8,), "norm": True, "bn_group_size": None}
   ascent = {"name": "pgd", "norm": "linf", "eps": 0.1, "num_steps": 2, "step_size": 0.05}
-  del config.attack, config.evaluation["attack"]
+  del config.attack, config.evals
   config.attack = {**ascent, "loss": "kl_divergence"}
-  config.evaluation.update({"attack": ascent, "batch_size": 8, "num_examples": 16})
+  config.evals = presets.evals(ascent)
+  config.evaluation.update({"batch_size": 8, "num_examples": 16})
   config.schedule = {"name": "cosine", "learning_rate": 0.1, "warmup_steps": 2}
   config.ema.decay = 0.9
   del config.total_epochs, config.save_epochs, config.evaluate_epochs

@@ -159,9 +159,10 @@ def check_norm(name: str, ball: Ball, norm: str, otherwise: str = "") -> None:
 def _radius(eps: Any) -> Any:
   """Python numbers, fractions among them, become floats and are checked; arrays pass."""
   if isinstance(eps, numbers.Real):
-    if not 0 <= eps < float("inf"):
+    radius = float(eps)
+    if not 0 <= radius < float("inf"):
       raise ValueError(f"eps={eps}: expected a finite radius >= 0, in units of images in [0, 1]")
-    return float(eps)
+    return radius
   return eps
 
 

@@ -1,13 +1,12 @@
-"""Sources, the law of a batch, and its two backends; importing it loads no TensorFlow."""
+"""Labelled images on disk, and batches of them; importing it loads no TensorFlow."""
 
 import importlib
 
 _HOMES = {
   "composition": "mixture",
-  "eval_batches": "pipeline",
+  "eval_batches": "evaluation",
   "make_train_batches": "pipeline",
   "permute": "permutation",
-  "resident_batches": "resident",
   "train_batches": "pipeline",
 }
 

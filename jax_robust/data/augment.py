@@ -1,4 +1,4 @@
-"""What a training step does to a batch of uint8 images: augment, scale to [0, 1], make targets.
+"""Augmentation inside the training step: from a batch of uint8 images to images and targets.
 
 Pure functions of (batch, key) for inside the jitted step, so that both data backends send uint8
 over the wire and share one implementation.
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jax_robust.data import mixing
-from jax_robust.data.policies import Policy, check_choice, make_policy
+from jax_robust.data.policies import make_policy
+from jax_robust.errors import check_count, check_name, check_not_negative, check_positive
 from jax_robust.types import Batch
 
 Prepare: TypeAlias = Callable[[Mapping[str, Array], Array], Batch]
@@ -42,7 +43,7 @@ def crop_and_flip(images: Array, keys: Array, *, pad: int, flip: bool) -> Array:
   return jax.vmap(one)(padded, keys)
 
 
-def cutout(images: Array, keys: Array, *, size: int) -> Array:
+def cut_out(images: Array, keys: Array, *, size: int) -> Array:
   """Zeroes a square of side `size` around a uniform pixel, clipped at the border; one key per
   image."""
   height, width = images.shape[1:3]
@@ -75,44 +76,6 @@ def soft_targets(
   one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
   smooth = (1 - label_smoothing) * one_hot + label_smoothing / num_classes
   return jnp.where(in_scope[:, None], smooth, one_hot)
-
-
-def _prepare(
-  batch: Mapping[str, Array],
-  rng: Array,
-  *,
-  targets: Callable[[Array, Array], Array],
-  policy: Policy | None,
-  mix: Callable[..., tuple[Array, Array]] | None,
-  pad: int,
-  flip: bool,
-  cutout_size: int,
-  dtype: Any,
-) -> Batch:
-  """The body of `make_prepare`."""
-  images = batch["image"]
-  if images.dtype != jnp.uint8 or images.ndim != 4:
-    raise ValueError(
-      f"batch['image'] is {images.dtype}{list(images.shape)}: expected uint8 [b,h,w,c]"
-    )
-  # fold_in and split of one key can meet, so that no key is used for both.
-  rows_key, mix_key = jax.random.split(rng)
-  row_keys = jax.vmap(jax.random.fold_in, (None, 0))(rows_key, batch["row"])
-  policy_keys, crop_keys, cutout_keys = jnp.moveaxis(
-    jax.vmap(partial(jax.random.split, num=3))(row_keys), 1, 0
-  )
-  if policy is not None:
-    images = jax.vmap(policy)(images, policy_keys)
-  if pad or flip:
-    images = crop_and_flip(images, crop_keys, pad=pad, flip=flip)
-  if cutout_size:
-    images = cutout(images, cutout_keys, size=cutout_size)
-  x = images.astype(dtype) / 255
-  target = targets(batch["label"], batch["generated"])
-  if mix is not None:
-    x, target = mix(x, target, mix_key)
-  kept = {name: batch[name] for name in ("label", "row", "generated")}
-  return {"image": x, "target": target, **kept}
 
 
 def make_prepare(
@@ -186,39 +149,55 @@ def make_prepare(
   Reference: Gowal et al., 2021 (arXiv:2110.09468); Rebuffi et al., 2021 (arXiv:2103.01946); DeVries
   and Taylor, "Cutout", 2017 (arXiv:1708.04552).
   """
-  check_choice("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES)
-  if num_classes < 1:
-    raise ValueError(f"num_classes={num_classes}: expected at least 1")
+  check_name("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES)
+  check_count(num_classes=num_classes, group_size=1 if group_size is None else group_size)
+  check_not_negative(pad=pad, cutout=cutout, mixup_alpha=mixup_alpha)
   if not 0 <= label_smoothing < 1:
     raise ValueError(f"label_smoothing={label_smoothing}: expected a value in [0, 1)")
-  for name, value in {"pad": pad, "cutout": cutout, "mixup_alpha": mixup_alpha}.items():
-    if not value >= 0:
-      raise ValueError(f"{name}={value}: expected 0 (off) or more")
-  if group_size is not None and group_size < 1:
-    raise ValueError(f"group_size={group_size}: expected None or at least 1")
-  return partial(
-    _prepare,
-    targets=partial(
-      soft_targets,
+  augment = None
+  if policy is not None:
+    augment = make_policy(policy, num_ops=num_ops, magnitude=magnitude, fill=fill)
+  mix = _choose_mix(mixup_alpha, cutmix, cutmix_alpha, cutmix_beta, group_size)
+
+  def prepare(batch: Mapping[str, Array], rng: Array) -> Batch:
+    images = batch["image"]
+    if images.dtype != jnp.uint8 or images.ndim != 4:
+      raise ValueError(
+        f"batch['image'] is {images.dtype}{list(images.shape)}: expected uint8 [b,h,w,c]"
+      )
+    # fold_in and split of one key can meet, so that no key is used for both.
+    rows_key, mix_key = jax.random.split(rng)
+    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(rows_key, batch["row"])
+    split = jax.vmap(partial(jax.random.split, num=3))
+    policy_keys, crop_keys, cutout_keys = jnp.moveaxis(split(row_keys), 1, 0)
+    if augment is not None:
+      images = jax.vmap(augment)(images, policy_keys)
+    if pad or flip:
+      images = crop_and_flip(images, crop_keys, pad=pad, flip=flip)
+    if cutout:
+      images = cut_out(images, cutout_keys, size=cutout)
+    x = images.astype(dtype) / 255
+    target = soft_targets(
+      batch["label"],
+      batch["generated"],
       num_classes=num_classes,
       label_smoothing=float(label_smoothing),
       smoothing_scope=smoothing_scope,
       dtype=dtype,
-    ),
-    policy=policy and make_policy(policy, num_ops=num_ops, magnitude=magnitude, fill=fill),
-    mix=_choose_mix(mixup_alpha, cutmix, cutmix_alpha, cutmix_beta, group_size),
-    pad=pad,
-    flip=flip,
-    cutout_size=cutout,
-    dtype=dtype,
-  )
+    )
+    if mix is not None:
+      x, target = mix(x, target, mix_key)
+    kept = {name: batch[name] for name in ("label", "row", "generated")}
+    return {"image": x, "target": target, **kept}
+
+  return prepare
 
 
 def _choose_mix(
   mixup_alpha: float, cutmix: bool, alpha: float, beta: float, group_size: int | None
 ) -> Callable[..., tuple[Array, Array]] | None:
   """CutMix, mixup or neither, with its parameters checked before the first step."""
-  mixing.check_positive(cutmix_alpha=alpha, cutmix_beta=beta)
+  check_positive(cutmix_alpha=alpha, cutmix_beta=beta)
   if cutmix and mixup_alpha:
     raise ValueError(f"cutmix=True, mixup_alpha={mixup_alpha}: expected at most one of the two")
   if cutmix:

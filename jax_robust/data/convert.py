@@ -1,4 +1,4 @@
-"""Any file or folder of labelled images: opened as a source, or made into shards."""
+"""Opens any file or folder of labelled images as a source, or makes shards of it."""
 
 import os
 import pathlib
@@ -12,17 +12,14 @@ from jax_robust.errors import DataFileError
 
 
 def open_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
-  """Opens what lies at `path`: our shards, an npz, a pack of JPEGs, or a folder for every class.
+  """Opens what lies at `path`: shards, an npz, a pack of JPEGs, or a folder for every class.
 
   Args:
     path: A file or folder; its content decides, not its name.
     num_classes: None takes the manifest's, or the largest label plus one.
 
-  Returns:
-    The source.
-
   Raises:
-    DataFileError: if there is nothing, nothing known, or something damaged.
+    DataFileError: there is nothing, nothing known, or something damaged.
   """
   open_fn = _OPENERS[_kind(path)]
   source = open_fn(path, num_classes=num_classes)
@@ -37,14 +34,11 @@ def open_split(folder: str | os.PathLike, split: str) -> Source | None:
 
   Args:
     folder: With `SPLIT/` or `SPLIT.npz`, of what `open_source` takes, or with the files in which
-      MNIST was released.
+      MNIST was released; None is returned where it holds none of these.
     split: "train" or "test".
 
-  Returns:
-    The source; None where the folder holds none of these.
-
   Raises:
-    DataFileError: if something is damaged.
+    DataFileError: something is damaged.
   """
   for path in (pathlib.Path(folder, split), pathlib.Path(folder, f"{split}.npz")):
     if path.exists():
@@ -70,17 +64,9 @@ def make_shards(
   Args:
     source: What `open_source` takes (an npz is streamed, never loaded), or a `Source` or `Stream`,
       such as `data.tfds.tfds_stream(...)`.
-    folder: Where to; see `write_shards`, also for the guarantees and errors.
-    num_classes: None takes what the source says.
-    num_shards: How many shards; None: as `shard_size` has it.
-    shard_size: Samples in a shard at most.
+    folder, num_classes, num_shards, shard_size, licence, seed, progress_fn: As in `write_shards`,
+      which also says what is guaranteed, returned and raised.
     generator: What made the images; None takes the source's file name.
-    licence: Under which terms they may be used.
-    seed: Seed of the order.
-    progress_fn: Called with (samples written, samples in all).
-
-  Returns:
-    The shards, opened.
   """
   if not isinstance(source, (Source, Stream)):
     open_fn = files.npz_stream if _kind(source) == "npz" else open_source
@@ -98,14 +84,8 @@ def make_shards(
   )
 
 
-def _open_shards(path, *, num_classes) -> ShardSet:
-  """Opens shards, whose manifest knows the number of classes."""
-  del num_classes
-  return open_shards(path)
-
-
 _OPENERS: dict[str, Callable[..., Source]] = {
-  "shards": _open_shards,
+  "shards": lambda path, *, num_classes: open_shards(path),  # whose manifest has the classes
   "folders": files.png_folder_source,
   "jpeg pack": files.jpeg_pack_source,
   "npz": files.npz_source,
@@ -113,7 +93,7 @@ _OPENERS: dict[str, Callable[..., Source]] = {
 
 
 def _kind(path) -> str:
-  """Says which of `_OPENERS` reads what lies at `path`."""
+  """The key of `_OPENERS` for what lies at `path`."""
   path = pathlib.Path(path)
   if not path.exists():
     raise DataFileError(path, "there is no such file or folder", "Check the path.")

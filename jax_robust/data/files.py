@@ -1,6 +1,10 @@
-"""Files of images and labels as others made them: npz, packs of JPEGs, a folder for every class."""
+"""Sources from common layouts of files: npz, packs of JPEGs, a folder of images for each class.
 
-import difflib
+Each function takes the path and `num_classes`, None for the largest label plus one, and keeps the
+order of the file. Each raises DataFileError for whatever is wrong with the file; for a damaged
+image, when it is read.
+"""
+
 import io
 import os
 import pathlib
@@ -13,11 +17,11 @@ from jax_robust.data.sources import (
   Stream,
   array_source,
   as_indices,
-  image_problem,
   label_layout_problem,
   label_problem,
+  layout_problem,
 )
-from jax_robust.errors import DataFileError
+from jax_robust.errors import DataFileError, near_miss
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _LAYOUT = (
@@ -32,16 +36,6 @@ def npz_source(path: str | os.PathLike, *, num_classes: int | None = None) -> So
   What `numpy.savez` wrote is read row by row from the disk. What `numpy.savez_compressed` wrote
   has no random access and is unpacked into RAM: make shards of it where that is too much
   (`data.convert.make_shards`). Either way the whole file is read once, to verify its checksums.
-
-  Args:
-    path: The file.
-    num_classes: None takes the largest label plus one.
-
-  Returns:
-    The source, in the file's order (often sorted by class).
-
-  Raises:
-    DataFileError: if anything is wrong with the file.
   """
   path = str(path)
   with npy.open_npz(path) as archive:
@@ -63,8 +57,7 @@ def npz_source(path: str | os.PathLike, *, num_classes: int | None = None) -> So
 
 
 def npz_stream(path: str | os.PathLike, *, num_classes: int | None = None) -> Stream:
-  """Streams such a file in constant memory, compressed or not; arguments and errors of
-  `npz_source`."""
+  """Streams what `npz_source` reads in constant memory, compressed or not."""
   path = str(path)
   with npy.open_npz(path) as archive:
     return _npz_stream(archive, path, num_classes)
@@ -74,46 +67,29 @@ def _npz_stream(archive, path, num_classes) -> Stream:
   """Checks the headers and all labels of an npz and returns its stream."""
   _require_keys(archive, path, ("image", "label"))
   image, label = npy.member_header(archive, "image"), npy.member_header(archive, "label")
-  problem = image_problem(image.shape, image.dtype) or label_layout_problem(
-    label.shape, label.dtype, image.shape[0]
-  )
-  if problem:
+  if problem := layout_problem(image, label):
     raise DataFileError(path, problem, _LAYOUT)
-  num_classes = (
-    num_classes
-    if num_classes is not None
-    else 1 + max(int(labels.max()) for labels in npy.member_rows(archive, "label", 1 << 16))
-  )
+  if num_classes is None:
+    num_classes = 1 + max(int(rows.max()) for rows in npy.member_rows(archive, "label", 1 << 16))
   start = 0
   for labels in npy.member_rows(archive, "label", 1 << 16):
     _require(label_problem(labels, num_classes, start), path)
     start += len(labels)
 
-  def chunks(chunk_size=1024):
+  def batches(batch_size=1024):
     with npy.open_npz(path) as archive:
-      images = npy.member_rows(archive, "image", chunk_size)
-      labels = npy.member_rows(archive, "label", chunk_size)
-      for pair in zip(images, labels, strict=True):
-        yield pair[0], pair[1].astype(np.int32)
+      members = [npy.member_rows(archive, key, batch_size) for key in ("image", "label")]
+      for images, labels in zip(*members, strict=True):
+        yield images, labels.astype(np.int32)
 
-  return Stream(path, image.shape[0], image.shape[1:], num_classes, chunks)
+  return Stream(path, image.shape[0], image.shape[1:], num_classes, batches)
 
 
 def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
-  """Reads a pack of JPEGs, decoding an image when it is asked for.
+  """Reads a pack of JPEGs; an image is decoded when it is read.
 
   The npz holds `jpeg_bytes` uint8 [total], `offsets` int64 [n + 1] (image i is bytes offsets[i] to
   offsets[i + 1]) and `labels` integers [n]. The compressed bytes stay in RAM.
-
-  Args:
-    path: The file.
-    num_classes: None takes the largest label plus one.
-
-  Returns:
-    The source, in the pack's order.
-
-  Raises:
-    DataFileError: if anything is wrong with the file; for a damaged image, when it is read.
   """
   path = str(path)
   with npy.open_npz(path) as archive:
@@ -128,7 +104,7 @@ def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None)
   offsets = offsets.astype(np.int64)
   if offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) <= 0).any():
     _require("offsets do not rise from 0 to the number of jpeg_bytes", path)
-  _require(label_layout_problem(labels.shape, labels.dtype, len(offsets) - 1), path)
+  _require(label_layout_problem(labels, len(offsets) - 1), path)
   data = data.tobytes()
 
   def decode(index):
@@ -139,21 +115,11 @@ def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None)
 
 
 def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
-  """Reads `path/<class>/<image>.png` (or .jpg), decoding an image when it is asked for.
+  """Reads `path/<class>/<image>.png` (or .jpg); an image is decoded when it is read.
 
   Where every folder's name is an integer, it is the label; else the labels number the folders in
   the order of their names. Images follow one another by class, then by file name; hidden files are
-  left out.
-
-  Args:
-    path: The folder of the classes' folders.
-    num_classes: None takes the largest label plus one.
-
-  Returns:
-    The source.
-
-  Raises:
-    DataFileError: if there are no images or other files; for a damaged image, when it is read.
+  left out, other files are refused.
   """
   path = str(path)
   remedy = "Expected a folder for every class with .png or .jpg images of one size."
@@ -174,17 +140,9 @@ def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None
 
 
 def unlabelled_folder(path: str | os.PathLike) -> tuple[list[str], Source]:
-  """Reads all `.png` and `.jpg` images below a folder, which has no labels.
+  """Reads all `.png` and `.jpg` images below a folder: their names inside it, and a source.
 
-  Args:
-    path: the folder.
-
-  Returns:
-    The names of the images inside the folder, in order, and a source of them whose labels are all
-    0. Hidden files and files of other kinds are left out.
-
-  Raises:
-    DataFileError: if there are no images; for a damaged one, when it is read.
+  All labels of the source are 0. Hidden files and files of other kinds are left out.
   """
   root = pathlib.Path(path)
   names = sorted(
@@ -239,17 +197,15 @@ def _decode(file, where) -> np.ndarray:
 
 
 def _require(problem, path):
-  """Raises what `*_problem` found, if anything."""
+  """Raises DataFileError if there is a problem, in words."""
   if problem:
     raise DataFileError(path, problem, "Correct the file, or num_classes if that is what is wrong.")
 
 
 def _require_keys(archive, path, keys):
-  """Refuses an npz without the arrays `keys`, naming the near miss."""
+  """Raises DataFileError, with the near miss, for an npz without one of the arrays `keys`."""
   names = npy.member_names(archive)
   for key in keys:
     if key not in names:
-      near = difflib.get_close_matches(key, names, n=1)
-      hint = f" (is {near[0]!r} meant?)" if near else ""
-      reason = f"holds no array {key!r}, only {sorted(names)}{hint}"
+      reason = f"holds no array {key!r}, only {sorted(names)}{near_miss(key, names)}"
       raise DataFileError(path, reason, f"Save it with the keys {', '.join(keys)}. {_LAYOUT}")

@@ -1,4 +1,4 @@
-"""The files in which MNIST and its kin were released: arrays of bytes, gzipped or not."""
+"""Sources from the IDX files in which MNIST was released: arrays of bytes, gzipped or not."""
 
 import gzip
 import math
@@ -49,7 +49,7 @@ def idx_source(
       labels_path, f"has {len(labels)} labels for {len(images)} images", "Fetch both files again."
     )
   images = images[..., None]
-  problem = image_problem(images.shape, images.dtype)
+  problem = image_problem(images)
   if num_classes is not None:
     problem = problem or label_problem(labels, num_classes)
   if problem is not None:

@@ -1,4 +1,4 @@
-"""Pillow's image operations in JAX, on one uint8 image `[h, w, c]` with c = 1 or 3.
+"""Image operations with Pillow's results, in JAX, on one uint8 image `[h, w, c]`, c = 1 or 3.
 
 Integer arithmetic wherever Pillow rounds, so that the results agree to the grey level; the blends
 (brightness, contrast, color, sharpness) are float32 as in Pillow and agree to within one level.
@@ -13,23 +13,8 @@ import numpy as np
 from jax import Array
 
 
-def shear_x_matrix(factor: float) -> tuple[float, ...]:
-  """Output pixel (x, y) shows input (x + factor y, y)."""
-  return (1.0, factor, 0.0, 0.0, 1.0, 0.0)
-
-
-def shear_y_matrix(factor: float) -> tuple[float, ...]:
-  """Output pixel (x, y) shows input (x, y + factor x)."""
-  return (1.0, 0.0, 0.0, factor, 1.0, 0.0)
-
-
-def translate_matrix(dx: int, dy: int) -> tuple[float, ...]:
-  """Output pixel (x, y) shows input (x + dx, y + dy)."""
-  return (1.0, 0.0, float(dx), 0.0, 1.0, float(dy))
-
-
 def rotate_matrix(degrees: float, *, height: int, width: int) -> tuple[float, ...]:
-  """Counter-clockwise rotation about the image's centre."""
+  """A counter-clockwise rotation about the image's centre, from output to input pixels: 2x3."""
   angle = -math.radians(degrees % 360.0)
   cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
   x, y = width / 2, height / 2

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a folder of shards says about itself."""
+"""`manifest.json` of a folder of shards: shapes, classes, files with checksums, origin, licence."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What a folder of shards says about itself.
+  """The content of `manifest.json`.
 
   Args:
     image_shape: (height, width, channels) of every image.
@@ -81,14 +81,8 @@ def dump(manifest: Manifest) -> str:
 def load(folder) -> Manifest:
   """Reads and checks the manifest of a folder of shards.
 
-  Args:
-    folder: The folder.
-
-  Returns:
-    The manifest.
-
   Raises:
-    DataFileError: if it is missing, no manifest, of a newer version, or contradicts itself.
+    DataFileError: it is missing, no manifest, of a newer version, or contradicts itself.
   """
   path = pathlib.Path(folder) / NAME
   try:

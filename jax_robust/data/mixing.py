@@ -1,15 +1,10 @@
-"""CutMix and mixup: one draw per step, shared by all groups of a batch."""
+"""CutMix and mixup: one random draw per step, shared by all groups of a batch."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-
-def check_positive(**values: float) -> None:
-  """Raises a ValueError for the first value that is not above 0."""
-  for name, value in values.items():
-    if not value > 0:
-      raise ValueError(f"{name}={value}: a Beta law expects a value above 0")
+from jax_robust.errors import check_positive
 
 
 def _beta(rng: Array, alpha: float, beta: float) -> Array:
@@ -37,23 +32,11 @@ def _partners(values: Array, permutation: Array) -> Array:
 def cutmix_box(
   rng: Array, *, height: int, width: int, alpha: float = 1.0, beta: float = 1.0
 ) -> tuple[Array, Array, Array, Array]:
-  """Draws CutMix' box: side sqrt(1 - λ) of the image's, λ ~ Beta(alpha, beta), centre uniform.
+  """Draws CutMix' box, (top, bottom, left, right), half-open, in int32 scalars.
 
-  Sides are rounded down to whole and then to even numbers of pixels, as in the released TRADES
-  code, and the box is clipped at the image's border.
-
-  Args:
-    rng: one typed key.
-    height: rows of the image.
-    width: columns of the image.
-    alpha: first parameter of the Beta law, above 0.
-    beta: second parameter of the Beta law, above 0.
-
-  Returns:
-    (top, bottom, left, right): int32 scalars, half-open.
-
-  Raises:
-    ValueError: alpha or beta is not above 0.
+  Its side is sqrt(1 - λ) of the image's, λ ~ Beta(alpha, beta), its centre uniform. Sides are
+  rounded down to whole and then to even numbers of pixels, as in the released TRADES code, and the
+  box is clipped at the image's border.
   """
   check_positive(alpha=alpha, beta=beta)
   share_key, centre_key = jax.random.split(rng)

@@ -1,8 +1,10 @@
-"""The law of a training batch: how many rows are original images, which rows, and which repeat."""
+"""The composition of a batch: which rows show original images, which generated, which repeat."""
 
 from typing import NamedTuple
 
 import numpy as np
+
+from jax_robust.errors import check_count
 
 
 class Composition(NamedTuple):
@@ -38,10 +40,10 @@ def composition(
   share of 1 fills the batch with originals; the last repeats are left out where `w` does not divide
   `b`.
 
-  **Guarantees**
-    adds_up: the rows add up to `batch_size`.
-    never_empty: with a share strictly between 0 and 1 both kinds have at least one row a slice.
-    repeats_exact: each distinct image fills exactly `w` rows (at most `w` for a share of 1).
+  Guarantees:
+    `adds_up`: the rows add up to `batch_size`.
+    `never_empty`: with a share strictly between 0 and 1 both kinds have at least one row a slice.
+    `repeats_exact`: each distinct image fills exactly `w` rows (at most `w` for a share of 1).
 
   Args:
     batch_size: rows of the global batch.
@@ -86,20 +88,14 @@ def composition(
 
 
 def original_rows(mix: Composition) -> np.ndarray:
-  """Returns which rows of the batch show original images.
+  """Which rows of the batch show original images, bool [batch_size].
 
   Row `r` of `B` is original iff `floor((r + 1) n / B) > floor(r n / B)`, `n` being the number of
-  original rows. BatchNorm groups, chunks of a method and slices of devices are runs of rows.
+  original rows.
 
-  **Guarantees**
-    even_share: every run of rows, wherever it starts and however long it is, holds its share of
-      original rows to within one.
-
-  Args:
-    mix: the composition of the batch.
-
-  Returns:
-    bool [batch_size].
+  Guarantees:
+    `even_share`: every run of rows, wherever it starts and however long it is, holds its share of
+      original rows to within one. BatchNorm groups, micro-batches and devices' rows are such runs.
 
   >>> original_rows(Composition(num_original=2, num_generated=3, num_distinct=2)).tolist()
   [False, False, True, False, True]
@@ -109,17 +105,10 @@ def original_rows(mix: Composition) -> np.ndarray:
 
 
 def row_slots(mix: Composition) -> np.ndarray:
-  """Returns which of the batch's images each row shows.
+  """Which of the batch's images each row shows, int64 [batch_size].
 
   The j-th original row shows distinct original image `j % num_distinct`, so that the repeats of an
   image lie as far apart as they can; the k-th generated row shows generated image `k`.
-
-  Args:
-    mix: the composition of the batch.
-
-  Returns:
-    int64 [batch_size]: in `[0, num_distinct)` on original rows, in `[0, num_generated)` on the
-    others.
 
   >>> row_slots(Composition(num_original=2, num_generated=3, num_distinct=1)).tolist()
   [0, 1, 0, 2, 0]
@@ -152,8 +141,7 @@ def _check(batch_size, original_share, emulated_workers, num_slices):
   """Raises ValueError for an argument out of range."""
   if not 0 <= original_share <= 1:
     raise ValueError(f"original_share={original_share}: expected a share in [0, 1]")
-  if batch_size < 1:
-    raise ValueError(f"batch_size={batch_size}: expected at least 1")
+  check_count(batch_size=batch_size)
   if emulated_workers < 0:
     raise ValueError(
       f"emulated_workers={emulated_workers}: expected the times each original image is shown, "

@@ -1,7 +1,7 @@
-"""Reading .npy arrays, alone or inside an npz, row by row and without ever unpickling.
+"""Reads .npy arrays, alone or inside an npz, row by row; nothing is ever unpickled.
 
-`numpy.load` maps or loads whole arrays; here a row is one `pread` (nothing stays in memory, a file
-that shrinks under a running job is an error and not a SIGBUS), and a member of an npz is streamed.
+`numpy.load` maps or loads whole arrays; here a row is one `pread` (nothing stays in memory, and a
+file that shrinks while a job runs is an error, not a SIGBUS), and a member of an npz is streamed.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -43,26 +43,19 @@ class Header(NamedTuple):
     return self.offset + self.shape[0] * self.row_bytes
 
 
-def read_header(stream: BinaryIO, where) -> Header:
-  """Reads the head of a .npy file, which it leaves `stream` behind of.
-
-  Args:
-    stream: Positioned at the start of the .npy data.
-    where: What error messages call it.
-
-  Returns:
-    The header.
+def read_header(stream: IO[bytes], where) -> Header:
+  """Reads the head of a .npy file; `stream` stands at its start, and behind the head afterwards.
 
   Raises:
-    DataFileError: if this is no .npy file, holds Python objects, is a scalar or in Fortran order.
+    DataFileError: this is no .npy file, holds Python objects, is a scalar or in Fortran order;
+      `where` names it.
   """
   readers = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
   }
-  counted = _Counted(stream)
   try:
-    shape, fortran_order, dtype = readers[np.lib.format.read_magic(counted)](counted)
+    shape, fortran_order, dtype = readers[np.lib.format.read_magic(stream)](stream)
   except (*_READ_ERRORS, KeyError, TypeError) as error:
     raise DataFileError(where, f"is not a .npy array ({error})", _DAMAGED_REMEDY) from error
   if dtype.hasobject:
@@ -73,24 +66,11 @@ def read_header(stream: BinaryIO, where) -> Header:
     raise DataFileError(
       where, "is in Fortran order", "Save it again after numpy.ascontiguousarray(array)."
     )
-  return Header(shape, dtype, counted.num_bytes)
-
-
-class _Counted:
-  """A stream that counts the bytes read from it (a zip member cannot tell where it is)."""
-
-  def __init__(self, stream):
-    self.stream, self.num_bytes = stream, 0
-
-  def read(self, size):
-    data = self.stream.read(size)
-    self.num_bytes += len(data)
-    return data
+  return Header(shape, dtype, stream.tell())
 
 
 class RowFile(NamedTuple):
-  """The rows of an array inside a file, read by `pread`: no state, no lock, nothing kept in
-  memory."""
+  """The rows of an array inside a file, read by `pread`: no state, no lock, nothing is kept."""
 
   path: str
   offset: int
@@ -107,7 +87,7 @@ class RowFile(NamedTuple):
     out = np.empty((len(rows), *self.shape[1:]), self.dtype)
     if not len(rows):
       return out
-    # One pread for every run of neighbours: one for a chunk, one a row for a random read.
+    # One pread for every run of neighbouring rows.
     ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
     try:
       fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -116,7 +96,7 @@ class RowFile(NamedTuple):
         self.path, f"cannot be opened ({error.strerror})", _DAMAGED_REMEDY
       ) from error
     try:
-      buffer, row_bytes, start = memoryview(out).cast("B"), out.nbytes // len(rows), 0
+      buffer, row_bytes, start = out.data.cast("B"), out.nbytes // len(rows), 0
       for end in ends:
         self._fill(fd, buffer[start * row_bytes : end * row_bytes], int(rows[start]) * row_bytes)
         start = end
@@ -135,17 +115,13 @@ class RowFile(NamedTuple):
 
 def row_file(path) -> RowFile:
   """Opens a .npy file, of which it reads the head only."""
-  try:
-    with open(path, "rb") as stream:
-      header = read_header(stream, path)
-  except OSError as error:
-    raise DataFileError(path, f"cannot be opened ({error.strerror})", _DAMAGED_REMEDY) from error
+  with _opened(path) as stream:
+    header = read_header(stream, path)
   return RowFile(str(path), header.offset, header.shape, header.dtype)
 
 
 def check_is_npz(path) -> None:
-  """Refuses what is no zip of .npy arrays by its first bytes: pickles, PyTorch files, other
-  things."""
+  """Raises DataFileError unless a file starts as a zip archive; a pickle is named as one."""
   with _opened(path) as stream:
     magic = stream.read(6)
   if not magic:
@@ -180,9 +156,8 @@ def member_names(archive: zipfile.ZipFile) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_member(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[BinaryIO, Header]]:
-  """Opens one array of an npz, its stream behind the header; the size must be what the header
-  says."""
+def open_member(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[IO[bytes], Header]]:
+  """Opens one array of an npz behind its header, which must announce the size that it has."""
   where, info = f"{archive.filename}[{key}]", archive.getinfo(f"{key}.npy")
   with archive.open(info) as stream:
     header = read_header(stream, where)
@@ -202,12 +177,11 @@ def member_header(archive: zipfile.ZipFile, key: str) -> Header:
     return header
 
 
-def member_rows(archive: zipfile.ZipFile, key: str, chunk_size: int) -> Iterator[np.ndarray]:
-  """Streams an array of an npz, `chunk_size` rows at a time; zip's checksum is verified at the
-  end."""
+def member_rows(archive: zipfile.ZipFile, key: str, num_rows: int) -> Iterator[np.ndarray]:
+  """Streams an array of an npz, `num_rows` at a time; zip's checksum is verified at the end."""
   with open_member(archive, key) as (stream, header):
-    for start in range(0, header.shape[0], chunk_size):
-      count = min(chunk_size, header.shape[0] - start)
+    for start in range(0, header.shape[0], num_rows):
+      count = min(num_rows, header.shape[0] - start)
       data = stream.read(count * header.row_bytes)
       if len(data) != count * header.row_bytes:
         raise EOFError(f"{key} ends in the middle of its samples")
@@ -234,10 +208,10 @@ def stored_rows(archive: zipfile.ZipFile, key: str) -> RowFile | None:
     stream.seek(info.header_offset + 26)
     lengths = np.frombuffer(stream.read(4), "<u2")
   start = info.header_offset + 30 + int(lengths.sum())
-  return RowFile(archive.filename, start + header.offset, header.shape, header.dtype)
+  return RowFile(str(archive.filename), start + header.offset, header.shape, header.dtype)
 
 
-def _opened(path) -> BinaryIO:
+def _opened(path) -> IO[bytes]:
   """Opens a file for reading."""
   try:
     return open(path, "rb")

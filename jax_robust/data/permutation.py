@@ -1,4 +1,4 @@
-"""A pseudo-random permutation of range(n) that needs no memory and can be entered at any place."""
+"""Pseudo-random permutations of `range(n)`, computed for any position alone, without memory."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,9 @@ def permute(positions, num: int, *, seed: int | Sequence[int], epoch=0):
   average. All arithmetic is on 32-bit unsigned integers, so that NumPy and JAX, in and out of
   `jit`, agree exactly.
 
-  **Guarantees**
-    exact: for every `num`, seed and epoch, `range(num)` is mapped onto `range(num)`.
-    backends_agree: NumPy arrays and JAX arrays give the same values.
+  Guarantees:
+    `exact`: for every `num`, seed and epoch, `range(num)` is mapped onto `range(num)`.
+    `backends_agree`: NumPy arrays and JAX arrays give the same values.
 
   Args:
     positions: integers [...] in `[0, num)`; a NumPy array, or a JAX array (traced or not).
@@ -63,17 +63,8 @@ def draw(first_pass, offset, *, count: int, num: int, seed: int | Sequence[int])
   """Returns `count` indices of the endless stream of permuted passes over `range(num)`.
 
   Every pass shows each index once, in an order of its own. The place in the stream comes as data,
-  from `locate`, so that nothing overflows inside `jit`.
-
-  Args:
-    first_pass: number of the pass that holds the first index; an integer, or a JAX scalar.
-    offset: position of the first index within that pass, in `[0, num)`.
-    count: number of indices; may exceed `num`.
-    num: size of the set.
-    seed: names the stream, as in `permute`.
-
-  Returns:
-    Integers [count] in `[0, num)`: int64 for NumPy, int32 for JAX.
+  from `locate`, so that nothing overflows inside `jit`: the pass that holds the first index, and
+  its offset in that pass. Integers and dtypes are as those of `permute`.
 
   >>> draw(*locate(step=1, count=4, num=6), count=4, num=6, seed=0).tolist()[:2]  # ends pass 0
   [2, 5]

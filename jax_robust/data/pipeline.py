@@ -1,11 +1,10 @@
-"""Training batches by tf.data from sources on disk, and evaluation batches by NumPy alone."""
+"""Training batches, read from disk by tf.data or from the device; both backends draw the same."""
 
-import difflib
 import functools
 import inspect
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,14 @@ from jax_robust.data import mixture, resident
 from jax_robust.data.permutation import draw, locate
 from jax_robust.data.shard_order import ShardOrder
 from jax_robust.data.tf_import import import_tensorflow
+from jax_robust.errors import check_count, check_name
 
 _FOREVER = 2**62
 
 
 def make_train_batches(
   original, generated, *, backend: str = "tfdata", **kwargs
-) -> Callable[..., Iterator[dict[str, Any]]]:
+) -> Callable[..., Generator[dict[str, Any], None, None]]:
   """Returns `batches(start_step=0, num_steps=None) -> iterator` of a backend.
 
   Both backends follow one law: the same composition and layout, and the same original images at the
@@ -41,10 +41,7 @@ def make_train_batches(
     TypeError: the backend has no such argument.
   """
   backends = {"tfdata": _make_tfdata, "resident": resident.make_resident}
-  if backend not in backends:
-    near = difflib.get_close_matches(str(backend), backends, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"backend={backend!r}: expected one of {sorted(backends)}{hint}")
+  check_name("backend", backend, backends)
   return backends[backend](original, generated, **kwargs)
 
 
@@ -63,7 +60,7 @@ def train_batches(
   cycle_length: int = 16,
   prefetch: int = 2,
   num_threads: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
   """Yields the training batches from `start_step` on, read from disk as they are needed.
 
   Original images, and generated images of a plain source, come in the order of an exact permutation
@@ -71,13 +68,13 @@ def train_batches(
   each pass permutes the shards, reads `cycle_length` of them at a time in turn, and permutes the
   images within each.
 
-  **Guarantees**
-    stateless: the batch of a step depends on the seed and the step alone; a stream that begins at
+  Guarantees:
+    `stateless`: the batch of a step depends on the seed and the step alone; a stream that begins at
       any step goes on bit for bit, however many threads read.
-    once_per_pass: each pass shows every generated image once, and every original image once (in as
-      many rows of one batch as `mixture.composition` repeats it).
-    rows_agree: the batch of `rows` holds those rows of the global batch, and only they are read.
-    constant_memory: anonymous memory does not grow with the size of the set.
+    `once_per_pass`: each pass shows every generated image once, and every original image once (in
+      as many rows of one batch as `mixture.composition` repeats it).
+    `rows_agree`: the batch of `rows` holds those rows of the global batch, and only they are read.
+    `constant_memory`: anonymous memory does not grow with the size of the set.
 
   Args:
     original: a Source, or None with `original_share=0`.
@@ -111,15 +108,8 @@ def train_batches(
   mixture.check_sources(mix, original, generated)
   num_threads = min(8, os.cpu_count() or 1) if num_threads is None else num_threads
   stop = _FOREVER if num_steps is None else start_step + num_steps
-  for name, value, least in [
-    ("start_step", start_step, 0),
-    ("num_steps", stop - start_step, 0),
-    ("cycle_length", cycle_length, 1),
-    ("prefetch", prefetch, 0),
-    ("num_threads", num_threads, 1),
-  ]:
-    if value < least:
-      raise ValueError(f"{name}={value}: expected at least {least}")
+  check_count(0, start_step=start_step, num_steps=stop - start_step, prefetch=prefetch)
+  check_count(cycle_length=cycle_length, num_threads=num_threads)
   wanted = np.arange(batch_size)[rows if rows is not None else slice(None)]
   if not wanted.size:
     raise ValueError(f"rows={rows}: expected at least one row of batch_size={batch_size}")
@@ -131,49 +121,6 @@ def train_batches(
   dataset = _dataset(order, read, mix.num_generated, start_step, stop, prefetch, num_threads)
   fixed = {"generated": ~mixture.original_rows(mix)[wanted], "row": wanted.astype(np.int32)}
   return _deliver(dataset, fixed, failures)
-
-
-def eval_batches(
-  source, *, batch_size: int, shard: tuple[int, int] | None = None
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields every example once, in order, the last batch padded with rows whose mask is False.
-
-  **Guarantees**
-    every_example_once: the ids of the unmasked rows, over all batches and all shards, are each
-      index once.
-    equal_lengths: every shard sees the same number of batches, all of one shape.
-
-  Args:
-    source: a Source.
-    batch_size: rows of the global batch.
-    shard: (index, count) of the process: it gets the index-th of `count` equal runs of rows of
-      every batch; None for all rows.
-
-  Returns:
-    An iterator of {"image": uint8 [b, h, w, c], "label": int32 [b], "mask": bool [b], "id": int32
-    [b]}. A padded row is black and has label 0 and id -1.
-
-  Raises:
-    ValueError: the shard is out of range, or the shards do not divide the batch.
-  """
-  index, count = shard or (0, 1)
-  if not 0 <= index < count:
-    raise ValueError(f"shard={shard}: expected (index, count) with 0 <= index < count")
-  if batch_size < 1 or batch_size % count:
-    raise ValueError(f"batch_size={batch_size}: expected a positive multiple of the {count} shards")
-
-  def batches():
-    for start in range(0, source.num_examples, batch_size):
-      ids = start + np.arange(batch_size)[index * batch_size // count :][: batch_size // count]
-      mask = ids < source.num_examples
-      image = np.zeros((ids.size, *source.image_shape), np.uint8)
-      label = np.zeros(ids.size, np.int32)
-      if mask.any():
-        image[mask], label[mask] = source.read(ids[mask])
-      ids = np.where(mask, ids, -1).astype(np.int32)
-      yield {"image": image, "label": label, "mask": mask, "id": ids}
-
-  return batches()
 
 
 def _make_tfdata(*sources, **kwargs):

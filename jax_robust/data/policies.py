@@ -1,11 +1,10 @@
-"""AutoAugment and RandAugment: random sequences of Pillow's operations, inside the jitted step.
+"""AutoAugment and RandAugment: random sequences of image operations, inside the jitted step.
 
 The five geometric operations are one gather whose matrix is looked up, so that an image costs one
 gather, one histogram and a few element-wise maps per operation of its sequence.
 """
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jax import Array, lax
 
 from jax_robust.data import image_ops
+from jax_robust.errors import check_count, check_name
 
 Policy: TypeAlias = Callable[[Array, Array], Array]
 """`policy(image, key) -> image`: one uint8 image `[h, w, c]`, one typed key."""
@@ -81,16 +81,6 @@ class _Table(NamedTuple):
   matrix: Array  # [n, 2, 6]
 
 
-def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
-  """Raises a ValueError that names the near miss, unless `value` is one of `choices`."""
-  choices = tuple(choices)
-  if value in choices:
-    return
-  near = difflib.get_close_matches(str(value), choices, n=1)
-  hint = f"; did you mean {near[0]!r}?" if near else ""
-  raise ValueError(f"{argument}={value!r}: expected one of {', '.join(choices)}{hint}")
-
-
 def op_amount(name: str, strength: float, sign: int, *, height: int, width: int) -> float:
   """An operation's amount at `strength` in [0, 1]: the ranges of AutoAugment's table 6."""
   signed = {
@@ -108,28 +98,19 @@ def op_amount(name: str, strength: float, sign: int, *, height: int, width: int)
 
 
 def op_matrix(name: str, amount: float, *, height: int, width: int) -> tuple[float, ...]:
-  """A geometric operation's 2x3 matrix; the identity for the others."""
-  matrices = {
-    "shear_x": lambda: image_ops.shear_x_matrix(amount),
-    "shear_y": lambda: image_ops.shear_y_matrix(amount),
-    "translate_x": lambda: image_ops.translate_matrix(int(amount), 0),
-    "translate_y": lambda: image_ops.translate_matrix(0, int(amount)),
-    "rotate": lambda: image_ops.rotate_matrix(amount, height=height, width=width),
-  }
-  return matrices.get(name, lambda: image_ops.translate_matrix(0, 0))()
+  """The 2x3 matrix of a geometric operation, from output to input pixels; else the identity."""
+  if name == "rotate":
+    return image_ops.rotate_matrix(amount, height=height, width=width)
+  shear_x, shear_y, dx, dy = (float(amount) if name == op else 0.0 for op in _GEOMETRIC[:4])
+  return (1.0, shear_x, dx, shear_y, 1.0, dy)
 
 
 def apply_op(image: Array, branch: Array, amount: Array, matrix: Array, *, fill: int) -> Array:
   """One operation, chosen by a traced branch number; `matrix` is in fixed point."""
 
-  def identity(x: Array) -> Array:
-    return x
-
-  def warp(x: Array) -> Array:
-    return image_ops.affine(x, matrix, fill=fill)
-
   tones = [lambda x, tone=tone: tone(x, amount) for tone in _TONES.values()]
-  return lax.switch(branch, [identity, warp, *tones], image)
+  branches = [lambda x: x, lambda x: image_ops.affine(x, matrix, fill=fill), *tones]
+  return lax.switch(branch, branches, image)
 
 
 def _parse(text: str) -> list[tuple[str, float, float]]:
@@ -144,16 +125,18 @@ def _parse(text: str) -> list[tuple[str, float, float]]:
 def _table(rows: list[tuple[str, float, float]], height: int, width: int) -> _Table:
   """Amounts and matrices, made on the host in float64 at trace time."""
   size = {"height": height, "width": width}
+  ops, probabilities, strengths = zip(*rows, strict=True)
   amounts = [
-    [op_amount(op, strength, sign, **size) for sign in (-1, 1)] for op, _, strength in rows
+    [op_amount(op, strength, sign, **size) for sign in (-1, 1)]
+    for op, strength in zip(ops, strengths, strict=True)
   ]
   matrices = [
     [image_ops.fixed_point(op_matrix(op, amount, **size)) for amount in pair]
-    for (op, _, _), pair in zip(rows, amounts, strict=True)
+    for op, pair in zip(ops, amounts, strict=True)
   ]
   return _Table(
-    branch=jnp.array([_BRANCH[op] for op, _, _ in rows], jnp.int32),
-    probability=jnp.array([probability for _, probability, _ in rows], jnp.float32),
+    branch=jnp.array([_BRANCH[op] for op in ops], jnp.int32),
+    probability=jnp.array(probabilities, jnp.float32),
     amount=jnp.array(amounts, jnp.float32),
     matrix=jnp.array(np.array(matrices)),
   )
@@ -195,9 +178,8 @@ def make_policy(name: str, *, num_ops: int = 2, magnitude: int = 9, fill: int = 
   Reference: Cubuk et al., "AutoAugment", 2019 (arXiv:1805.09501); Cubuk et al., "RandAugment", 2020
   (arXiv:1909.13719).
   """
-  check_choice("policy", name, POLICIES)
-  if num_ops < 1:
-    raise ValueError(f"num_ops={num_ops}: expected at least 1")
+  check_name("policy", name, POLICIES)
+  check_count(num_ops=num_ops)
   if not 0 <= magnitude <= MAX_MAGNITUDE:
     raise ValueError(f"magnitude={magnitude}: expected 0 to {MAX_MAGNITUDE}")
   if not 0 <= fill <= 255:

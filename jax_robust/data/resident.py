@@ -1,7 +1,7 @@
-"""Training batches from images that lie on the device, by the law of the tf.data pipeline."""
+"""Training batches from images that all lie on the device, drawn as `data.pipeline` draws them."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 
 import jax
@@ -10,15 +10,7 @@ import numpy as np
 
 from jax_robust.data import mixture
 from jax_robust.data.permutation import draw, locate
-
-_CHUNK = 8192  # images read at a time while the set is put together
-
-
-def resident_batches(
-  original, generated, *, start_step: int = 0, num_steps: int | None = None, **kwargs
-) -> Iterator[dict[str, jax.Array]]:
-  """Yields the training batches from `start_step` on; the arguments are `make_resident`'s."""
-  return make_resident(original, generated, **kwargs)(start_step, num_steps)
+from jax_robust.errors import check_count
 
 
 def make_resident(
@@ -31,27 +23,22 @@ def make_resident(
   num_slices: int = 1,
   seed: int = 0,
   sharding: jax.sharding.Sharding | None = None,
-) -> Callable[..., Iterator[dict[str, jax.Array]]]:
+) -> Callable[..., Generator[dict[str, jax.Array], None, None]]:
   """Puts all images on the device and returns `batches(start_step, num_steps=None) -> iterator`.
 
   Original and generated images each come in the order of an exact permutation of their whole set,
   another one each pass, computed inside `jit`; the host sends four integers a step.
 
-  **Guarantees**
-    same_originals: the original images of a step are those of `pipeline.train_batches` with that
+  Guarantees:
+    `same_originals`: the original images of a step are those of `pipeline.train_batches` with that
       seed, in the same rows; so are the generated ones of a plain source.
-    once_per_pass: each pass shows every image once (originals in as many rows as they are
+    `once_per_pass`: each pass shows every image once (originals in as many rows as they are
       repeated).
-    compiles_once: neither another step nor another start compiles again.
+    `compiles_once`: neither another step nor another start compiles again.
 
   Args:
-    original: a Source, or None with `original_share=0`.
-    generated: a Source or ShardSet, or None with `original_share=1`.
-    batch_size: rows of the global batch.
-    original_share: as in `mixture.composition`, like `emulated_workers` and `num_slices`.
-    emulated_workers: rows that show each original image.
-    num_slices: parts of the batch that are rounded alone.
-    seed: names the order of the data.
+    original, generated, batch_size, original_share, emulated_workers, num_slices, seed: as in
+      `pipeline.train_batches`.
     sharding: how the rows of a batch lie on the devices, such as `NamedSharding(mesh, P("data"))`;
       every device of its mesh then holds all images. None for one device.
 
@@ -79,12 +66,11 @@ def make_resident(
   pick = jax.jit(partial(_pick, mix=mix, sizes=sizes, seed=seed), out_shardings=sharding)
 
   def batches(start_step: int = 0, num_steps: int | None = None):
-    if start_step < 0:
-      raise ValueError(f"start_step={start_step}: expected at least 0")
+    check_count(0, start_step=start_step)
     steps = itertools.islice(itertools.count(start_step), num_steps)
     return (pick(images, labels, _places(step, sizes)) for step in steps)
 
-  batches.pick = pick
+  batches.pick = pick  # pyrefly: ignore[missing-attribute]
   return batches
 
 
@@ -120,9 +106,8 @@ def _read_all(sources):
   labels = np.empty(num, np.int32)
   first = 0
   for source in sources:
-    for start in range(0, source.num_examples, _CHUNK):
-      ids = np.arange(start, min(start + _CHUNK, source.num_examples))
-      here = slice(first + start, first + start + ids.size)
-      images[here], labels[here] = source.read(ids)
-    first += source.num_examples
+    for batch_images, batch_labels in source.batches(8192):
+      here = slice(first, first + len(batch_labels))
+      images[here], labels[here] = batch_images, batch_labels
+      first += len(batch_labels)
   return images, labels

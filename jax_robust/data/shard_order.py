@@ -1,4 +1,4 @@
-"""The order in which samples kept in shards are shown: windows of shards, read in turn."""
+"""The order in which training reads samples from shards: some shards at a time, in turn."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ class ShardOrder:
 
   Memory: 8 bytes for each sample of the shards of one window, whatever the size of the set.
 
-  **Guarantees**
-    once_per_pass: the samples of a pass's windows are every (shard, offset) once.
+  Guarantees:
+    `once_per_pass`: the samples of a pass's windows are every (shard, offset) once.
 
   Args:
     counts: integers [shards], the samples of each shard.

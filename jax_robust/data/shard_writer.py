@@ -1,4 +1,4 @@
-"""Writing shards: one pass over the samples, each to a random place, then one rename."""
+"""Writes shards: one pass over the samples, each to a random place, then one rename."""
 
 import dataclasses
 import errno
@@ -16,15 +16,8 @@ from jax_robust.data import atomic
 from jax_robust.data import manifest as manifest_lib
 from jax_robust.data.manifest import Manifest, Shard
 from jax_robust.data.shards import ShardSet, open_shards, sha256
-from jax_robust.data.sources import (
-  Samples,
-  Source,
-  Stream,
-  image_problem,
-  label_layout_problem,
-  label_problem,
-)
-from jax_robust.errors import DataFileError
+from jax_robust.data.sources import Samples, Source, Stream, label_problem, layout_problem
+from jax_robust.errors import DataFileError, check_count
 
 _DEFAULT_SHARD_SIZE = 65_536
 
@@ -44,30 +37,27 @@ def write_shards(
 ) -> ShardSet:
   """Writes samples as shards, in random order.
 
-  **Guarantees**
-
-  - shuffled: sample i goes to place p(i), p a random permutation of the whole set drawn from
-    `seed`, so that samples that came sorted by class are spread over all shards.
-  - deterministic: the same samples and arguments give the same bytes.
-  - atomic: `folder` appears complete or not at all; whatever fails, the partial folder is removed
-    (a kill −9 leaves it behind, as `.<folder>.partial-…`).
-  - keeps_other_content: a folder that is there is replaced by nothing; the very same shards are
-    left as they are and opened.
-  - constant_memory: a chunk at a time, and 8 bytes for every sample (its place and its label).
+  Guarantees:
+    `shuffled`: sample i goes to place p(i), p a random permutation of the whole set drawn from
+      `seed`, so that samples that came sorted by class are spread over all shards.
+    `deterministic`: the same samples and arguments give the same bytes.
+    `atomic`: `folder` appears complete or not at all; whatever fails, the partial folder is removed
+      (a kill −9 leaves it behind, as `.<folder>.partial-…`).
+    `keeps_other_content`: an existing folder is never replaced; if it holds the very same shards,
+      it is left as it is and opened.
+    `constant_memory`: a batch at a time, and 8 bytes for every sample (its place and its label).
 
   Args:
-    folder: Where to; its parent is made if need be.
-    samples: A `Source`, a `Stream`, anything else with their `num_examples`, `num_classes` and
-      `chunks()`, or an iterable of (images uint8 [n, h, w, c], labels [n]), with `num_examples`
-      and `num_classes` given.
+    folder: Where to; missing parents are made.
+    samples: A `Source`, a `Stream`, or an iterable of (images uint8 [n, h, w, c], labels [n]), with
+      `num_examples` and `num_classes` given.
     generator: What made the images, for the manifest.
     licence: Under which terms they may be used, for the manifest.
     seed: Seed of the order, not negative.
-    num_classes: Labels must lie in `[0, num_classes)`; None takes what `samples` says.
-    num_examples: Number of samples; None takes what `samples` says.
+    num_classes, num_examples: None takes what `samples` says.
     num_shards: How many shards, of equal size to within one sample; None: as `shard_size` has it.
     shard_size: Samples in a shard at most; the default is 65,536.
-    progress_fn: Called with (samples written, samples in all) after every chunk.
+    progress_fn: Called with (samples written, samples in all) after every batch.
 
   Returns:
     The shards, opened.
@@ -81,13 +71,13 @@ def write_shards(
   num_examples = _whole("num_examples", num_examples, samples)
   num_classes = _whole("num_classes", num_classes, samples)
   counts = shard_counts(num_examples, num_shards=num_shards, shard_size=shard_size)
-  if operator.index(seed) < 0:
-    raise ValueError(f"seed={seed}: expected a whole number, not negative")
+  check_count(0, seed=seed)
   recipe = {"generator": generator, "licence": licence, "seed": operator.index(seed)}
   _refuse_other_content(folder, counts=counts, num_classes=num_classes, **recipe)
-  chunks = _checked(_chunks(samples), name, num_examples, num_classes)
+  batches = samples.batches() if hasattr(samples, "batches") else samples
+  batches = _checked(batches, name, num_examples, num_classes)
   with atomic.partial_folder(folder) as partial:
-    labels, image_shape = _write_images(partial, chunks, counts, seed, progress_fn)
+    labels, image_shape = _write_images(partial, batches, counts, seed, progress_fn)
     shards = _write_labels(partial, labels, counts)
     manifest = Manifest(
       image_shape=image_shape,
@@ -98,7 +88,6 @@ def write_shards(
       created_by=f"jax_robust {_version()}",
     )
     (partial / manifest_lib.NAME).write_text(manifest_lib.dump(manifest), encoding="utf-8")
-    atomic.sync(partial)
     if not _holds(folder, manifest):
       atomic.publish(partial, folder)
   return open_shards(folder)
@@ -118,8 +107,7 @@ def shard_counts(
     raise ValueError(f"num_shards={num_shards}, shard_size={shard_size}: expected one of the two")
   if num_shards is None:
     shard_size = _DEFAULT_SHARD_SIZE if shard_size is None else shard_size
-    if shard_size < 1:
-      raise ValueError(f"shard_size={shard_size}: expected at least 1")
+    check_count(shard_size=shard_size)
     num_shards = -(-num_examples // shard_size)
   if not 1 <= num_shards <= num_examples:
     raise ValueError(f"num_shards={num_shards}: expected 1 to num_examples={num_examples}")
@@ -131,29 +119,19 @@ def _whole(argument, value, samples) -> int:
   """Returns an argument, or what the samples say of it."""
   value = getattr(samples, argument, None) if value is None else value
   if value is None:
-    raise ValueError(f"{argument}=None: expected a number, since the samples do not tell")
-  if operator.index(value) < 1:
-    raise ValueError(f"{argument}={value}: expected at least 1")
+    raise ValueError(f"{argument}=None: expected a number, since the samples have none")
+  check_count(**{argument: value})
   return operator.index(value)
 
 
-def _chunks(samples) -> Iterator[Samples]:
-  """Iterates over the chunks of whatever `write_shards` takes."""
-  return iter(samples.chunks() if hasattr(samples, "chunks") else samples)
-
-
-def _checked(chunks, name, num_examples, num_classes) -> Iterator[Samples]:
-  """Passes chunks on, labels as int32; one that does not fit is a ValueError."""
+def _checked(batches, name, num_examples, num_classes) -> Iterator[Samples]:
+  """Passes batches on, labels as int32; one that does not fit is a ValueError."""
   start, shape = 0, None
-  for images, labels in chunks:
+  for images, labels in batches:
     images, labels = np.asarray(images), np.asarray(labels)
     if not len(images):
       continue
-    problem = (
-      image_problem(images.shape, images.dtype)
-      or label_layout_problem(labels.shape, labels.dtype, len(images))
-      or label_problem(labels, num_classes, start)
-    )
+    problem = layout_problem(images, labels) or label_problem(labels, num_classes, start)
     shape = shape or images.shape[1:]
     if problem is None and images.shape[1:] != shape:
       problem = f"images of shape {list(images.shape[1:])} follow images of {list(shape)}"
@@ -167,19 +145,20 @@ def _checked(chunks, name, num_examples, num_classes) -> Iterator[Samples]:
     raise ValueError(f"{name}: there are {start} samples, num_examples={num_examples}")
 
 
-def _write_images(folder, chunks, counts, seed, progress_fn):
+def _write_images(folder, batches, counts, seed, progress_fn):
   """Writes every image to its random place; returns the labels in their new order and the shape."""
   num_examples, starts = sum(counts), np.concatenate([[0], np.cumsum(counts)])
-  done, places, labels, image_shape, offsets = 0, None, None, None, None
-  for images, chunk_labels in chunks:
-    if places is None:  # only now: the first chunk tells the images' shape
+  done, image_shape, offsets = 0, (), []
+  labels = places = np.empty(0, np.int32)
+  for images, batch_labels in batches:
+    if not offsets:  # only now: the first batch has the images' shape; a full disk shows first
       image_shape = images.shape[1:]
       offsets = _allocate(folder, counts, image_shape)
       labels = np.empty(num_examples, np.int32)
       places = np.arange(num_examples, dtype=np.min_scalar_type(num_examples))
       np.random.default_rng(seed).shuffle(places)
     chosen = places[done : done + len(images)].astype(np.int64)
-    labels[chosen] = chunk_labels
+    labels[chosen] = batch_labels
     shards = np.searchsorted(starts, chosen, side="right") - 1
     for shard in np.unique(shards):
       rows = np.flatnonzero(shards == shard)
@@ -239,9 +218,10 @@ def _write_labels(folder, labels, counts) -> list[Shard]:
 
 
 def _histogram(labels, num_classes) -> tuple[int, ...]:
-  """Counts the labels, a chunk at a time, since bincount copies them to int64."""
-  chunks = (labels[start : start + (1 << 16)] for start in range(0, len(labels), 1 << 16))
-  return tuple(sum(np.bincount(chunk, minlength=num_classes) for chunk in chunks).tolist())
+  """Counts the labels, some at a time, since bincount copies them to int64."""
+  parts = (labels[start : start + (1 << 16)] for start in range(0, len(labels), 1 << 16))
+  counts = (np.bincount(part, minlength=num_classes) for part in parts)
+  return tuple(sum(counts, np.zeros(num_classes, np.int64)).tolist())
 
 
 def _refuse_other_content(folder, **recipe) -> None:

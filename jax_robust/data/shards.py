@@ -1,5 +1,6 @@
-"""Shards: samples in random order in plain .npy files, with a manifest; random access, constant
-memory.
+"""Folders of shards, read with random access in constant memory.
+
+The samples lie in random order in plain .npy files, which a manifest lists:
 
     folder/manifest.json
     folder/shard-00000-of-00016.images.npy     uint8 [n, h, w, c]
@@ -21,7 +22,7 @@ from jax_robust.data import manifest as manifest_lib
 from jax_robust.data import npy
 from jax_robust.data.manifest import Manifest
 from jax_robust.data.sources import Samples, Source, as_indices, label_problem
-from jax_robust.errors import DataFileError
+from jax_robust.errors import DataFileError, check_name
 
 VERIFY = ("size", "sha256", "none")
 
@@ -32,11 +33,10 @@ _REMEDY = "The folder was damaged or only partly copied: make or fetch it again.
 class ShardSet(Source):
   """A `Source` over shards; sample i is the i-th when the shards are read one after another.
 
-  **Guarantees**
-
-  - constant_memory: nothing is kept between reads, only the manifest.
-  - labels_in_range: one outside `[0, num_classes)` is an error when it is read, whatever `verify`
-    was.
+  Guarantees:
+    `constant_memory`: nothing is kept between reads, only the manifest.
+    `labels_in_range`: one outside `[0, num_classes)` is an error when it is read, whatever `verify`
+      was.
 
   Args:
     counts: Samples of each shard.
@@ -58,15 +58,11 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "size") -> ShardSet:
       histogram; "sha256" also every file's checksum (it reads everything); "none" only looks at
       the heads of the files.
 
-  Returns:
-    The shards, as a source.
-
   Raises:
-    DataFileError: if a file is missing, truncated, damaged, or not what the manifest says.
-    ValueError: for an unknown `verify`.
+    DataFileError: a file is missing, truncated, damaged, or not what the manifest says.
+    ValueError: an unknown `verify`.
   """
-  if verify not in VERIFY:
-    raise ValueError(f"verify={verify!r}: expected one of {', '.join(VERIFY)}")
+  check_name("verify", verify, VERIFY)
   folder = pathlib.Path(folder)
   manifest = manifest_lib.load(folder)
   files = [_open_shard(folder, shard, manifest.image_shape) for shard in manifest.shards]
@@ -162,11 +158,9 @@ def _check_labels(folder, files, manifest) -> None:
 def _check_sha256(folder, manifest) -> None:
   """Refuses a file whose checksum is not the manifest's."""
   for shard in manifest.shards:
-    for name, expected in (
-      (shard.images, shard.images_sha256),
-      (shard.labels, shard.labels_sha256),
-    ):
-      found = sha256(folder / name)
-      if found != expected:
+    for name, expected in {
+      shard.images: shard.images_sha256, shard.labels: shard.labels_sha256
+    }.items():  # fmt: skip
+      if (found := sha256(folder / name)) != expected:
         reason = f"its sha256 is {found}, {manifest_lib.NAME} says {expected}"
         raise DataFileError(folder / name, reason, _REMEDY)

@@ -1,20 +1,23 @@
-"""Sources: labelled images with random access. Everything that the pipelines feed on is one.
+"""`Source`, labelled images with random access, and `Stream`, labelled images in a fixed order.
 
-A `Source` answers `read(indices)`; a `Stream` only hands out its samples in one fixed order, and is
-what a set that is too large for RAM is before `data.shards` has made it random access. Both have
-`num_examples`, `image_shape`, `num_classes` and `chunks()`.
+Batches are made of sources. A set that is too large for RAM is a stream until `data.shard_writer`
+has written it as shards, which are a source. Both have `num_examples`, `image_shape`, `num_classes`
+and `batches()`.
 """
 
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+
+from jax_robust.errors import check_name
 
 Samples = tuple[np.ndarray, np.ndarray]
 """(images uint8 [n, h, w, c], labels int32 [n])."""
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[int, ...]
 """(height, width, channels)."""
 
 
@@ -22,11 +25,10 @@ ImageShape = tuple[int, int, int]
 class Source:
   """Labelled images with random access.
 
-  **Guarantees**
-
-  - stable_order: index i is the same sample in every run and on every machine.
-  - thread_safe: `read` may be called from many threads at once.
-  - indices_in_range: one outside `[0, num_examples)` is an IndexError; none is wrapped around.
+  Guarantees:
+    `stable_order`: index i is the same sample in every run and on every machine.
+    `thread_safe`: `read` may be called from many threads at once.
+    `indices_in_range`: one outside `[0, num_examples)` is an IndexError; none is wrapped around.
 
   Args:
     name: What error messages and results call it.
@@ -46,10 +48,10 @@ class Source:
   num_classes: int
   read: Callable[[np.ndarray], Samples]
 
-  def chunks(self, chunk_size: int = 1024) -> Iterator[Samples]:
-    """Yields all samples in order, `chunk_size` at a time."""
-    for start in range(0, self.num_examples, chunk_size):
-      yield self.read(np.arange(start, min(start + chunk_size, self.num_examples)))
+  def batches(self, batch_size: int = 1024) -> Iterator[Samples]:
+    """Yields all samples in order, `batch_size` at a time."""
+    for start in range(0, self.num_examples, batch_size):
+      yield self.read(np.arange(start, min(start + batch_size, self.num_examples)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +60,24 @@ class Stream:
 
   Args:
     name: What error messages and results call it.
-    num_examples: Number of samples that `chunks` yields.
+    num_examples: Number of samples that `batches` yields.
     image_shape: (height, width, channels) of every image.
     num_classes: Labels lie in `[0, num_classes)`.
-    chunks: `chunks()` starts from the first sample and yields (images, labels).
+    batches: `batches()` starts from the first sample and yields (images, labels).
   """
 
   name: str
   num_examples: int
   image_shape: ImageShape
   num_classes: int
-  chunks: Callable[[], Iterator[Samples]]
+  batches: Callable[[], Iterator[Samples]]
 
 
-def image_problem(shape: tuple[int, ...], dtype: np.dtype) -> str | None:
-  """Says what is wrong with an array of images, or None."""
-  if dtype != np.uint8:
-    return f"the images' dtype is {dtype}, expected uint8"
+def image_problem(images: Any) -> str | None:
+  """Says what is wrong with the layout of images, or None; they need a shape and a dtype only."""
+  shape = images.shape
+  if images.dtype != np.uint8:
+    return f"the images' dtype is {images.dtype}, expected uint8"
   if len(shape) != 4:
     return f"the images' shape is {list(shape)}, expected [n, height, width, channels]"
   if shape[0] == 0:
@@ -96,15 +99,20 @@ def label_problem(labels: np.ndarray, num_classes: int, first_row: int = 0) -> s
   )
 
 
-def label_layout_problem(shape: tuple[int, ...], dtype: np.dtype, num_images: int) -> str | None:
-  """Says what is wrong with the layout of an array of labels, or None."""
-  if not np.issubdtype(dtype, np.integer):
-    return f"the labels' dtype is {dtype}, expected integers"
-  if len(shape) != 1:
-    return f"the labels' shape is {list(shape)}, expected [n]"
-  if shape[0] != num_images:
-    return f"there are {num_images} images but {shape[0]} labels"
+def label_layout_problem(labels: Any, num_images: int) -> str | None:
+  """Says what is wrong with the layout of labels, or None; they need a shape and a dtype only."""
+  if not np.issubdtype(labels.dtype, np.integer):
+    return f"the labels' dtype is {labels.dtype}, expected integers"
+  if len(labels.shape) != 1:
+    return f"the labels' shape is {list(labels.shape)}, expected [n]"
+  if labels.shape[0] != num_images:
+    return f"there are {num_images} images but {labels.shape[0]} labels"
   return None
+
+
+def layout_problem(images: Any, labels: Any) -> str | None:
+  """Says what is wrong with the layout of images or of their labels, or None."""
+  return image_problem(images) or label_layout_problem(labels, images.shape[0])
 
 
 def as_indices(indices: np.ndarray, num_examples: int, name: str) -> np.ndarray:
@@ -131,20 +139,14 @@ def array_source(
     num_classes: None takes the largest label plus one.
     name: What error messages call it.
 
-  Returns:
-    The source.
-
   Raises:
-    ValueError: if shapes, dtypes or labels do not fit.
+    ValueError: shapes, dtypes or labels do not fit.
   """
   images, labels = np.asarray(images), np.asarray(labels)
-  problem = image_problem(images.shape, images.dtype) or label_layout_problem(
-    labels.shape, labels.dtype, len(images)
-  )
-  if problem is None:
-    num_classes = int(labels.max()) + 1 if num_classes is None else operator.index(num_classes)
-    problem = label_problem(labels, num_classes)
-  if problem is not None:
+  if problem := layout_problem(images, labels):
+    raise ValueError(f"{name}: {problem}")
+  num_classes = int(labels.max()) + 1 if num_classes is None else operator.index(num_classes)
+  if problem := label_problem(labels, num_classes):
     raise ValueError(f"{name}: {problem}")
   labels = labels.astype(np.int32)
 
@@ -171,10 +173,7 @@ def subset(source: Source, start: int, stop: int) -> Source:
 
 
 def split_heldout(source: Source, num_heldout: int = 1024) -> tuple[Source, Source]:
-  """Sets the first `num_heldout` samples aside for model selection.
-
-  Returns:
-    (train, heldout): all but the first `num_heldout` samples, and these; views of `source`.
+  """Sets the first `num_heldout` samples aside: (train, heldout), both views of `source`.
 
   Reference: Rebuffi et al., Fixing Data Augmentation to Improve Adversarial Robustness, 2021, hold
   out the first 1,024 training images.
@@ -191,21 +190,14 @@ def digits(split: str = "train") -> Source:
   """scikit-learn's 8×8 digits, which need no download: 1,437 for training, 360 for testing.
 
   The grey levels 0 to 16 are scaled to 0 to 255. The split is drawn once and for all, so that
-  train and test never share a sample.
-
-  Args:
-    split: "train" or "test".
-
-  Raises:
-    ValueError: for another split.
+  train and test never share a sample; another one is a ValueError.
 
   >>> digits("test").image_shape
   (8, 8, 1)
   """
   from sklearn.datasets import load_digits
 
-  if split not in ("train", "test"):
-    raise ValueError(f"split={split!r}: digits has 'train' and 'test'")
+  check_name("split", split, ("train", "test"))
   data = load_digits()
   images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
   # Raw bits and a sort: NumPy promises these, unlike Generator.permutation, for all its versions.

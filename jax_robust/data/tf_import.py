@@ -1,16 +1,16 @@
-"""TensorFlow, when a pipeline or a TFDS data set is opened: quiet, and off the accelerators."""
+"""Imports TensorFlow when it is first needed: quietly, and without the accelerators."""
 
 import contextlib
 import os
 
 
 def import_tensorflow():
-  """Imports TensorFlow and hides the accelerators, which are JAX's, from it.
+  """Imports TensorFlow and hides the accelerators from it, which JAX uses.
 
   Raises:
-    ImportError: it is not installed; the message names the way without it.
+    ImportError: it is not installed; the message says how to do without it.
   """
-  # Its start-up notices are about kernels that nothing here uses.
+  # Its messages at the start are about kernels that nothing here uses.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   try:

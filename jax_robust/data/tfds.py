@@ -1,6 +1,5 @@
-"""TensorFlow Datasets as sources. TensorFlow is imported inside these functions only."""
+"""Data sets that TensorFlow Datasets has prepared, read into RAM or streamed."""
 
-import difflib
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -9,10 +8,10 @@ import numpy as np
 
 from jax_robust.data.sources import Samples, Source, Stream, array_source, label_problem
 from jax_robust.data.tf_import import import_tensorflow
-from jax_robust.errors import DataFileError
+from jax_robust.errors import DataFileError, near_miss
 
 NAMES = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
-"""What can be asked for by name; everything else by the folder of a prepared TFDS builder."""
+"""Data sets with a name; all others are given by the folder of a prepared TFDS builder."""
 
 _PREPARE_AGAIN = "Delete that folder and prepare the dataset again."
 
@@ -28,11 +27,10 @@ def load_tfds(
 ) -> Source:
   """Reads a split of a TFDS dataset into RAM.
 
-  **Guarantees**
-
-  - stable_order: the samples come record by record, file by file, as they lie on the disk, in every
-    run and on every machine that holds the same prepared files.
-  - no_gpu: TensorFlow sees no accelerator, and takes no memory of one.
+  Guarantees:
+    `stable_order`: the samples come record by record, file by file, as they lie on the disk, in
+      every run and on every machine that holds the same prepared files.
+    `no_gpu`: TensorFlow sees no accelerator, and takes no memory of one.
 
   Args:
     name: One of `NAMES`, or the folder of a prepared builder (`…/imagenet2012/5.1.0`), the way to
@@ -66,9 +64,9 @@ def load_tfds(
   images = np.empty((stream.num_examples, *stream.image_shape), np.uint8)
   labels = np.empty(stream.num_examples, np.int32)
   start = 0
-  for chunk_images, chunk_labels in stream.chunks():
-    stop = start + len(chunk_labels)
-    images[start:stop], labels[start:stop] = chunk_images, chunk_labels
+  for batch_images, batch_labels in stream.batches():
+    stop = start + len(batch_labels)
+    images[start:stop], labels[start:stop] = batch_images, batch_labels
     start = stop
   return array_source(images, labels, num_classes=stream.num_classes, name=stream.name)
 
@@ -81,8 +79,7 @@ def tfds_stream(
   image_size: int | None = None,
   download: bool = False,
 ) -> Stream:
-  """Streams a split of a TFDS dataset in constant memory; arguments, order and errors of
-  `load_tfds`."""
+  """Streams what `load_tfds` reads, in the same order, in constant memory."""
   tf, tfds = _import()
   builder = _builder(tfds, name, data_dir, download)
   num_examples = _num_examples(builder, split)
@@ -108,14 +105,14 @@ def tfds_stream(
     # A cycle of one file: the order of the records does not depend on how many files there are.
     read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
   ).map(lambda e: (resize_fn(e["image"]), e["label"]), num_parallel_calls=2, deterministic=True)
-  chunks = functools.partial(
-    _chunks, tf, dataset.batch(256).prefetch(2), builder.data_dir, num_examples, num_classes
+  batches = functools.partial(
+    _batches, tf, dataset.batch(256).prefetch(2), builder.data_dir, num_examples, num_classes
   )
-  return Stream(where, num_examples, shape, num_classes, chunks)
+  return Stream(where, num_examples, shape, num_classes, batches)
 
 
-def _chunks(tf, dataset, folder, num_examples, num_classes) -> Iterator[Samples]:
-  """Yields the batches of `dataset`, checked, and makes TensorFlow's complaints ours."""
+def _batches(tf, dataset, folder, num_examples, num_classes) -> Iterator[Samples]:
+  """Yields the batches of `dataset`, checked; errors of TensorFlow become a DataFileError."""
   start = 0
   try:
     for images, labels in dataset.as_numpy_iterator():
@@ -132,8 +129,7 @@ def _chunks(tf, dataset, folder, num_examples, num_classes) -> Iterator[Samples]
 
 
 def _resize(tf, image_size, image):
-  """Resizes the shorter side to `image_size` and crops the centre; nothing for
-  `image_size=None`."""
+  """Resizes the shorter side to `image_size` and crops the centre; None leaves the image as is."""
   if image_size is None:
     return image
   size = tf.cast(tf.shape(image)[:2], tf.float32)
@@ -151,14 +147,12 @@ def _builder(tfds, name, data_dir, download):
   if "/" in name:
     return _builder_of_folder(tfds, name)
   if name not in NAMES:
-    near = difflib.get_close_matches(name, NAMES, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(NAMES)}."
     raise ValueError(
-      f"name={name!r} is no dataset: {hint} Other datasets are asked for by the folder of a "
-      "prepared TFDS builder, such as '/data/imagenet2012/5.1.0'"
+      f"name={name!r} is no dataset with a name{near_miss(name, NAMES)} Other datasets are given "
+      "by the folder of a prepared TFDS builder, such as '/data/imagenet2012/5.1.0'"
     )
-  if data_dir is not None:
-    data_dir = str(pathlib.Path(data_dir).expanduser()) if "://" not in data_dir else data_dir
+  if data_dir is not None and "://" not in data_dir:
+    data_dir = str(pathlib.Path(data_dir).expanduser())
   builder = tfds.builder(name, data_dir=data_dir)
   if download:
     builder.download_and_prepare()
@@ -180,14 +174,10 @@ def _builder_of_folder(tfds, name):
     if not folder.is_dir():
       raise DataFileError(name, "there is no such folder", "Check the path.")
     if not (folder / "dataset_info.json").is_file():
-      found = sorted(folder.glob("*/dataset_info.json")) + sorted(
-        folder.glob("*/*/dataset_info.json")
-      )
-      remedy = (
-        f"Did you mean {found[0].parent}?"
-        if found
-        else "Expected the version folder of a prepared dataset, like '/data/imagenet2012/5.1.0'."
-      )
+      remedy = "Expected the version folder of a prepared dataset, like '/data/imagenet2012/5.1.0'."
+      for pattern in ("*/*/dataset_info.json", "*/dataset_info.json"):
+        for found in sorted(folder.glob(pattern), reverse=True):
+          remedy = f"Did you mean {found.parent}?"
       raise DataFileError(name, "holds no dataset_info.json", remedy)
     name = str(folder)
   try:
@@ -201,10 +191,8 @@ def _num_examples(builder, split) -> int:
   try:
     return builder.info.splits[split].num_examples
   except (KeyError, ValueError) as error:
-    names = sorted(builder.info.splits)
-    near = difflib.get_close_matches(split, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the splits are {', '.join(names)}."
-    raise ValueError(f"split={split!r} is no split of {builder.info.name}: {hint}") from error
+    hint = near_miss(split, builder.info.splits)
+    raise ValueError(f"split={split!r} is no split of {builder.info.name}{hint}") from error
 
 
 def _import():

@@ -1,1 +1,1 @@
-"""How accurate a net is, clean and under attack, and how that is written down and drawn."""
+"""Accuracy, clean and under attack: flags for each image, intervals, tables, plots."""

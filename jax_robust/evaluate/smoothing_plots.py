@@ -1,29 +1,23 @@
-"""Pictures of smoothed classifiers, drawn from logs and arrays alone.
-
-The colours are Okabe and Ito's, which the colour-blind tell apart; dashes and markers tell methods
-apart where colours come again, and in grey.
-"""
+"""Plots of smoothed classifiers, drawn from logs and arrays: radii, probabilities, calibration."""
 
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jax_robust.evaluate.label_places import place_labels
+from jax_robust.evaluate import plot_style
+from jax_robust.evaluate.plot_labels import place_labels
 from jax_robust.smoothing import calibration, curves
 from jax_robust.smoothing.log import CertifyLog
-from jax_robust.smoothing.tables import round_down
+from jax_robust.smoothing.rounding import round_down
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 _END = {"marker": "o", "markevery": [-1], "markersize": 4, "clip_on": False}
 _BAND = {"alpha": 0.18, "linewidth": 0}
-_DPI = 160
 
 
 class Run(NamedTuple):
@@ -32,7 +26,7 @@ class Run(NamedTuple):
   Attributes:
     clean: accuracy of the smoothed classifier.
     average_radius: ACR.
-    label: the option that tells it from the method's other runs, such as `η = 5`.
+    label: the option that distinguishes it from the method's other runs, such as `η = 5`.
     clean_interval: ends of the interval, where it is known.
     radius_interval: ends of the interval, where it is known.
   """
@@ -58,7 +52,7 @@ def run_of(log: CertifyLog, label: str = "") -> Run:
 
 
 def draw_certified_accuracy(path: str | os.PathLike, logs: Mapping[str, CertifyLog]) -> None:
-  """Draws certified accuracy against the radius, with 95 % intervals, and says each method's ACR.
+  """Draws certified accuracy against the radius, with 95 % intervals and each method's ACR.
 
   A curve ends with a dot at its largest radius. Names stand in the order of the averages.
 
@@ -66,10 +60,11 @@ def draw_certified_accuracy(path: str | os.PathLike, logs: Mapping[str, CertifyL
     path: of the PNG.
     logs: by method.
   """
-  figure = _figure(7.6, 4.2)
-  axes = _axes(figure, r"$\ell_2$ radius", "certified accuracy (%)", "bands: 95 % intervals")
+  figure, axes = plot_style.make_axes(
+    (7.6, 4.2), r"$\ell_2$ radius", "certified accuracy (%)", "bands: 95 % intervals"
+  )
   averages = []
-  for style, method, log in _styled(logs):
+  for style, method, log in plot_style.styled(logs):
     largest = float(log.radius.max(initial=0.0))
     points = np.union1d(np.linspace(0.0, largest, 401), log.radius[log.correct])
     band = curves.certified_accuracy_band(log, points)
@@ -81,7 +76,7 @@ def draw_certified_accuracy(path: str | os.PathLike, logs: Mapping[str, CertifyL
     axes.plot([largest] * 2, fall, color=style["color"], linestyle=":", linewidth=1)
   axes.set_xlim(left=0)
   axes.set_ylim(0, 100)
-  _finish(path, figure, axes, np.argsort(averages)[::-1])
+  plot_style.save_with_legend(path, figure, axes, np.argsort(averages)[::-1])
 
 
 def draw_probabilities(
@@ -96,14 +91,13 @@ def draw_probabilities(
     logs: by method.
     sigmas: noise of each method's log.
   """
-  figure = _figure(7.6, 4.2)
-  axes = _axes(
-    figure,
+  figure, axes = plot_style.make_axes(
+    (7.6, 4.2),
     r"$p_A$: probability of the true class under the noise, lower bound",
     r"images with a smaller $p_A$ (%)",
   )
   most, heights = 0.5, []
-  for style, method, log in _styled(logs):
+  for style, method, log in plot_style.styled(logs):
     largest = float(curves.probability_lower_bounds(log, sigmas[method]).max(initial=0.5))
     points = 1.0 / (1.0 + np.exp(-np.linspace(0.0, math.log(largest / (1 - largest)), 401)))
     share = curves.probability_distribution(log, sigmas[method], np.minimum(points, largest))
@@ -116,7 +110,7 @@ def draw_probabilities(
   axes.minorticks_off()
   axes.set_xlim(0.5, 1 - 0.7 * (1 - most))
   axes.set_ylim(0, 100)
-  _finish(path, figure, axes, np.argsort(heights)[::-1])
+  plot_style.save_with_legend(path, figure, axes, np.argsort(heights)[::-1])
 
 
 def draw_trade_off(path: str | os.PathLike, methods: Mapping[str, Sequence[Run]]) -> None:
@@ -126,13 +120,16 @@ def draw_trade_off(path: str | os.PathLike, methods: Mapping[str, Sequence[Run]]
     path: of the PNG.
     methods: runs by method, in the order of the option that they differ in.
   """
-  figure = _figure(6.2, 4.6)
-  axes = _axes(figure, "clean accuracy of the smoothed classifier (%)", "average certified radius")
-  if any(run.clean_interval or run.radius_interval for runs in methods.values() for run in runs):
-    _note(axes, "bars: 95 % intervals")
+  has_bars = any(r.clean_interval or r.radius_interval for runs in methods.values() for r in runs)
+  figure, axes = plot_style.make_axes(
+    (6.2, 4.6),
+    "clean accuracy of the smoothed classifier (%)",
+    "average certified radius",
+    "bars: 95 % intervals" if has_bars else "",
+  )
   texts, lines = [], []
   for marker, (style, method, runs) in zip(
-    itertools.cycle(_MARKERS), _styled(methods), strict=False
+    itertools.cycle(_MARKERS), plot_style.styled(methods), strict=False
   ):
     clean = [100 * run.clean for run in runs]
     radius = [run.average_radius for run in runs]
@@ -143,10 +140,10 @@ def draw_trade_off(path: str | os.PathLike, methods: Mapping[str, Sequence[Run]]
         axes.plot(*ends, color=style["color"], alpha=0.35, linewidth=1)
         lines.append(ends)
       name = ", ".join(filter(None, [method if run is runs[0] else "", run.label]))
-      texts.append(axes.text(x, y, name, color=_darker(style["color"]), fontsize=9))
+      texts.append(axes.text(x, y, name, color=plot_style.darker(style["color"]), fontsize=9))
   axes.margins(0.12)
   place_labels(figure, axes, texts, lines)
-  figure.savefig(path, dpi=_DPI)
+  plot_style.save(path, figure)
 
 
 def draw_reliability(
@@ -162,11 +159,11 @@ def draw_reliability(
     votes: by method, the share of votes for the predicted class and whether it is right, `[n]`.
     num_bins: bins of equal width in [0, 1].
   """
-  figure = _figure(2.8 * len(votes) + 0.7, 4.2)
+  figure = plot_style.make_figure(2.8 * len(votes) + 0.7, 4.2)
   panels = figure.subplots(
     2, len(votes), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1)
   )
-  for column, (style, method, (confidence, correct)) in enumerate(_styled(votes)):
+  for column, (style, method, (confidence, correct)) in enumerate(plot_style.styled(votes)):
     bins = calibration.reliability(confidence, correct, num_bins)
     error = calibration.expected_calibration_error(confidence, correct, num_bins)
     _draw_bins(panels[:, column], bins, style["color"])
@@ -174,7 +171,7 @@ def draw_reliability(
     panels[1, column].set_xlabel("confidence (share of votes)")
   panels[0, 0].set_ylabel("accuracy")
   panels[1, 0].set_ylabel("images (%)")
-  figure.savefig(path, dpi=_DPI)
+  plot_style.save(path, figure)
 
 
 def draw_confidence_path(
@@ -192,14 +189,13 @@ def draw_confidence_path(
     positions: of the points on the way, `[p]`, from 0, the image, to 1, its adversarial point;
       None: at equal distances.
   """
-  figure = _figure(6.4, 4.0)
-  axes = _axes(
-    figure,
+  figure, axes = plot_style.make_axes(
+    (6.4, 4.0),
     "position on the way",
     "smoothed confidence in the true class",
     "curves: mean, bands: middle half of the images",
   )
-  for style, method, values in _styled(confidences):
+  for style, method, values in plot_style.styled(confidences):
     values = np.asarray(values)
     at = np.linspace(0.0, 1.0, values.shape[1]) if positions is None else np.asarray(positions)
     low, high = np.quantile(values, (0.25, 0.75), axis=0)
@@ -208,7 +204,7 @@ def draw_confidence_path(
   axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0\nimage", ".25", ".5", ".75", "1\nadversarial"))
   axes.set_xlim(0, 1)
   axes.set_ylim(0, 1)
-  _finish(path, figure, axes)
+  plot_style.save_with_legend(path, figure, axes)
 
 
 def _draw_bins(panels, bins: calibration.Reliability, color: str) -> None:
@@ -228,60 +224,7 @@ def _draw_bins(panels, bins: calibration.Reliability, color: str) -> None:
   for axis in (top.xaxis, top.yaxis):
     axis.set_ticks((0, 0.25, 0.5, 0.75, 1), ("0", ".25", ".5", ".75", "1"))
   for axes in panels:
-    _clear(axes)
-
-
-def _styled(methods: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, Any]]:
-  """Colour and dash of the line of each method, its name, and what belongs to it."""
-  for number, (method, content) in enumerate(methods.items()):
-    dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
-    style = {"color": _COLORS[number % len(_COLORS)], "linestyle": dash, "linewidth": 1.6}
-    yield style, method, content
-
-
-def _figure(width: float, height: float):
-  """A figure that needs no display."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(width, height), layout="constrained")
-  FigureCanvasAgg(figure)
-  return figure
-
-
-def _axes(figure, xlabel: str, ylabel: str, note: str = ""):
-  """The only axes of a figure, and what their bands mean."""
-  axes = figure.subplots()
-  axes.set(xlabel=xlabel, ylabel=ylabel)
-  _note(axes, note)
-  _clear(axes)
-  return axes
-
-
-def _note(axes, text: str) -> None:
-  """Small print above the axes."""
-  axes.set_title(text, loc="right", fontsize=8, color="0.4")
-
-
-def _clear(axes) -> None:
-  """A grid to read values from, and no frame around it."""
-  axes.grid(alpha=0.25)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-
-
-def _finish(path, figure, axes, order: Any = None) -> None:
-  """Names the lines beside the axes, where they cover nothing, and writes the file."""
-  handles, names = axes.get_legend_handles_labels()
-  order = range(len(names)) if order is None else order
-  figure.legend(
-    [handles[i] for i in order],
-    [names[i] for i in order],
-    loc="outside right upper",
-    frameon=False,
-    fontsize=9,
-  )
-  figure.savefig(path, dpi=_DPI)
+    plot_style.add_grid(axes)
 
 
 def _bars(x: float, y: float, run: Run) -> list[tuple[list[float], list[float]]]:
@@ -292,8 +235,3 @@ def _bars(x: float, y: float, run: Run) -> list[tuple[list[float], list[float]]]
   if run.radius_interval:
     bars.append(([x, x], list(run.radius_interval)))
   return bars
-
-
-def _darker(color: str) -> tuple[float, ...]:
-  """A colour that can be read as text on white."""
-  return tuple(0.65 * int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))

@@ -1,1 +1,1 @@
-"""Makers of labelled images to train on beside the originals."""
+"""Generators of labelled images to train on beside the originals."""

@@ -1,16 +1,16 @@
-"""One Gaussian per class, fitted to the training images in pixel space, and samples of it.
+"""A generator: one Gaussian per class, fitted to the training images in pixel space.
 
-The simplest generator that is known to help: its images look like nothing, and a share of them in
-every batch still raises robust accuracy (Gowal et al., Improving Robustness using Generated Data,
-2021).
+The simplest one that is known to help: no object can be seen in its images, yet a share of them in
+every batch raises robust accuracy (Gowal et al., Improving Robustness using Generated Data, 2021).
 """
 
 import dataclasses
-import difflib
-import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
+
+from jax_robust.data.sources import Samples, Stream
+from jax_robust.errors import check_count, check_name
 
 COVARIANCES = ("full", "pca", "diagonal", "shrinkage")
 BALANCES = ("equal", "as_fitted")
@@ -53,9 +53,8 @@ def fit(
   z ~ N(0, Iₙ) has covariance S exactly, whatever its rank: n may be smaller than d, and nothing is
   inverted.
 
-  **Guarantees**
-
-  - moments: before clipping, samples have the mean of the images and, for "full", covariance S.
+  Guarantees:
+    `moments`: before clipping, samples have the mean of the images and, for "full", covariance S.
 
   Args:
     images: uint8 [n, h, w, c] of one class, n at least 2.
@@ -91,7 +90,7 @@ def fit(
       mean, scale=np.sqrt(np.square(x, dtype=np.float64).sum(0)).astype(np.float32)
     )
   if covariance == "pca":
-    return ClassGaussian(mean, factor=_principal(x, rank))
+    return ClassGaussian(mean, factor=_principal(x, rank))  # pyrefly: ignore
   if covariance == "full":
     return ClassGaussian(mean, factor=x)
   shrinkage = _ledoit_wolf(x) if shrinkage is None else shrinkage
@@ -104,58 +103,16 @@ def fit(
 
 
 @dataclasses.dataclass(frozen=True)
-class GaussianSamples:
-  """Labelled samples of the classes' Gaussians, one class after another, in constant memory.
-
-  **Guarantees**
-
-  - reproducible: chunk k of class c is a function of (seed, c, k) and of that class's images alone.
-  - counts: `counts[c]` samples bear label c.
+class ChunkStream(Stream):
+  """A stream whose batches are chunks that can be drawn by themselves.
 
   Args:
-    images: uint8 [n, h, w, c], the originals.
-    labels: integers [n].
-    counts: Samples of each class.
-    seed: Of all that is drawn.
-    chunk_size: Samples in a chunk at most.
-    options: Keyword arguments of `fit`.
+    num_chunks: how many there are.
+    chunks: `chunks(numbers)` yields (images, labels) of those chunks, in the order of the stream.
   """
 
-  images: np.ndarray
-  labels: np.ndarray
-  counts: tuple[int, ...]
-  seed: int
-  chunk_size: int
-  options: dict
-
-  name = "Gaussian samples"
-
-  @property
-  def num_examples(self) -> int:
-    """Samples in all."""
-    return sum(self.counts)
-
-  @property
-  def num_classes(self) -> int:
-    """Labels lie in `[0, num_classes)`."""
-    return len(self.counts)
-
-  @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """(height, width, channels), the originals'."""
-    return self.images.shape[1:]
-
-  def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (images uint8 [m, h, w, c], labels int32 [m]), sorted by class."""
-    for label, count in enumerate(self.counts):
-      if not count:
-        continue
-      gaussian = fit(self.images[self.labels == label], **self.options)  # one in memory at a time
-      for chunk, start in enumerate(range(0, count, self.chunk_size)):
-        rng = np.random.default_rng((self.seed, label, chunk))
-        # A chunk is drawn whole and then cut: its samples do not depend on how many are wanted.
-        x = gaussian.draw(rng, self.chunk_size)[: count - start]
-        yield _to_uint8(x).reshape(-1, *self.image_shape), np.full(len(x), label, np.int32)
+  num_chunks: int
+  chunks: Callable[[Collection[int]], Iterator[Samples]]
 
 
 def sample_chunks(
@@ -170,11 +127,16 @@ def sample_chunks(
   covariance: str = "full",
   rank: int | None = None,
   shrinkage: float | None = None,
-) -> GaussianSamples:
+) -> ChunkStream:
   """Fits a Gaussian per class and returns its samples, for `data.shard_writer.write_shards`.
 
   Samples are clipped to [0, 1] and rounded to uint8, as the originals are kept; their label is the
-  class of their Gaussian.
+  class of their Gaussian. They come sorted by class, drawn when they are read, a chunk at a time.
+
+  Guarantees:
+    `reproducible`: chunk k of class c is a function of (seed, c, k) and of that class's images
+      alone.
+    `counts`: each class has its share, to within one sample.
 
   Args:
     images: uint8 [n, h, w, c], the originals; training images only.
@@ -190,7 +152,7 @@ def sample_chunks(
     shrinkage: As `fit` takes it.
 
   Returns:
-    The samples; `chunks()` draws them.
+    The samples, as a stream of chunks any of which can be drawn by itself.
 
   Raises:
     ValueError: for arguments that do not fit, and for a class with samples to draw but fewer than
@@ -198,17 +160,13 @@ def sample_chunks(
 
   >>> images = np.random.default_rng(0).integers(0, 256, (6, 2, 2, 1)).astype(np.uint8)
   >>> samples = sample_chunks(images, np.arange(6) % 2, num_examples=5, num_classes=2)
-  >>> [labels.tolist() for _, labels in samples.chunks()]
+  >>> [labels.tolist() for _, labels in samples.batches()]
   [[0, 0], [1, 1, 1]]
   """
   _check_options(covariance, rank, shrinkage)
-  if balance not in BALANCES:
-    raise ValueError(f"balance={balance!r}: expected one of {', '.join(BALANCES)}")
-  for name, value in (("num_examples", num_examples), ("chunk_size", chunk_size)):
-    if operator.index(value) < 1:
-      raise ValueError(f"{name}={value}: expected at least 1")
-  if operator.index(seed) < 0:
-    raise ValueError(f"seed={seed}: expected a whole number, not negative")
+  check_name("balance", balance, BALANCES)
+  check_count(num_examples=num_examples, chunk_size=chunk_size)
+  check_count(0, seed=seed)
   labels = np.asarray(labels)
   if labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= num_classes:
     raise ValueError(
@@ -223,16 +181,33 @@ def sample_chunks(
     raise ValueError(
       f"labels: class {short[0]} has {present[short[0]]} images; a Gaussian takes two at least"
     )
-  options = {"covariance": covariance, "rank": rank, "shrinkage": shrinkage}
-  return GaussianSamples(images, labels, tuple(counts.tolist()), seed, chunk_size, options)
+
+  def chunks(numbers: Collection[int] | None = None) -> Iterator[Samples]:
+    number = -1
+    for label, count in enumerate(counts.tolist()):
+      gaussian = None  # one in memory at a time
+      for chunk, start in enumerate(range(0, count, chunk_size)):
+        number += 1
+        if numbers is not None and number not in numbers:
+          continue
+        gaussian = gaussian or fit(
+          images[labels == label], covariance=covariance, rank=rank, shrinkage=shrinkage
+        )
+        rng = np.random.default_rng((seed, label, chunk))
+        # A chunk is drawn whole and then cut: its samples do not depend on how many are wanted.
+        x = gaussian.draw(rng, chunk_size)[: count - start]
+        yield _to_uint8(x).reshape(-1, *images.shape[1:]), np.full(len(x), label, np.int32)
+
+  num_chunks = int(np.sum(-(-counts // chunk_size)))
+  image_shape = images.shape[1:]
+  return ChunkStream(
+    "Gaussian samples", num_examples, image_shape, num_classes, chunks, num_chunks, chunks
+  )
 
 
 def _check_options(covariance, rank, shrinkage) -> None:
   """Refuses options of `fit` that do not fit one another."""
-  if covariance not in COVARIANCES:
-    near = difflib.get_close_matches(str(covariance), COVARIANCES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"covariance={covariance!r}: expected one of {', '.join(COVARIANCES)}{hint}")
+  check_name("covariance", covariance, COVARIANCES)
   for name, value, owner in (("rank", rank, "pca"), ("shrinkage", shrinkage, "shrinkage")):
     if value is not None and covariance != owner:
       raise ValueError(f"{name}={value}: belongs to covariance={owner!r}, not {covariance!r}")

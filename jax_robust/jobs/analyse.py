@@ -1,5 +1,6 @@
 """The analysis job: certification logs, ours and others', as one table and pictures."""
 
+import functools
 import glob
 import pathlib
 from collections.abc import Mapping
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jax_robust import smoothing
+from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import ConfigError
 from jax_robust.evaluate import smoothing_plots
-from jax_robust.runs import row_log, workdir
+from jax_robust.runs import pieces, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
 
@@ -24,8 +26,8 @@ def analyse(config: Any, folder: str) -> dict[str, Any]:
     workdir.write_identity(path, config)
     place = path / "results"
     table = smoothing.markdown_table(logs)
-    workdir.write_file(place / "analysis.md", (table + "\n").encode())
-    workdir.write_file(place / "analysis.csv", smoothing.csv_table(logs).encode())
+    write_atomically(place / "analysis.md", table + "\n")
+    write_atomically(place / "analysis.csv", smoothing.csv_table(logs))
     smoothing_plots.draw_certified_accuracy(place / "certified_accuracy.png", logs)
     smoothing_plots.draw_trade_off(place / "trade_off.png", _runs(logs))
     sigmas = {name: log.header.get("sigma", config.smoothing.sigma) for name, log in logs.items()}
@@ -74,9 +76,7 @@ def _find(entries) -> dict[str, pathlib.Path]:
 
 def _on_common_images(logs: Mapping[str, smoothing.CertifyLog]) -> dict[str, smoothing.CertifyLog]:
   """The logs, cut to the images that all of them have; says so where that leaves some out."""
-  common = None
-  for log in logs.values():
-    common = log.idx if common is None else np.intersect1d(common, log.idx)
+  common = functools.reduce(np.intersect1d, [log.idx for log in logs.values()])
   if not len(common):
     raise ConfigError("smoothing.logs: they have no image in common")
   for name, log in logs.items():
@@ -98,12 +98,9 @@ def _votes(found) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Shares of votes and whether they are right, of the logs that our job wrote."""
   votes = {}
   for name, path in found.items():
-    rows = [
-      row
-      for file in path.parent.glob("piece-*.jsonl")
-      for row in row_log.read(file)[1].values()
-      if "selected" in row
-    ]
+    if not any(path.parent.glob("piece-*.jsonl")):
+      continue
+    rows = [row for row in pieces.find([path.parent]).contents() if "selected" in row]
     if rows:
       votes[name] = (
         np.array([row["count"] / row["total"] for row in rows]),

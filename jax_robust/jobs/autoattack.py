@@ -1,8 +1,7 @@
-"""The AutoAttack job: one workdir, one net, one radius or several; it resumes at the last chunk."""
+"""The AutoAttack job: one model, one radius or several, in pieces that resume, shard and merge."""
 
 import functools
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,28 +11,33 @@ import numpy as np
 
 from jax_robust import attacks
 from jax_robust.attacks.autoattack import STAGES
-from jax_robust.errors import ConfigError, WorkdirError
-from jax_robust.evaluate import plotting, report
-from jax_robust.jobs.evaluate import load_net
-from jax_robust.runs import build, check, chunks, devices, workdir
-from jax_robust.runs.blocks import block, from_config, read_piece
-from jax_robust.train import metrics, parallel, state
+from jax_robust.errors import ConfigError, WorkdirError, check_count
+from jax_robust.evaluate import attack_plots, intervals, tables
+from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
+from jax_robust.runs.blocks import block, from_config
+from jax_robust.runs.evaluation import autoattack_ball
+from jax_robust.train import metrics, parallel
+
+PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward")
+"""Fields of an `AutoAttackResult` that a piece keeps, besides `after/STAGE` for every stage."""
 
 
 def autoattack(config: Any, folder: str) -> dict[str, Any]:
-  """Evaluates weights by AutoAttack (or AA+MT) in chunks, at every eps; resumes, and shards."""
+  """Evaluates weights by AutoAttack (or AA+MT) in pieces, at every eps; resumes, and shards."""
   check.check(config)
-  options = read_options(config)
+  norm, main_eps = autoattack_ball(config)
+  options = read_options(config, norm)
+  share = pieces.share_of("autoattack.shard", options["shard"])
   with workdir.claimed(folder, create=bool(config.init_from)) as path:
     workdir.write_identity(path, config)
     source = build.eval_source(
       build.load_split(config, config.data.test_split), config.evaluation.num_examples
     )
-    net, params, model_state, info = load_net(config, path, source)
-    evaluate, predict = _make_evaluate(config, options, net, params, model_state)
+    net, params, model_state, info = nets.load_net(config, path, source)
+    evaluate, predict = _make_evaluate(config, options, norm, net, params, model_state)
     common = {
       "version": options["version"],
-      "norm": config.evaluation.attack.norm,
+      "norm": norm,
       "seed": config.seed,
       "chunk_size": options["chunk_size"],
       "data": config.data.name,
@@ -41,171 +45,178 @@ def autoattack(config: Any, folder: str) -> dict[str, Any]:
       "num_examples": source.num_examples,
       "weights_sha256": info["sha256"],
       "precision": config.evaluation.precision,
-      **chunks.sha256_of(source),
+      **identity.sha256_of(source),
     }
-    found, main_eps = {}, float(config.evaluation.attack.eps)
+    stores = []
     for eps in sorted({*map(float, config.evaluation.eps_list), main_eps}):
-      identity = {**common, "eps": eps}
-      place = path / "results" / folder_of(common["norm"], eps)
-      chunks.claim(place, identity)
-      _fill(place, identity, options, source, evaluate, predict)
-      found[eps] = identity, list(chunks.read(place))
-    return write_summary(path, config.model.name, found, main_eps=main_eps)
+      store = pieces.Arrays(
+        path / "results" / f"autoattack_{common['norm']}_{eps:.6g}",
+        {**common, "eps": eps},
+        range(source.num_examples),
+        share=share,
+        size=options["chunk_size"],
+        name=f"eps {eps:.4g}",
+      )
+      _fill(store, options, source, evaluate, predict)
+      stores.append(store)
+    folders = [store.folder for store in stores]
+    return write_results(config, path, folders) if pieces.wait(stores) else {}
 
 
-def read_options(config: Any) -> dict[str, Any]:
+def read_options(config: Any, norm: str) -> dict[str, Any]:
   """The block `autoattack`, checked.
 
   Raises:
     ConfigError: a value that can't be used.
   """
   options = block(config, "autoattack")
-  read_piece("autoattack.shard", options["shard"])
-  if options["chunk_size"] < 1:
-    raise ConfigError(f"autoattack.chunk_size={options['chunk_size']}: expected 1 or more images")
-  if jax.process_count() > 1:
-    raise ConfigError(
-      f"job=autoattack with {jax.process_count()} processes: run pieces instead, each a job of its "
-      "own with --config.autoattack.shard=I/N, and put them together with job=merge"
-    )
-  options["version"] = _version(options["version"])
+  version = options["version"]
+  if "," in version or version in STAGES:
+    options["version"] = tuple(name.strip() for name in version.split(",") if name.strip())
   with from_config("autoattack"):
-    attacks.make_stages(options["version"], config.evaluation.attack.norm)
+    check_count(chunk_size=options["chunk_size"])
+    attacks.make_stages(options["version"], norm)
   return options
 
 
-def _version(text: str) -> str | tuple[str, ...]:
-  """The name of a version, or the names of attacks as the command line gives them."""
-  if "," in text or text in STAGES:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-  return text
-
-
-def folder_of(norm: str, eps: float) -> str:
-  """Where the chunks of one radius are, inside `results`."""
-  return f"autoattack_{norm}_{eps:.6g}"
-
-
-def _make_evaluate(config, options, net, params, model_state) -> tuple[Callable, Callable]:
-  """`evaluate(x, labels, rng, ball=…, …) -> AutoAttackResult`, compiled once for all chunks and
+def _make_evaluate(config, options, norm, net, params, model_state) -> tuple[Callable, Callable]:
+  """`evaluate(x, labels, rng, ball=…, …) -> AutoAttackResult`, compiled once for all pieces and
   radii, and `predict(x) -> logits` on the host.
   """
-  batch_size = parallel.padded_batch_size(config.evaluation.batch_size, options["chunk_size"])
-  mesh = parallel.data_mesh(batch_size)
-  params, model_state = parallel.replicate((params, model_state), mesh)
-  apply_fn = state.make_apply_fn(net)
-
-  def logits_fn(x):
-    return apply_fn(params, model_state, x, train=False)[0]
-
+  spread = devices.local_devices(config.parallel)
+  params, model_state = spread.share((params, model_state))
+  make = functools.partial(nets.make_logits_fn, config, net)
   run = attacks.make_autoattack(
-    logits_fn,
-    norm=config.evaluation.attack.norm,
+    make(params, model_state),
+    norm=norm,
     version=options["version"],
-    batch_size=batch_size,
-    devices=devices.row_devices(mesh, mode=config.parallel),
+    batch_size=parallel.padded_batch_size(config.evaluation.batch_size, options["chunk_size"]),
+    devices=spread,
   )
 
   def evaluate(*args, **options):
-    # The attacks' precision; what they claim is looked at in the highest one all the same.
+    # The attacks' precision; what they find is confirmed in the highest one all the same.
     with jax.default_matmul_precision(config.evaluation.precision):
       return run(*args, **options)
 
-  apply = jax.jit(lambda params, model_state, x: apply_fn(params, model_state, x, train=False)[0])
-  return evaluate, functools.partial(apply, params, model_state)
+  # The weights are arguments, lest the program hold a copy of them.
+  predict = jax.jit(lambda weights, x: make(*weights)(x))
+  return evaluate, functools.partial(predict, (params, model_state))
 
 
-def _fill(place, identity, options, source, evaluate, predict) -> None:
-  """Evaluates those chunks of this job's share that are not there."""
-  piece, num_pieces = read_piece("autoattack.shard", options["shard"])
-  starts = list(chunks.starts_of(identity))[piece::num_pieces]
-  missing = [start for start in starts if not chunks.path_of(place, start).exists()]
-  if len(missing) < len(starts):
-    metrics.report(f"{len(starts) - len(missing)} of {len(starts)} chunks are there: resuming")
-  ball = attacks.BALLS[identity["norm"]](identity["eps"])
-  rng = jax.random.key(identity["seed"])
-  began = time.monotonic()
-  for done, start in enumerate(missing, 1):
-    ids = np.arange(start, min(start + identity["chunk_size"], source.num_examples))
+def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
+  """Evaluates the images of this share that are in no piece."""
+  ball = attacks.BALLS[store.identity["norm"]](store.identity["eps"])
+  rng = jax.random.key(store.identity["seed"])
+  for ids in store.missing():
     images, labels = source.read(ids)
     x, labels = images.astype(np.float32) / np.float32(255), np.asarray(labels)
-    # The net is looked at once, by the piece's first chunk, whether this start or an earlier one.
-    result = evaluate(
-      x, labels, rng, ball=ball, ids=ids, check=start == starts[0], report=metrics.report
-    )
-    columns = {"id": ids, "label": labels, "distance": np.asarray(ball.distance(result.x_adv, x))}
+    is_first = ids[0] == min(store.job_ids)  # the guards look at the model once a share
+    result = evaluate(x, labels, rng, ball=ball, ids=ids, check=is_first, report=metrics.report)
+    content = {name: getattr(result, name) for name in PER_IMAGE}
+    content |= {f"after/{name}": flags for name, flags in result.robust_after.items()}
+    distance = ball.distance(jnp.asarray(result.x_adv), jnp.asarray(x))
+    content |= {"id": ids, "label": labels, "distance": distance}
+    content |= {f"hardest/{name}": v for name, v in _hardest(result, x, labels, predict).items()}
+    content["rejected"] = np.asarray(sum(result.rejected.values()))
+    content["warnings"] = np.asarray(result.warnings, dtype=np.str_)
     if options["save_examples"]:
-      columns["x_adv"] = result.x_adv
-    hardest = _hardest(result, x, labels, predict)
-    chunks.write(chunks.path_of(place, start), result, columns, hardest)
-    left = (time.monotonic() - began) / done * (len(missing) - done)
-    metrics.report(
-      f"eps {identity['eps']:.4g}  chunk {done}/{len(missing)}  images {ids[0]} to {ids[-1]}  "
-      f"robust {result.robust.mean():.2%}  eta {metrics.clock(left)}"
-    )
+      content["x_adv"] = result.x_adv
+    robust = result.robust.mean()
+    store.write(content, note=lambda robust=robust: f"robust {robust:.2%} of the last piece")
 
 
 def _hardest(result, x, labels, predict) -> dict[str, np.ndarray]:
-  """The images of a chunk that resisted longest."""
-  difficulty = chunks.difficulty(result)
-  best = np.argsort(-difficulty, kind="stable")[: chunks.PICTURED]
+  """The images of a piece that resisted longest: fields of `attack_plots.Example`, and difficulty.
+
+  The difficulty counts the stages until an image was broken, then the passes; it is 0 for one that
+  was wrong from the start, or never broken.
+  """
+  stage = np.sum(list(result.robust_after.values()), axis=0)
+  passes = result.num_forward + result.num_backward
+  difficulty = stage + passes / (passes.max() + 1.0) + 1.0
+  difficulty = np.where(result.clean & ~result.robust, difficulty, 0.0)
+  best = np.argsort(-difficulty, kind="stable")[: attack_plots.PICTURED]
   probs = [np.asarray(jax.nn.softmax(predict(jnp.asarray(z[best])))) for z in (x, result.x_adv)]
-  fields = plotting.Example(x[best], result.x_adv[best], labels[best], *probs)
+  fields = attack_plots.Example(x[best], result.x_adv[best], labels[best], *probs)
   return {**fields._asdict(), "difficulty": difficulty[best]}
 
 
-def write_summary(
-  path: pathlib.Path,
-  name: str,
-  found: Mapping[float, tuple[Mapping[str, Any], Sequence[Mapping[str, np.ndarray]]]],
-  *,
-  main_eps: float,
+def write_results(
+  config: Any, path: pathlib.Path, folders: Sequence[pathlib.Path]
 ) -> dict[str, Any]:
   """Writes `results/autoattack.json` and its picture, and prints the table.
 
   Args:
+    config: whose autoattack.eps, or else the attack of its evals, names the radius of the headline.
     path: the workdir.
-    name: of the net.
-    found: by radius, the identity and the chunks of its evaluation.
-    main_eps: the radius whose numbers are the headline.
+    folders: of the pieces, one for each radius.
   """
-  empty = [f"{eps:.4g}" for eps, (_, pieces) in found.items() if not pieces]
+  found = {work.identity["eps"]: work for work in map(lambda f: pieces.find([f]), folders)}
+  chunks = {eps: list(found[eps].contents(without=["x_adv"])) for eps in sorted(found)}
+  empty = [f"{eps:.4g}" for eps, rows in chunks.items() if not rows]
   if empty:
-    raise WorkdirError(f"{path}: no chunk was evaluated at eps {', '.join(empty)}")
-  each = {eps: chunks.summarise(pieces, identity) for eps, (identity, pieces) in found.items()}
+    raise WorkdirError(f"{path}: no piece was evaluated at eps {', '.join(empty)}")
+  main_eps = autoattack_ball(config)[1]
+  if main_eps not in chunks:
+    there = ", ".join(f"{eps:.6g}" for eps in chunks)
+    raise ConfigError(f"config.autoattack.eps={main_eps:.6g}: the pieces were evaluated at {there}")
+  each = {eps: _summarise(rows, found[eps].identity) for eps, rows in chunks.items()}
   main = each[main_eps]
-  curve = _curve(each)
-  workdir.write_result(
-    path,
-    "autoattack",
-    {
-      **{key: main[key] for key in ("clean", "clean_interval", "robust", "robust_interval", "eps")},
-      "curve": [
-        {"eps": eps, "robust": value, "interval": [low, high]}
-        for eps, value, low, high in zip(*curve, strict=True)
-      ],
-      "evaluations": list(each.values()),
-    },
-  )
-  plotting.draw_evaluation(
-    path / "results" / "autoattack.png",
-    {name: chunks.hardest(found[main_eps][1])},
-    {name: curve},
-    eps=main_eps,
-    norm=main["norm"],
+  points = {0.0: (main["clean"], *main["clean_interval"])}  # without an attack
+  points |= {eps: (result["robust"], *result["robust_interval"]) for eps, result in each.items()}
+  curve = attack_plots.Curve(list(points), *map(list, zip(*points.values(), strict=True)))
+  result = {
+    **{key: main[key] for key in ("clean", "clean_interval", "robust", "robust_interval", "eps")},
+    "curve": [
+      {"eps": eps, "robust": value, "interval": [low, high]}
+      for eps, (value, low, high) in points.items()
+    ],
+    "evaluations": list(each.values()),
+  }
+  workdir.write_result(path, "autoattack", result)
+  name, place = config.model.name, path / "results"
+  examples = {name: _hardest_of_all(chunks[main_eps])}
+  attack_plots.draw_evaluation(
+    place / "autoattack.png", examples, {name: curve}, eps=main_eps, norm=main["norm"]
   )
   rows = [
     {"eps": f"{eps:.4g}", "clean": r["clean"], **r["robust_after"]} for eps, r in each.items()
   ]
-  print(report.table(rows))
-  print(f"numbers: {path / 'results' / 'autoattack.json'}")
-  print(f"picture: {path / 'results' / 'autoattack.png'}")
+  print(tables.markdown_table(rows))
+  print(f"numbers: {place / 'autoattack.json'}\npicture: {place / 'autoattack.png'}")
   return main
 
 
-def _curve(each: Mapping[float, Mapping[str, Any]]) -> plotting.Curve:
-  """Accuracy against eps; without an attack it is the clean one."""
-  first = next(iter(each.values()))
-  points = {0.0: (first["clean"], *first["clean_interval"])}
-  points |= {eps: (result["robust"], *result["robust_interval"]) for eps, result in each.items()}
-  return plotting.Curve(list(points), *(list(row) for row in zip(*points.values(), strict=True)))
+def _hardest_of_all(chunks: Sequence[Mapping[str, np.ndarray]]) -> list[attack_plots.Example]:
+  """Of all images that were broken those which resisted longest."""
+  names = [f"hardest/{name}" for name in ("difficulty", *attack_plots.Example._fields)]
+  ranks, *fields = (np.concatenate([chunk[name] for chunk in chunks]) for name in names)
+  best = np.argsort(-ranks, kind="stable")[: attack_plots.PICTURED]
+  return [attack_plots.Example(*(field[i] for field in fields)) for i in best]
+
+
+def _summarise(
+  chunks: Sequence[Mapping[str, np.ndarray]], identity: Mapping[str, Any]
+) -> dict[str, Any]:
+  """An evaluation in numbers, and its flags, of the pieces that are there."""
+  after = [name for name in chunks[0] if name.startswith("after/")]
+  names = ("id", "label", "distance", *PER_IMAGE, *after)
+  columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
+  num_evaluated = len(columns["id"])
+  return {
+    **identity,
+    **intervals.summarise({name: columns[name] for name in ("clean", "robust")}),
+    "num_examples": num_evaluated,
+    "complete": num_evaluated == identity["num_examples"],
+    "robust_after": {name.removeprefix("after/"): float(columns[name].mean()) for name in after},
+    "max_distance": float(columns["distance"].max()),
+    "forward_per_image": float(columns["num_forward"].mean()),
+    "backward_per_image": float(columns["num_backward"].mean()),
+    "rejected": int(sum(chunk["rejected"] for chunk in chunks)),
+    "warnings": sorted({str(line) for chunk in chunks for line in chunk["warnings"]}),
+    "flags": {
+      name: columns[name].astype(int).tolist()
+      for name in ("id", "label", "pred", "pred_adv", "clean", "robust", *after)
+    },
+  }

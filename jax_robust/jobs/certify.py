@@ -1,80 +1,66 @@
-"""The certification job: one or several nets, one or several sigmas; it resumes, and shards."""
+"""The certification job: one or several models, one or several sigmas; resumes, shards, merges."""
 
 import itertools
-import signal
+import pathlib
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from jax_robust import smoothing
-from jax_robust.errors import ConfigError
-from jax_robust.jobs import certify_results
-from jax_robust.runs import build, check, chunks, devices, nets, workdir
-from jax_robust.runs.blocks import block, from_config, read_piece
-from jax_robust.runs.row_log import RowLog
-from jax_robust.train import metrics, parallel
+from jax_robust.errors import (
+  ConfigError,
+  check_labels,
+  check_name,
+  check_not_negative,
+  check_sigma,
+)
+from jax_robust.evaluate import smoothing_plots
+from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
+from jax_robust.runs.blocks import block, from_config
+from jax_robust.train import metrics
+
+LOG = "certify.tsv"
+"""The field's log of a certification that is complete, in its folder."""
 
 IMAGES_AT_ONCE = 256
 
-_SECONDS_BETWEEN_LOOKS = 1.0
+_GRID = 0.25  # radii of the tables, in units of the image
 
 
 def certify(config: Any, folder: str) -> dict[str, Any]:
-  """Certifies a smoothed net, or several, image by image: CERTIFY, into a log that grows."""
+  """Certifies a smoothed model, or several, image by image: CERTIFY, into a log that grows."""
   check.check(config)
   options = read_options(config)
-  has_own_nets = bool(config.init_from or options["weights"])
-  if jax.process_count() > 1:
-    # JAX's own handler only takes a note, for checkpoints; here every row is on disk already.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-  with workdir.claimed(folder, create=has_own_nets) as path:
+  share = pieces.share_of("smoothing.shard", options["shard"])
+  with workdir.claimed(folder, create=bool(config.init_from or options["weights"])) as path:
     workdir.write_identity(path, config)
     source = build.load_split(config, config.data.test_split)
     images = select(options, source.num_examples)
-    hashes = chunks.sha256_of(source, images)
-    found = {}
+    names = ("n0", "n", "alpha", "noise", "radii", "tolerance", "start", "stop", "skip", "max")
+    common = {
+      **{name: options[name] for name in names},
+      "seed": config.seed,
+      "precision": config.evaluation.precision,
+      "data": config.data.name,
+      "split": config.data.test_split,
+      "num_images": len(images),
+      **identity.sha256_of(source, np.asarray(images)),
+    }
+    stores = []
     for net in nets.each_net(config, path, source, options["weights"]):
       for sigma in _sigmas(options, net):
-        job = Job(config, options, net, sigma, source, images, hashes)
+        belongs_to = {"net": net.name, "sigma": sigma, **common}
+        belongs_to |= {"trained_sigma": net.sigma, "weights_sha256": net.sha256}
         place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
-        with RowLog(place / piece_file(options), identity_of(job)) as log:
-          _fill(job, log, _rows_in(place))
-        found[place.name] = place
-    _wait_for_peers(list(found.values()), images[options["piece"][0] :: options["piece"][1]])
-    if jax.process_index() == 0:
-      return certify_results.write(path, list(found.values()))
-    return {}
-
-
-def _wait_for_peers(places, ids: np.ndarray) -> None:
-  """Waits until all processes have certified their share of this piece, which their logs tell.
-
-  One may be ready long before another, and a collective then gives up: Gloo's first after 30 s.
-  """
-  while jax.process_count() > 1:
-    if all(np.isin(ids, list(_rows_in(place))).all() for place in places):
-      return
-    time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-def _rows_in(place) -> dict[int, dict[str, Any]]:
-  """The rows that are there already, by id, from whichever number of processes or pieces."""
-  return {row["id"]: row for row in certify_results.collect([place])[1]}
-
-
-class Job(NamedTuple):
-  """What is certified: `net` under noise `sigma` at the images `images` of `source`."""
-
-  config: Any
-  options: dict[str, Any]
-  net: nets.Net
-  sigma: float
-  source: Any
-  images: np.ndarray
-  hashes: Mapping[str, str]
+        name = f"{net.name} at sigma {sigma:g}"
+        store = pieces.Rows(place, belongs_to, images, share=share, name=name)
+        _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
+        stores.append(store)
+    folders = [store.folder for store in stores]
+    return write_results(config, path, folders) if pieces.wait(stores) else {}
 
 
 def read_options(config: Any) -> dict[str, Any]:
@@ -84,7 +70,6 @@ def read_options(config: Any) -> dict[str, Any]:
     ConfigError: a value that can't be used.
   """
   options = block(config, "smoothing")
-  options["piece"] = read_piece("smoothing.shard", options["shard"])
   if options["skip"] < 1 or min(options["start"], options["stop"], options["max"]) < 0:
     raise ConfigError(
       f"smoothing.skip={options['skip']}, start={options['start']}, stop={options['stop']}, "
@@ -92,31 +77,26 @@ def read_options(config: Any) -> dict[str, Any]:
     )
   if options["radii"] and options["tolerance"]:
     raise ConfigError("smoothing.radii and smoothing.tolerance are both given: keep one")
-  if options["tolerance"] < 0 or min(options["radii"], default=0) < 0:
-    raise ConfigError(
-      f"smoothing.radii={options['radii']}, smoothing.tolerance={options['tolerance']}: expected "
-      "numbers in units of the image, none negative"
-    )
-  for sigma in (*options["sigma_list"], options["sigma"] or 1.0):
-    with from_config("smoothing"):
-      smoothing.make_certifier(
-        lambda x: x, image_shape=(2,), sigma=sigma, noise=options["noise"],
-        **{name: options[name] for name in ("n0", "n", "alpha")},
-      )  # fmt: skip
+  with from_config("smoothing"):
+    check_not_negative(tolerance=options["tolerance"], radii=min(options["radii"], default=0))
+    for sigma in (*options["sigma_list"], options["sigma"] or 1.0):
+      check_sigma(sigma)
+    smoothing.check_budget(**{name: options[name] for name in ("n0", "n", "alpha")})
+    check_name("noise", options["noise"], smoothing.NOISES)
   return options
 
 
-def select(options: Mapping[str, Any], num_examples: int) -> np.ndarray:
+def select(options: Mapping[str, Any], num_examples: int) -> range:
   """The images that are certified: every `skip`-th of the split between `start` and `stop`.
 
   Raises:
     ConfigError: there is none.
   """
-  stop = min(options["stop"] or num_examples, num_examples)
-  chosen = np.arange(options["start"], max(stop, options["start"]))
-  chosen = chosen[chosen % options["skip"] == 0]
+  skip = options["skip"]
+  first = -(-options["start"] // skip) * skip
+  chosen = range(first, min(options["stop"] or num_examples, num_examples), skip)
   chosen = chosen[: options["max"] or None]
-  if not chosen.size:
+  if not chosen:
     raise ConfigError(
       f"smoothing.start={options['start']}, stop={options['stop']}, skip={options['skip']} leave "
       f"none of the {num_examples} images"
@@ -126,7 +106,7 @@ def select(options: Mapping[str, Any], num_examples: int) -> np.ndarray:
 
 def _sigmas(options, net: nets.Net) -> tuple[float, ...]:
   """The noise levels to certify at; says where they are not the trained one."""
-  sigmas = options["sigma_list"] or (options["sigma"] or net.sigma,)
+  sigmas: Sequence[Any] = options["sigma_list"] or (options["sigma"] or net.sigma,)
   if not all(sigmas):
     raise ConfigError(
       f"smoothing.sigma is 0, and {net.name} does not say which noise it was trained under: set "
@@ -140,128 +120,149 @@ def _sigmas(options, net: nets.Net) -> tuple[float, ...]:
   return tuple(map(float, sigmas))
 
 
-def piece_file(options: Mapping[str, Any]) -> str:
-  """The log of this process' share of this piece."""
-  piece, num_pieces = _share(options)
-  return f"piece-{piece}-of-{num_pieces}.jsonl"
+def _fill(store: pieces.Rows, config, source, sampling: Callable) -> None:
+  """Certifies the images of this share that are in no log."""
+  there = pieces.find([store.folder]).contents() if store.ids_there else []
+  radii = [_radius_of(row) for row in there if row["id"] in store.ids_there]
 
+  def note():
+    error = 1.96 * np.std(radii) / np.sqrt(len(radii))
+    return f"ACR {np.mean(radii):.4f} ± {error:.4f}"
 
-def _share(options) -> tuple[int, int]:
-  """Which share of the images is this process', and of how many: processes share a piece."""
-  piece, num_pieces = options["piece"]
-  return piece + num_pieces * jax.process_index(), num_pieces * jax.process_count()
-
-
-def identity_of(job: Job) -> dict[str, Any]:
-  """What the rows of a log depend on."""
-  names = ("n0", "n", "alpha", "noise", "radii", "tolerance", "start", "stop", "skip", "max")
-  return {
-    "net": job.net.name,
-    "sigma": job.sigma,
-    **{name: job.options[name] for name in names},
-    "seed": job.config.seed,
-    "precision": job.config.evaluation.precision,
-    "data": job.config.data.name,
-    "split": job.config.data.test_split,
-    "num_images": len(job.images),
-    "trained_sigma": job.net.sigma,
-    "weights_sha256": job.net.sha256,
-    **job.hashes,
-  }
-
-
-def _fill(job: Job, log: RowLog, there: Mapping[int, Any]) -> None:
-  """Certifies the images of this share that are not there, in this log or another."""
-  piece, num_pieces = _share(job.options)
-  mine = job.images[piece::num_pieces]
-  missing = mine[~np.isin(mine, list(there))]
-  if not missing.size:
-    return
-  done = [there[key] for key in mine.tolist() if key in there]
-  progress = certify_results.Progress(job.net.name, job.sigma, len(mine), done, metrics.report)
-  rng = jax.random.key(job.config.seed)
-  sampling = _make_sampling(job)
-  for ids in np.array_split(missing, -(-len(missing) // IMAGES_AT_ONCE)):
-    images, labels = job.source.read(ids)
-    smoothing.check_labels(labels, job.source.num_classes)
+  rng = jax.random.key(config.seed)
+  for ids in store.missing(IMAGES_AT_ONCE):
+    images, labels = source.read(ids)
+    check_labels(labels, source.num_classes)
     x = images.astype(np.float32) / np.float32(255)
     began = time.perf_counter()
-    with jax.default_matmul_precision(job.config.evaluation.precision):
-      for place, row in sampling(x, rng, ids):
+    with jax.default_matmul_precision(config.evaluation.precision):
+      for place, found in sampling(x, rng, ids):
         now = time.perf_counter()
-        log.append({
-          "id": int(ids[place]), "label": int(labels[place]), **row,
-          "seconds": round(now - began, 6),
-        })  # fmt: skip
-        progress.add(log.rows[int(ids[place])])
+        row = {"id": int(ids[place]), "label": int(labels[place]), **found}
+        row["seconds"] = round(now - began, 6)
+        radii.append(_radius_of(row))
+        store.write(row, note=note)
         began = now
 
 
-def _make_sampling(job: Job):
+def _radius_of(row: Mapping[str, Any]) -> float:
+  """What an image adds to the average certified radius."""
+  return row["radius"] * (row["predict"] == row["label"])
+
+
+def _make_sampling(config, options, source, net: nets.Net, sigma: float) -> Callable:
   """`(x, rng, ids) -> iterator of (place, row)`: CERTIFY, or one of its adaptive forms."""
-  options = job.options
-  common = {
-    "image_shape": job.source.image_shape,
-    "sigma": job.sigma,
-    **{name: options[name] for name in ("n0", "n", "alpha", "noise", "batch_size")},
-    "devices": devices.row_devices(
-      parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices()),
-      mode=job.config.parallel,
-    ),
-  }
-  if options["radii"] or options["tolerance"]:
-    adaptive = smoothing.make_adaptive_certifier(job.net.logits_fn, **common)
+  sampler = smoothing.Sampler(
+    net.logits_fn, image_shape=source.image_shape, noise=options["noise"],
+    batch_size=options["batch_size"], devices=devices.local_devices(config.parallel),
+  )  # fmt: skip
+  common: dict[str, Any] = {name: options[name] for name in ("n0", "n", "alpha")}
+  common["sigma"] = sigma
+
+  def rows(x, rng, ids) -> Iterator[tuple[int, dict[str, Any]]]:
     if options["radii"]:
-      return lambda x, rng, ids: _rows_at(adaptive, x, rng, ids, options["radii"])
-    return lambda x, rng, ids: _rows_within(adaptive, x, rng, ids, options["tolerance"])
-  certifier = smoothing.make_certifier(job.net.logits_fn, **common)
-  return lambda x, rng, ids: _rows(certifier, x, rng, ids)
+      for place, _, found in smoothing.each_decision(
+        sampler, x, rng, np.asarray(options["radii"]), ids=ids, **common
+      ):
+        yield place, _row_at(found, options["radii"])
+    elif options["tolerance"]:
+      for place, _, found in smoothing.each_interval(
+        sampler, x, rng, options["tolerance"], ids=ids, **common
+      ):
+        yield place, {**_row(found), "upper_radius": float(found.upper_radius)}
+    else:
+      for place, votes, found in smoothing.each_certificate(sampler, x, rng, ids=ids, **common):
+        yield place, {"selected": int(np.argmax(votes[smoothing.SELECTION])), **_row(found)}
+
+  return rows
 
 
-def _rows(certifier, x, rng, ids) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Of CERTIFY: the class that was selected, its votes, and what they prove."""
-  for votes in certifier.each(x, rng, ids=ids):
-    found = certifier.certificate(votes, x.shape[1:])
-    yield (
-      votes.place,
-      {
-        "selected": int(np.argmax(votes.selection)),
-        "predict": int(found.label),
-        "radius": float(found.radius),
-        "lower_bound": float(found.lower_bound),
-        "count": int(found.count),
-        "total": int(found.total),
-      },
-    )
+def _row(found) -> dict[str, Any]:
+  """Of CERTIFY, or of a radius to within a tolerance: the class, its votes, what they prove."""
+  return {
+    "predict": int(found.label),
+    "radius": float(found.radius),
+    "lower_bound": float(found.lower_bound),
+    "count": int(found.count),
+    "total": int(found.total),
+  }
 
 
-def _rows_within(adaptive, x, rng, ids, tolerance) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Of a radius to within a tolerance: also what it does not exceed."""
-  for place, found in adaptive.each_within(x, rng, tolerance, ids=ids):
-    yield (
-      place,
-      {
-        "predict": int(found.label),
-        "radius": float(found.radius),
-        "lower_bound": float(found.lower_bound),
-        "count": int(found.count),
-        "total": int(found.total),
-        "upper_radius": float(found.upper_radius),
-      },
-    )
-
-
-def _rows_at(adaptive, x, rng, ids, radii) -> Iterator[tuple[int, dict[str, Any]]]:
+def _row_at(found, radii) -> dict[str, Any]:
   """Of decisions: the largest radius that was certified, and what each decision took."""
-  for place, found in adaptive.each_at(x, rng, np.asarray(radii), ids=ids):
-    certified = list(itertools.compress(radii, found.certified))
-    yield (
-      place,
-      {
-        "predict": int(found.label),
-        "radius": float(max(certified, default=0.0)),
-        "certified": found.certified.astype(bool).tolist(),
-        "num_draws": found.num_draws.tolist(),
-        "total": int(found.num_draws.max()),
-      },
+  return {
+    "predict": int(found.label),
+    "radius": float(max(itertools.compress(radii, found.certified), default=0.0)),
+    "certified": found.certified.astype(bool).tolist(),
+    "num_draws": found.num_draws.tolist(),
+    "total": int(found.num_draws.max()),
+  }
+
+
+def write_results(
+  config: Any, path: pathlib.Path, folders: Sequence[pathlib.Path]
+) -> dict[str, Any]:
+  """Writes the log, the numbers and a picture of each folder that is complete, and a table of all.
+
+  Args:
+    config: not looked at.
+    path: the workdir.
+    folders: of the pieces, one for each model and sigma.
+  """
+  del config
+  results, logs = {}, {}
+  for folder in folders:
+    work = pieces.find([folder])
+    if not work.is_complete(folder.name):
+      results[folder.name] = {**work.identity, "complete": False, "num_rows": len(work.owners)}
+      continue
+    rows = list(work.contents())
+    log = smoothing.make_log(
+      **{key: [row[key] for row in rows] for key in ("label", "predict", "radius", "seconds")},
+      idx=[row["id"] for row in rows],
+      name=folder.name,
+      header=work.identity,
     )
+    smoothing.write_log(folder / LOG, log)
+    method = f"{work.identity['net']}, sigma {work.identity['sigma']:g}"
+    results[folder.name], logs[method] = _summarise(work.identity, rows, log), log
+    workdir.write_result(path, folder.name, results[folder.name])
+    picture = path / "results" / f"{folder.name}.png"
+    smoothing_plots.draw_certified_accuracy(picture, {method: log})
+  if logs:
+    print(smoothing.markdown_table(logs))
+  if len(logs) > 1:
+    smoothing_plots.draw_certified_accuracy(path / "results" / "certify.png", logs)
+  return results
+
+
+def _summarise(
+  identity: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], log: smoothing.CertifyLog
+) -> dict[str, Any]:
+  """A certification in numbers."""
+  most = smoothing.max_radius(sigma=identity["sigma"], n=identity["n"], alpha=identity["alpha"])
+  radii = np.arange(0.0, most + _GRID / 2, _GRID)
+  band = smoothing.certified_accuracy_band(log, radii)
+  result = {
+    **identity,
+    "complete": True,
+    "average_certified_radius": smoothing.estimate_average_radius(log)._asdict(),
+    "certified_accuracy": [
+      {"radius": float(r), "value": float(v), "interval": [float(low), float(high)]}
+      for r, v, low, high in zip(radii, band.value, band.low, band.high, strict=True)
+    ],
+    "abstained": int(np.sum(log.predict == smoothing.ABSTAIN)),
+    "draws_per_image": float(np.mean([row["total"] for row in rows])),
+    "seconds_per_image": float(np.mean(log.seconds)),
+  }
+  if "certified" in rows[0]:
+    result["decisions"] = {
+      "radii": identity["radii"],
+      "certified": np.mean([row["certified"] for row in rows], axis=0).tolist(),
+      "draws": np.mean([row["num_draws"] for row in rows], axis=0).tolist(),
+    }
+  if "selected" in rows[0]:
+    confidence = np.array([row["count"] / row["total"] for row in rows])
+    correct = np.array([row["selected"] == row["label"] for row in rows])
+    result["calibration_error"] = smoothing.expected_calibration_error(confidence, correct)
+  return result

@@ -4,11 +4,12 @@ from typing import Any
 
 import jax
 
-from jax_robust.errors import ConfigError, near_miss
-from jax_robust.evaluate import report
+from jax_robust.errors import ConfigError, check_options
+from jax_robust.evaluate import tables
 from jax_robust.jobs import evaluate, generate
 from jax_robust.jobs.train import train
 from jax_robust.runs import check, workdir
+from jax_robust.runs.training import make_training
 
 
 def compare(config: Any, folder: str) -> dict[str, Any]:
@@ -21,14 +22,16 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
     workdir.write_identity(path, config)
     shards = config.generated.path
     if config.get("generate") and not shards:
-      shards = str(path / "generated")
-      generate.write_shards(config, shards)
-    measured = {}
+      generate.write_shards(config, path)
+      shards = str(path / generate.SHARDS)
     # The run that changes nothing is what the others are compared with, and the headline.
-    for name in sorted(config.runs, key=lambda name: len(config.runs[name])):
-      run = run_config(config, name, shards)
+    names = sorted(config.runs, key=lambda name: len(config.runs[name]))
+    runs = {name: run_config(config, name, shards) for name in names}
+    trainings = {name: make_training(run) for name, run in runs.items()}
+    measured = {}
+    for name, run in runs.items():
       place = path / "runs" / name
-      if train(run, str(place))["preempted"]:
+      if train(run, str(place), trainings[name])["preempted"]:
         return {"preempted": True}
       measured[name] = evaluate.evaluate_weights(run, place)
     result = {
@@ -37,8 +40,8 @@ def compare(config: Any, folder: str) -> dict[str, Any]:
     }
     workdir.write_result(path, "compare", result)
     if jax.process_index() == 0:
-      evaluate.draw(path / "results" / "compare.png", config, measured)
-      print(report.table([evaluate.row_of(name, each) for name, each in measured.items()]))
+      evaluate.draw(path / "results" / "compare.png", measured)
+      print(tables.markdown_table([evaluate.row_of(name, each) for name, each in measured.items()]))
       print(f"numbers: {path / 'results' / 'compare.json'}")
       print(f"picture: {path / 'results' / 'compare.png'}")
     return result
@@ -66,8 +69,7 @@ def run_config(config: Any, name: str, shards: str) -> Any:
 
 def _change(block: Any, key: str, value: Any, *, where: str) -> None:
   """Sets a key of a block that is there, going into a block that keeps its function."""
-  if key not in block:
-    raise ConfigError(f"unknown config key '{where}.{key}'{near_miss(key, block.keys())}")
+  check_options(where, [key], block.keys())
   if hasattr(value, "items") and "name" not in value:
     for inner, each in value.items():
       _change(block[key], inner, each, where=f"{where}.{key}")

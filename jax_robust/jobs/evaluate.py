@@ -1,122 +1,122 @@
-"""The evaluation job: clean and attacked accuracy of trained weights on the test split."""
+"""The evaluation job: what `config.evals` measures of trained weights on the test split."""
 
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jax_robust.data import pipeline
-from jax_robust.evaluate import plotting, report, scoring
-from jax_robust.jobs.train import make_scorer, process_shard
-from jax_robust.runs import build, check, chunks, workdir
+from jax_robust.evaluate import attack_plots, intervals, tables
+from jax_robust.runs import build, check, identity, workdir
+from jax_robust.runs.evaluation import attack_setting, make_score
 from jax_robust.runs.nets import load_net
-from jax_robust.train import metrics, parallel
+from jax_robust.train import metrics
 
 
 class Evaluation(NamedTuple):
-  """The numbers for `results/`, and what a picture needs."""
+  """The numbers for `results/`, and what a picture needs where there is an attack."""
 
   result: dict[str, Any]
-  examples: list[plotting.Example]
-  curve: plotting.Curve
+  examples: list[attack_plots.Example]
+  curve: attack_plots.Curve | None
 
 
 def evaluate(config: Any, folder: str) -> dict[str, Any]:
-  """Scores a run's weights (or init_from's) on test images, clean and attacked at several eps."""
+  """Measures config.evals of a run's weights (or init_from's) on test images, at several eps."""
   check.check(config)
   with workdir.claimed(folder, create=bool(config.init_from)) as path:
     workdir.write_identity(path, config)
     measured = evaluate_weights(config, path)
     workdir.write_result(path, "evaluate", measured.result)
     if jax.process_index() == 0:
-      draw(path / "results" / "evaluate.png", config, {config.model.name: measured})
-      print(report.table([row_of(config.model.name, measured)]))
+      draw(path / "results" / "evaluate.png", {config.model.name: measured})
+      print(tables.markdown_table([row_of(config.model.name, measured)]))
     return measured.result
 
 
-def draw(path: pathlib.Path, config, measured: dict[str, Evaluation]) -> None:
-  """Draws the evaluations of one or several nets into one picture."""
+def draw(path: pathlib.Path, measured: dict[str, Evaluation]) -> None:
+  """Draws attacked evaluations of one or several models into one picture."""
+  attacked = {name: each for name, each in measured.items() if each.curve}
+  if not attacked:
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
-  plotting.draw_evaluation(
+  result = next(iter(attacked.values())).result
+  attack_plots.draw_evaluation(
     path,
-    {name: each.examples for name, each in measured.items()},
-    {name: each.curve for name, each in measured.items()},
-    eps=config.evaluation.attack.eps,
-    norm=config.evaluation.attack.norm,
+    {name: each.examples for name, each in attacked.items()},
+    {name: each.curve for name, each in attacked.items() if each.curve},
+    eps=result["eps"],
+    norm=result["norm"],
   )
 
 
 def row_of(name: str, measured: Evaluation) -> dict[str, Any]:
-  """A row of the table: the net, its accuracy clean and at every eps."""
-  row = {"net": name, "clean": measured.result["clean"], "robust": measured.result["robust"]}
-  row |= {
-    f"at {eps:.3g}": value
-    for eps, value in zip(measured.curve.eps, measured.curve.robust, strict=True)
-    if eps > 0 and eps != measured.result["eps"]
-  }
+  """A row of the table: the model, what was measured, and the accuracy at every eps."""
+  result = measured.result
+  row = {"net": name, **{each: result[each] for each in result["evals"]}}
+  if measured.curve:
+    row |= {
+      f"at {eps:.3g}": value
+      for eps, value in zip(measured.curve.eps, measured.curve.robust, strict=True)
+      if eps > 0 and eps != result["eps"]
+    }
   return row
 
 
 def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
-  """Attacks the weights of a workdir at every eps of the config."""
+  """Measures what `config.evals` names, and the curve of its attack over `evaluation.eps_list`."""
   source = build.eval_source(
     build.load_split(config, config.data.test_split), config.evaluation.num_examples
   )
   net, params, model_state, info = load_net(config, path, source)
-  batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
-  mesh = parallel.data_mesh(batch_size)
-  scorer = make_scorer(config, net, mesh)
-  rng = jax.random.key_data(jax.random.key(config.seed))
-
-  def flags_at(eps, names):
-    weights = scoring.Weights(params, model_state, jnp.asarray(eps, jnp.float32), rng)
-    batches = pipeline.eval_batches(source, batch_size=batch_size, shard=process_shard())
-    return scoring.score(
-      scorer,
-      parallel.replicate(weights, mesh),
-      batches,
-      place=functools.partial(parallel.shard_batch, mesh=mesh),
-      names=names,
-    )
-
-  eps = float(config.evaluation.attack.eps)
-  chosen = flags_at(eps, ("clean", "robust", "x_adv", "probs", "probs_adv"))
-  points = {0.0: report.binomial_interval(int(chosen["clean"].sum()), len(chosen["clean"]))}
-  for other in sorted({*map(float, config.evaluation.eps_list), eps}):
-    flags = chosen if other == eps else flags_at(other, ("clean", "robust"))
-    points[other] = report.binomial_interval(int(flags["robust"].sum()), len(flags["robust"]))
-    metrics.report(f"eps {other:.4g}: {points[other].value:.4f} of {len(flags['robust'])} robust")
-  curve = plotting.Curve(
-    list(points), *(list(column) for column in zip(*points.values(), strict=True))
-  )
-  result = report.summarise(chosen) | {
-    "eps": eps,
-    "norm": config.evaluation.attack.norm,
-    "attack": dict(build.block(config.evaluation, "attack")),
-    "curve": [
-      {"eps": e, "robust": p.value, "interval": [p.low, p.high]} for e, p in points.items()
-    ],
+  score, names = make_score(config, net, source), sorted(config.evals)
+  setting = attack_setting(config)
+  extra = [f"{setting.name}/{column}" for column in EXAMPLE_COLUMNS] if setting else []
+  columns = score(params, model_state, [*names, *extra])
+  result = intervals.summarise({name: columns[name] for name in names})
+  curve, examples = None, []
+  if setting:
+    # Without an attack, the curve begins at what the model gets right: the entry `clean`, if any.
+    counts = {} if "clean" not in names else {0.0: columns["clean"]}
+    for eps in sorted({*map(float, config.evaluation.eps_list), setting.eps}):
+      at_eps = columns
+      if eps != setting.eps:
+        at_eps = score(params, model_state, [setting.name], {setting.name: eps})
+      counts[eps] = at_eps[setting.name]
+      metrics.report(f"eps {eps:.4g}: {counts[eps].mean():.4f} of {len(counts[eps])} robust")
+    points = {e: intervals.binomial_interval(int(c.sum()), len(c)) for e, c in counts.items()}
+    curve = attack_plots.Curve(list(points), *map(list, zip(*points.values(), strict=True)))
+    examples = _examples(source, columns, setting.name)
+    result |= {
+      "eps": setting.eps,
+      "norm": setting.norm,
+      "attack": setting.attack,
+      "curve": [
+        {"eps": e, "robust": p.value, "interval": [p.low, p.high]} for e, p in points.items()
+      ],
+    }
+  result |= {
+    "evals": names,
+    "exit": config.evaluation.exit,
     "precision": config.evaluation.precision,
     "split": config.data.test_split,
     "weights": info,
-    **chunks.sha256_of(source),
+    **identity.sha256_of(source),
   }
-  return Evaluation(result, _examples(source, chosen), curve)
+  return Evaluation(result, examples, curve)
 
 
-def _examples(source, flags) -> list[plotting.Example]:
-  """The first images of the split."""
-  images, labels = source.read(flags["id"][: chunks.PICTURED])
+EXAMPLE_COLUMNS = ("x_adv", "probs", "probs_adv")
+"""What a picture shows of an attacked image."""
+
+
+def _examples(source, columns, name: str) -> list[attack_plots.Example]:
+  """The first images of the split, as the evaluator `name` attacked them."""
+  images, labels = source.read(columns["id"][: attack_plots.PICTURED])
+  x_adv, probs, probs_adv = (columns[f"{name}/{column}"] for column in EXAMPLE_COLUMNS)
   return [
-    plotting.Example(
-      images[i] / np.float32(255),
-      flags["x_adv"][i],
-      int(labels[i]),
-      flags["probs"][i],
-      flags["probs_adv"][i],
+    attack_plots.Example(
+      images[i] / np.float32(255), x_adv[i], int(labels[i]), probs[i], probs_adv[i]
     )
     for i in range(len(images))
   ]

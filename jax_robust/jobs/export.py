@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import config as config_lib
+from jax_robust.data.atomic import write_atomically
 from jax_robust.models import convert
-from jax_robust.runs import build, weights, workdir
-from jax_robust.train import state
+from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.types import LogitsFn
 
 
@@ -23,7 +23,7 @@ def export(config: Any, folder: str) -> dict[str, Any]:
 
 
 def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
-  """Writes weights, config and manifest; the manifest last, so that it vouches for the rest."""
+  """Writes weights, config and manifest; the manifest last: where it is, the rest is whole."""
   from safetensors.numpy import save
 
   target.mkdir(exist_ok=True)
@@ -31,11 +31,12 @@ def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
   digest = hashlib.sha256(content).hexdigest()
   # The old checksum goes first: a kill leaves no weights beside another file's checksum.
   (target / f"{weights.FILE}.sha256").unlink(missing_ok=True)
-  workdir.write_file(target / weights.FILE, content)
-  workdir.write_file(target / f"{weights.FILE}.sha256", f"{digest}  {weights.FILE}\n".encode())
+  write_atomically(target / weights.FILE, content)
+  write_atomically(target / f"{weights.FILE}.sha256", f"{digest}  {weights.FILE}\n")
   result = {"file": weights.FILE, "sha256": digest, "step": info.get("step"), "config": stored}
   result["num_parameters"] = int(sum(a.size for n, a in arrays.items() if n.startswith("params/")))
-  workdir.write_json(target / "manifest.json", result)
+  result["data"] = {"num_classes": weights.num_classes(target.parent, arrays)}
+  workdir.write_json(target / weights.MANIFEST, result)
   return result
 
 
@@ -56,13 +57,7 @@ def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
   path = pathlib.Path(folder)
   config = config_lib.from_data(workdir.read_config(path))
   arrays, _ = weights.run_weights(path, which=checkpoint)
-  num_classes = arrays["params/logits/bias"].shape[0]
-  net = build.model(config, num_classes)
+  net = build.model(config, weights.num_classes(path, arrays))
   tree = convert.unflatten_variables({name: jnp.asarray(a) for name, a in arrays.items()})
   params = tree.pop("params")
-  apply_fn = state.make_apply_fn(net)
-
-  def logits_fn(x):
-    return apply_fn(params, tree, x, train=False)[0]
-
-  return logits_fn
+  return nets.make_logits_fn(config, net, params, tree)

@@ -1,65 +1,125 @@
-"""The generation job: shards of generated images, fitted, or converted from files in the wild."""
+"""The generation job: shards of generated images, drawn from a fit or converted from files."""
 
 import pathlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jax_robust.data import convert, shard_writer, shards, sources
-from jax_robust.errors import ConfigError, near_miss
+from jax_robust.errors import ConfigError
 from jax_robust.generate import gaussian
-from jax_robust.runs import build, workdir
-from jax_robust.runs.blocks import from_config
-from jax_robust.train import metrics, parallel
+from jax_robust.runs import build, identity, pieces, workdir
+from jax_robust.runs.blocks import block, check_name, from_config
+from jax_robust.train import metrics
+
+SHARDS = "generated"
+"""The folder of the shards in a workdir."""
 
 
 def generate(config: Any, folder: str) -> dict[str, Any]:
   """Writes shards to WORKDIR/generated: a Gaussian fit of the data set, or files converted."""
   with workdir.claimed(folder) as path:
     workdir.write_identity(path, config)
-    return write_shards(config, str(path / "generated"))
+    return write_shards(config, path)
 
 
-def write_shards(config: Any, folder: str) -> dict[str, Any]:
+def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes the shards that `config.generate` describes; shards that are there already are kept."""
-  # One process writes; the others wait for it and then read what it wrote.
-  if jax.process_index() == 0 and not pathlib.Path(folder, "manifest.json").exists():
-    options = build.block(config, "generate")
-    method = options.pop("method", "")
-    if method not in METHODS:
-      raise ConfigError(f"generate.method={method!r}{near_miss(method, METHODS)}")
+  options = block(config, "generate")
+  method, shard = options.pop("method", ""), options.pop("shard", "0/1")
+  options.pop("pieces", None)  # of the job `merge`
+  check_name("generate.method", method, METHODS)
+  manifest, result = path / SHARDS / "manifest.json", None
+  if not manifest.exists():
     with from_config("generate"):
-      METHODS[method](config, folder, **options)
-  parallel.wait_for_all("shards")
+      result = METHODS[method](config, path, shard, **options)
+  while result is None and not manifest.exists():
+    time.sleep(pieces.SECONDS_BETWEEN_LOOKS)  # until the first process has written them
+  return result or _describe(path / SHARDS)
+
+
+def _describe(folder: pathlib.Path) -> dict[str, Any]:
+  """How many samples and shards there are."""
   written = shards.open_shards(folder)
   metrics.report(f"{written.num_examples} samples in {len(written.counts)} shards: {folder}")
   return {"num_examples": written.num_examples, "num_shards": len(written.counts)}
 
 
-def _gaussian(config, folder: str, *, num_shards: int | None = None, **options) -> None:
+def _gaussian(
+  config, folder: pathlib.Path, shard: str, *, num_shards: int | None = None, **options
+) -> dict[str, Any] | None:
   """Samples a Gaussian per class, fitted to the training split without its held-out part."""
   source, _ = sources.split_heldout(build.load_split(config, "train"), config.data.num_heldout)
   images, labels = source.read(np.arange(source.num_examples))
   samples = gaussian.sample_chunks(
     images, labels, num_classes=source.num_classes, seed=config.seed, **options
   )
-  shard_writer.write_shards(
-    folder,
-    samples,
-    generator=f"class-conditional Gaussian fit of {source.name}",
-    licence="as the data set it was fitted to",
-    seed=config.seed,
-    num_shards=num_shards,
+  belongs_to = {
+    "generator": f"class-conditional Gaussian fit of {source.name}",
+    "licence": "as the data set it was fitted to",
+    "seed": config.seed,
+    "num_shards": num_shards,
+    "num_examples": samples.num_examples,
+    "num_classes": samples.num_classes,
+    "options": options,
+    **identity.sha256_of(source),
+  }
+  return _write_samples(config, folder, samples, belongs_to, shard)
+
+
+def _write_samples(config, path, samples, belongs_to, shard: str) -> dict[str, Any] | None:
+  """Draws the chunks of samples that are in no piece; the first process makes shards of all."""
+  store = pieces.Arrays(
+    path / "results" / "generate",
+    belongs_to,
+    range(samples.num_chunks),
+    share=pieces.share_of("generate.shard", shard),
+    unit="chunks",
   )
+  wanted = [int(number) for ids in store.missing() for number in ids]
+  for number, (images, labels) in zip(wanted, samples.chunks(wanted), strict=True):
+    store.write({"id": np.array([number]), "image": images, "label": labels})
+  if jax.process_index() and shard == "0/1":
+    return None  # the first process deletes the pieces when it has made shards of them
+  if pieces.wait([store]):
+    return write_results(config, path, [store.folder])
+  return {"complete": False}
 
 
-def _convert(config, folder: str, *, path: str, **options) -> None:
-  """Converts an npz, a folder of class folders, or a pack of JPEGs."""
+def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) -> None:
+  """Converts an npz, a folder of class folders, or a pack of JPEGs; a kill starts it anew."""
+  if shard != "0/1":
+    raise ConfigError(f"generate.shard={shard!r}: files are converted whole, by one job")
   if not path:
     raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
-  convert.make_shards(path, folder, seed=config.seed, **options)
+  if jax.process_index() == 0:
+    convert.make_shards(path, folder / SHARDS, seed=config.seed, **options)
 
 
-METHODS = {"gaussian": _gaussian, "convert": _convert}
-"""Ways to come by shards, by the name a config gives them."""
+METHODS: dict[str, Callable] = {"gaussian": _gaussian, "convert": _convert}
+"""Ways to get shards, by the name a config gives them: `(config, workdir, shard, **options)`.
+
+They return what the job returns; None where the shards are there, or the first process writes them.
+"""
+
+
+def write_results(
+  config: Any, path: pathlib.Path, folders: Sequence[pathlib.Path]
+) -> dict[str, Any]:
+  """Shuffles the samples of a folder of pieces into shards, if complete, and deletes the pieces."""
+  del config
+  (folder,) = folders
+  work = pieces.find([folder])
+  if not work.is_complete("generate"):
+    return {"complete": False}
+  recipe = ("generator", "licence", "seed", "num_shards", "num_examples", "num_classes")
+  samples = ((each["image"], each["label"]) for each in work.contents())
+  shard_writer.write_shards(
+    path / SHARDS, samples, **{name: work.identity[name] for name in recipe}
+  )
+  shutil.rmtree(folder)
+  return _describe(path / SHARDS)

@@ -1,7 +1,6 @@
 """The training job: a config's data, net and objective, put through the loop."""
 
 import contextlib
-import functools
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
@@ -9,24 +8,22 @@ from typing import Any
 
 import jax
 
-from jax_robust.data import pipeline
-from jax_robust.errors import ConfigError
-from jax_robust.evaluate import report, scoring
-from jax_robust.runs import build, check, devices, workdir
-from jax_robust.train import checkpoint, loop, metrics, parallel, state
+from jax_robust.runs import check, workdir
+from jax_robust.runs.evaluation import make_score
+from jax_robust.runs.training import Training, duration, make_training, with_weights_of
+from jax_robust.train import checkpoint, loop, metrics
+from jax_robust.train.state import TrainState
 
 
-def train(config: Any, folder: str) -> dict[str, Any]:
+def train(config: Any, folder: str, training: Training | None = None) -> dict[str, Any]:
   """Trains a net, or goes on where the workdir stands; evaluates it on held-out images."""
   check.check(config)
   with workdir.claimed(folder) as path:
     workdir.write_identity(path, config)
-    outcome = _train(config, path)
-    result = {
-      "step": outcome.step,
-      "preempted": outcome.preempted,
-      "best": dict(outcome.best),
-    }
+    training = training or make_training(config)
+    workdir.note_data(path, training.sets.train)
+    outcome = _train(config, path, training)
+    result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
     if not outcome.preempted:
       workdir.write_result(path, "train", result)
     return result
@@ -48,23 +45,18 @@ def open_checkpoints(config, path: pathlib.Path) -> Iterator[loop.Checkpoints]:
     yield loop.Checkpoints(latest, best, metric, mode)
 
 
-def _train(config, path: pathlib.Path) -> loop.Outcome:
-  """Builds everything, restores what there is, and runs the loop."""
-  sets = build.data(config)
+def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
+  """Restores what there is, and runs the loop."""
+  evaluate = make_evaluate(config, training)
   schedule = loop.Schedule(
     **{
-      stem: build.duration(config, stem, sets.train)
+      stem: duration(config, stem, training.sets.train)
       for stem in ("total", "evaluate", "save", "log")
     }
   )
-  if not schedule.total:
-    raise ConfigError("the run has no step: set --config.total_steps (or _epochs, or _examples)")
-  net = build.model(config, sets.train.num_classes)
-  mesh = devices.make_mesh(config, net)
-  step_fn = build.make_step(config, net, sets, mesh)
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(open_checkpoints(config, path))
-    initial = _initial_state(config, net, sets, mesh, checkpoints.latest)
+    initial = _initial_state(config, training, checkpoints.latest)
     first_process = jax.process_index() == 0
     writer = metrics.NullWriter()
     if first_process:
@@ -74,9 +66,9 @@ def _train(config, path: pathlib.Path) -> loop.Outcome:
     stack.enter_context(contextlib.closing(writer))
     return loop.run(
       initial,
-      step_fn=step_fn,
-      make_batches=build.train_batches(config, sets, mesh),
-      evaluate=make_evaluate(config, net, sets.heldout),
+      step_fn=training.step_fn,
+      make_batches=training.make_batches,
+      evaluate=evaluate,
       schedule=schedule,
       checkpoints=checkpoints,
       writer=writer,
@@ -86,58 +78,26 @@ def _train(config, path: pathlib.Path) -> loop.Outcome:
     )
 
 
-def _initial_state(config, net, sets, mesh, latest: checkpoint.Checkpointer) -> state.TrainState:
-  """The newest state of the workdir, or else the config's, on the devices of the mesh."""
+def _initial_state(config, training: Training, latest: checkpoint.Checkpointer) -> TrainState:
+  """The newest state of the workdir, or else `init_from`'s weights, or else a fresh start."""
+  fresh = training.make_state()
   if latest.latest_step() is None:
-    fresh = build.initial_state(config, net, sets, init_from=config.init_from)
-    return parallel.replicate(fresh, mesh)
-  restored, _ = latest.restore(parallel.replicate(build.initial_state(config, net, sets), mesh))
+    return with_weights_of(config.init_from, fresh, training) if config.init_from else fresh
+  restored, _ = latest.restore(fresh)
   metrics.report(f"resuming from step {int(restored.step)}")
   return restored
 
 
-def make_evaluate(config, net, source) -> Callable[[state.TrainState], dict[str, float]]:
-  """`state -> {'clean', 'robust'}` of the averaged parameters, and 'noisy' with smoothing."""
-  batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
-  mesh = parallel.data_mesh(batch_size)
-  scorer = make_scorer(config, net, mesh)
-  names = [name for name in report.FLAGS if name != "noisy" or config.smoothing.sigma]
-  eps = config.evaluation.attack.eps
-  rng = jax.random.key_data(jax.random.key(config.seed))
+def make_evaluate(config, training: Training) -> Callable[[TrainState], dict[str, float]]:
+  """`state -> {name: share of correct images}` of the averaged parameters, for `config.evals`."""
+  names = sorted(config.evals)
+  score = make_score(config, training.net, training.sets.heldout)
 
-  def evaluate(current: state.TrainState) -> dict[str, float]:
-    weights = parallel.replicate(
-      scoring.Weights(current.ema, current.model_state, jax.numpy.asarray(eps), rng), mesh
-    )
-    flags = scoring.score(
-      scorer,
-      weights,
-      pipeline.eval_batches(source, batch_size=batch_size, shard=process_shard()),
-      place=functools.partial(parallel.shard_batch, mesh=mesh),
-      names=names,
-    )
-    summary = report.summarise(flags)
-    return {name: summary[name] for name in names}
+  def evaluate(current: TrainState) -> dict[str, float]:
+    columns = score(current.ema, current.model_state, names)
+    return {name: float(columns[name].mean()) for name in names}
 
   return evaluate
-
-
-def make_scorer(config, net, mesh) -> Callable:
-  """The compiled scorer of a config's evaluation attack, with the radius left open."""
-  options = build.block(config.evaluation, "attack")
-  apply_fn = state.make_apply_fn(net)
-  body = scoring.make_scorer(
-    apply_fn,
-    lambda eps: build.attack(options, eps=eps),
-    precision=config.evaluation.precision,
-    sigma=config.smoothing.sigma,
-  )
-  return parallel.map_step(lambda axis_name: body, mesh, mode=config.parallel, per_row=True)
-
-
-def process_shard() -> tuple[int, int]:
-  """This process and how many there are."""
-  return jax.process_index(), jax.process_count()
 
 
 @contextlib.contextmanager

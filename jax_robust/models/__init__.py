@@ -1,18 +1,20 @@
-"""Flax classifiers: `create(name, num_classes=...)` makes one of `MODELS`."""
+"""Flax nets by name: `create(name, **fields)` makes one of `MODELS`."""
 
 import dataclasses
-import difflib
 from typing import Any
 
+import flax.linen as nn
+
+from jax_robust.errors import check_name, check_options
 from jax_robust.models.classifier import Classifier
-from jax_robust.models.layers import BatchNorm, check_name
+from jax_robust.models.layers import BatchNorm
 from jax_robust.models.lenet import LeNet
 from jax_robust.models.preact_resnet import PreActResNet18
 from jax_robust.models.resnet import CifarResNet, ResNet50
 from jax_robust.models.small import MLP, SmallCNN
 from jax_robust.models.wide_resnet import WideResNet
 
-MODELS: dict[str, type[Classifier]] = {
+MODELS: dict[str, type[nn.Module]] = {
   "cifar_resnet": CifarResNet,
   "lenet": LeNet,
   "mlp": MLP,
@@ -21,6 +23,8 @@ MODELS: dict[str, type[Classifier]] = {
   "small_cnn": SmallCNN,
   "wide_resnet": WideResNet,
 }
+"""The nets by name. Any Linen module may be put here; one with a field `num_classes` is taken for a
+classifier (`is_classifier`), and then needs the fields `mean` and `std` too."""
 
 __all__ = [
   "MLP",
@@ -34,34 +38,45 @@ __all__ = [
   "SmallCNN",
   "WideResNet",
   "create",
+  "is_classifier",
 ]
 
 
-def create(name: str, *, num_classes: int, **kwargs: Any) -> Classifier:
+def create(name: str, **options: Any) -> nn.Module:
   """Makes a net by name.
 
   Args:
     name: a key of `MODELS`.
-    num_classes: number of logits.
-    **kwargs: fields of that class; lists, as read from JSON, become tuples.
+    **options: fields of that class, such as `num_classes`, which every classifier needs; lists, as
+      read from JSON, become tuples.
 
   Returns:
     The Linen module, without variables; `module.init(rng, x)` makes those.
 
   Raises:
-    ValueError: if the name is unknown.
-    TypeError: if a keyword is no field of that class.
+    ValueError: the name is unknown.
+    TypeError: a keyword is no field of that class, or one is missing.
 
   >>> create("wide_resnet", num_classes=10, depth=16, width=4).depth
   16
   """
   check_name("name", name, MODELS)
-  module_class = MODELS[name]
-  accepted = [f.name for f in dataclasses.fields(module_class) if f.name not in ("parent", "name")]
-  for key in kwargs:
-    if key not in accepted:
-      near = difflib.get_close_matches(key, accepted, n=1)
-      hint = f" Did you mean {near[0]!r}?" if near else ""
-      raise TypeError(f"{name} has no field {key!r}; it accepts {', '.join(accepted)}.{hint}")
-  fields = {key: tuple(v) if isinstance(v, list) else v for key, v in kwargs.items()}
-  return module_class(num_classes=num_classes, **fields)
+  check_options(name, options, _fields(MODELS[name]), error=TypeError)
+  return MODELS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+
+def is_classifier(net: str | nn.Module | type[nn.Module]) -> bool:
+  """Whether a net, given by name, as a module or as its class, has a field `num_classes`.
+
+  >>> is_classifier("lenet"), is_classifier(nn.Dense(3))
+  (True, False)
+  """
+  if isinstance(net, str):
+    check_name("name", net, MODELS)
+    net = MODELS[net]
+  return "num_classes" in _fields(net)
+
+
+def _fields(net) -> list[str]:
+  """The fields that a caller may set: `parent` and `name` are Flax's own."""
+  return [f.name for f in dataclasses.fields(net) if f.name not in ("parent", "name")]

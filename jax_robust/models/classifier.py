@@ -1,18 +1,21 @@
-"""The fields and the first and last layers that all classifiers have in common."""
+"""`Classifier`: the fields, the first and the last layer that all classifiers have in common."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jax_robust.errors import check_name
+from jax_robust.models import layers
+from jax_robust.models.convolution import CONVOLUTIONS
 from jax_robust.models.layers import (
   ACTIVATIONS,
   BatchNorm,
-  check_name,
-  linear,
+  fan_in_truncated_normal,
   normalise,
   torch_init,
 )
@@ -36,11 +39,13 @@ class Classifier(nn.Module, kw_only=True):
     bn_epsilon: see `BatchNorm.epsilon`.
     bn_debias: see `BatchNorm.debias`.
     zero_init_logits: whether the last layer's weights start at zero.
+    convolution: "auto", the fastest for the backend, or "xla", always `jax.lax`'s (see
+      `convolution.conv_general_dilated`).
     dtype: of the computation up to the last layer; parameters, statistics and logits are float32
       (computation and logits float64 for float64).
 
   Raises:
-    ValueError: if `activation` is unknown.
+    ValueError: if `activation` or `convolution` is unknown.
   """
 
   num_classes: int
@@ -54,13 +59,19 @@ class Classifier(nn.Module, kw_only=True):
   bn_epsilon: float = 1e-5
   bn_debias: bool = False
   zero_init_logits: bool = False
+  convolution: str = "auto"
   dtype: DTypeLike = jnp.float32
 
   has_torch_init = False  # a property of the architecture, not a field
 
   def __post_init__(self):
     check_name("activation", self.activation, ACTIVATIONS)
+    check_name("convolution", self.convolution, CONVOLUTIONS)
     super().__post_init__()
+
+  def conv_factory(self) -> Callable[..., nn.Conv]:
+    """`layers.conv` with this net's dtype and choice of convolution."""
+    return functools.partial(layers.conv, dtype=self.dtype, convolution=self.convolution)
 
   def batchnorm_factory(self) -> Callable[..., BatchNorm]:
     """BatchNorm with this net's constants; give it a name that contains 'batchnorm'."""
@@ -75,7 +86,7 @@ class Classifier(nn.Module, kw_only=True):
     )
 
   def preprocess(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Pads and normalises in x's dtype, then goes over to the net's."""
+    """Pads and normalises in x's dtype, then casts to the net's."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
       raise TypeError(f"x is {x.dtype}; expected floating-point images in [0, 1]")
     if self.pad_to is not None:
@@ -91,11 +102,12 @@ class Classifier(nn.Module, kw_only=True):
     dtype = jnp.promote_types(self.dtype, jnp.float32)
     features = features.astype(dtype)
     features = features.mean(tuple(range(1, features.ndim - 1)))
-    initial = torch_init(features.shape[-1]) if self.has_torch_init else {}
-    last = linear(
-      self.num_classes, name="logits", zero_init=self.zero_init_logits, dtype=dtype, **initial
-    )
-    return last(features)
+    initial: dict[str, Any] = {"kernel_init": fan_in_truncated_normal}
+    if self.has_torch_init:
+      initial = torch_init(features.shape[-1])
+    if self.zero_init_logits:
+      initial["kernel_init"] = nn.initializers.zeros
+    return nn.Dense(self.num_classes, dtype=dtype, name="logits", **initial)(features)
 
   def activate(self, x: Array) -> Array:
     """The net's activation."""

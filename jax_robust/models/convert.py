@@ -1,4 +1,4 @@
-"""Weights to and from PyTorch's names and layouts, and to and from flat names; no pickles."""
+"""Weights in files and in PyTorch's names and layouts, converted both ways; never unpickled."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from jax_robust.models.layers import check_name
+from jax_robust.errors import check_name
 
 Names = str | Mapping[str, str]
 
@@ -64,13 +64,7 @@ _SETTLED = 1_000_000
 
 
 def flatten_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Names every array of a tree of variables by its path, as in 'params/init_conv/kernel'.
-
-  Args:
-    variables: nested mappings that end in arrays.
-
-  Returns:
-    A flat dict of NumPy arrays, which `safetensors.numpy.save_file` takes.
+  """Names every array of nested variables by its path: a flat dict, as safetensors stores it.
 
   >>> flatten_variables({"params": {"logits": {"bias": np.zeros(2)}}}).keys()
   dict_keys(['params/logits/bias'])
@@ -79,13 +73,7 @@ def flatten_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def unflatten_variables(arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """Undoes `flatten_variables`.
-
-  Args:
-    arrays: a flat mapping with '/' in its names.
-
-  Returns:
-    The nested dicts.
+  """Undoes `flatten_variables`: nested dicts from names with '/'.
 
   >>> unflatten_variables({"params/logits/bias": 0})
   {'params': {'logits': {'bias': 0}}}
@@ -172,18 +160,12 @@ def _torch_name(path: tuple[str, ...], names: Names) -> str:
   return f"{module}.{_LEAVES[path[-1]]}"
 
 
-def _to_flax_layout(array: np.ndarray, leaf: str) -> np.ndarray:
-  """OIHW to HWIO, and out x in to in x out."""
-  if leaf == "kernel":
-    return array.transpose((2, 3, 1, 0) if array.ndim == 4 else None)
-  return array
-
-
-def _to_torch_layout(array: np.ndarray, leaf: str) -> np.ndarray:
-  """HWIO to OIHW, and in x out to out x in."""
-  if leaf == "kernel":
-    return array.transpose((3, 2, 0, 1) if array.ndim == 4 else None)
-  return array
+def _transposed(array: Any, leaf: str, axes: tuple[int, ...]) -> np.ndarray:
+  """An array as it is, but kernels: of convolutions by `axes`, of linear layers the transpose."""
+  array = np.asarray(array)
+  if leaf != "kernel":
+    return array
+  return array.transpose(axes if array.ndim == 4 else None)
 
 
 def from_torch(
@@ -214,7 +196,8 @@ def from_torch(
   if isinstance(names, str):
     check_name("names", names, NAMES)
   result, problems, used = {}, [], set()
-  for path, leaf in traverse_util.flatten_dict(variables).items():
+  flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(variables))
+  for path, leaf in flat.items():
     name = _torch_name(path[1:], names)
     used.add(name)
     if name not in arrays and path[-1] == "count":
@@ -223,7 +206,7 @@ def from_torch(
       problems.append(f"missing: {name}, for {'/'.join(path)} {tuple(leaf.shape)}")
       continue
     else:
-      array = _to_flax_layout(np.asarray(arrays[name]), path[-1])
+      array = _transposed(arrays[name], path[-1], (2, 3, 1, 0))
     if array.shape != tuple(leaf.shape):
       problems.append(
         f"shape: {name} is {np.shape(arrays[name])}, which gives {array.shape}; "
@@ -250,6 +233,6 @@ def to_torch(variables: Mapping[str, Any], *, names: Names) -> dict[str, np.ndar
   if isinstance(names, str):
     check_name("names", names, NAMES)
   return {
-    _torch_name(path[1:], names): np.array(_to_torch_layout(np.asarray(leaf), path[-1]), order="C")
+    _torch_name(path[1:], names): np.array(_transposed(leaf, path[-1], (3, 2, 0, 1)), order="C")
     for path, leaf in traverse_util.flatten_dict(variables).items()
   }

@@ -1,102 +1,166 @@
-"""Convolutions, cut so that XLA's CPU backend is faster at them and at their gradients."""
+"""The convolutions of the nets: `jax.lax.conv_general_dilated`, or a faster arrangement on the CPU.
+
+XLA's CPU backend is slow at convolutions with few channels and at some of their gradients. Here
+such a convolution is a JAX primitive, bilinear in images and kernel, with the same values to
+rounding: its evaluation and its two transposes are arranged anew, and JAX derives both modes of
+differentiation, to any order, from these.
+"""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
 
 
-def conv_general_dilated(lhs, rhs, window_strides, padding, **options):
-  """As `flax.linen.Conv` calls `jax.lax.conv_general_dilated`, and the same but for the time.
+def conv_general_dilated(lhs: Array, rhs: Array, window_strides, padding, **options) -> Array:
+  """As `jax.lax.conv_general_dilated`, with the arguments that `flax.linen.Conv` passes.
 
-  XLA's are all on accelerators, dilated and grouped ones, and those with more than 32 channels on
-  both sides, with which a step of PreActResNet-18 took 9 % longer as here.
+  It calls that function on accelerators, for dilated and grouped convolutions, under `shard_map`
+  with `check_vma=True`, and for more than 32 channels on both sides, where the arrangements below
+  made a step of PreActResNet-18 9 % slower.
+
+  Guarantees:
+    `every_convolution_is_that_of_xla`: to rounding, with any options.
+    `derivatives_are_those_of_xla`: to rounding, in both modes and twice; batching too.
+
+  Args:
+    lhs: images `[b, h, w, c]`.
+    rhs: kernel `[k, l, c, d]`.
+    window_strides: of rows and columns.
+    padding: "SAME", "VALID", or zeros before and after, of rows and of columns.
+    **options: the other arguments of `jax.lax.conv_general_dilated`.
+
+  Returns:
+    The convolved images `[b, h2, w2, d]`.
+
+  >>> images, kernel = jnp.ones((1, 6, 6, 1)), jnp.ones((5, 5, 1, 2))
+  >>> layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+  >>> conv_general_dilated(images, kernel, (1, 1), "VALID", **layout)[0, :, :, 1].tolist()
+  [[25.0, 25.0], [25.0, 25.0]]
   """
-  ones = all(set(options.get(f"{side}_dilation") or (1,)) == {1} for side in ("lhs", "rhs"))
-  simple = ones and lhs.ndim == 4 and options.get("feature_group_count", 1) == 1
+  undilated = all(set(options.get(f"{side}_dilation") or (1,)) == {1} for side in ("lhs", "rhs"))
+  simple = undilated and lhs.ndim == 4 and options.get("feature_group_count", 1) == 1
   narrow = min(rhs.shape[2:]) <= 32
-  if not (simple and narrow) or jax.default_backend() != "cpu":
+  tracked = _varies_over_devices(lhs) or _varies_over_devices(rhs)
+  if not (simple and narrow) or tracked or jax.default_backend() != "cpu":
     return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-  precision = options.get("precision")
   if isinstance(padding, str):
     padding = jax.lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-  layout = _Layout(tuple(window_strides), tuple(map(tuple, padding)))
-  if layout == _Layout() and min(rhs.shape[:2]) > 3:
-    return valid_convolution(lhs, rhs, precision=precision)
-  return _convolution(lhs, rhs, layout, precision)
+  return _convolution.bind(
+    lhs,
+    rhs,
+    strides=tuple(window_strides),
+    padding=tuple(map(tuple, padding)),
+    # Read here: a primitive is lowered after the `with` block that sets the default has ended.
+    precision=options.get("precision") or jax.config.jax_default_matmul_precision,  # pyrefly: ignore
+  )
 
 
-class _Layout(NamedTuple):
-  """Strides, and zeros before and after, of rows and of columns."""
-
-  strides: tuple[int, int] = (1, 1)
-  padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+CONVOLUTIONS = {"auto": conv_general_dilated, "xla": jax.lax.conv_general_dilated}
+"""Choices of a net's `convolution`: the fastest for the backend, or always `jax.lax`'s."""
 
 
-_SAME = _Layout(padding=((1, 1), (1, 1)))
+def _varies_over_devices(x) -> bool:
+  """Whether JAX tracks over which axes of a `shard_map` x varies, as it does by default.
 
-
-def _is_same(kernel, layout) -> bool:
-  """Whether a 3x3 kernel makes an output of every pixel, and so does its transpose."""
-  return kernel.shape[:2] == (3, 3) and layout == _SAME
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _convolution(x, kernel, layout, precision):
-  """A convolution with the derivatives of `_convolution_jvp`."""
-  if _is_same(kernel, layout):
-    return _by_columns(x, kernel, layout.padding, precision)
-  return _convolve(x, kernel, precision, *layout)
-
-
-@functools.partial(_convolution.defjvp, symbolic_zeros=True)
-def _convolution_jvp(layout, precision, primals, tangents):
-  """Derivatives as the transposes of what the gradients are best computed by.
-
-  So both modes work, to any order; forward mode takes two to five times as long as XLA's.
+  The gradients of a kernel that does not vary must then be summed over devices; the transposes
+  below would not do so. JAX has had two names for what it tracks.
   """
-  (x, kernel), (dx, dkernel) = primals, tangents
-  y, dy = _convolution(x, kernel, layout, precision), []
-  same, (rows, columns), (down, right) = _is_same(kernel, layout), kernel.shape[:2], layout.strides
+  aval = jax.typeof(x)
+  tracked = getattr(aval, "manual_axis_type", aval)
+  return bool(getattr(tracked, "varying", None) or getattr(tracked, "vma", None))
 
-  def gradient_in_x(gradient):
-    return _convolution(gradient, kernel[::-1, ::-1].swapaxes(2, 3), layout, precision)
 
-  def gradient_in_kernel(gradient):
-    if same:
-      return _kernel_gradient_by_strips(x, gradient, precision)
-    return _kernel_gradient_by_windows(x, gradient, kernel.shape, layout, precision)
+def _evaluate(x, kernel, *, strides, padding, precision):
+  """The values of the convolution."""
+  if _keeps_size(kernel, strides, padding):
+    return _by_columns(x, kernel, padding, precision)
+  return _xla(x, kernel, strides=strides, padding=padding, precision=precision)
 
-  if not isinstance(dx, SymbolicZero):
-    if same:
-      dy += jax.linear_transpose(gradient_in_x, y)(dx)
-    else:
-      dy.append(_convolve(dx, kernel, precision, *layout))
-  if not isinstance(dkernel, SymbolicZero):
-    # Windows of 3x3 at stride 2 hold each pixel 2.25 times; more than 4 times is too much memory.
-    if same or rows * columns <= 4 * down * right:
-      dy += jax.linear_transpose(gradient_in_kernel, y)(dkernel)
-    else:
-      dy.append(_convolve(x, dkernel, precision, *layout))
-  return y, sum(dy[1:], dy[0])
+
+def _gradient_in_x(gradient, x, kernel, **layout):
+  """The transpose in the images."""
+  if _keeps_size(kernel, layout["strides"], layout["padding"]):
+    return _convolution.bind(gradient, kernel[::-1, ::-1].swapaxes(2, 3), **layout)
+  if _is_valid(kernel, layout["strides"], layout["padding"]):
+    return _x_gradient_by_places(gradient, kernel, layout["precision"])
+  return _transpose(lambda x: _xla(x, kernel, **layout), x, gradient)
+
+
+def _gradient_in_kernel(gradient, x, kernel, **layout):
+  """The transpose in the kernel."""
+  strides, padding, precision = layout["strides"], layout["padding"], layout["precision"]
+  shape = kernel.aval.shape
+  if _keeps_size(kernel.aval, strides, padding):
+    return _kernel_gradient_by_strips(gradient, x, precision)
+  if x.shape[-1] == 1 and _is_valid(kernel.aval, strides, padding):
+    return _kernel_gradient_by_rows(gradient, x, shape, precision)
+  # Windows of 3x3 at stride 2 hold each pixel 2.25 times; more than 4 times is too much memory.
+  if shape[0] * shape[1] <= 4 * strides[0] * strides[1]:
+    return _kernel_gradient_by_windows(gradient, x, shape, strides, padding, precision)
+  return _transpose(lambda kernel: _xla(x, kernel, **layout), kernel, gradient)
+
+
+def _batch(arrays, axes, **layout):
+  """Under `jax.vmap`: several batches of images become one; several kernels go to `_xla`."""
+  (x, kernel), (x_axis, kernel_axis) = arrays, axes
+  if kernel_axis is not None:
+    return jax.vmap(functools.partial(_xla, **layout), axes)(x, kernel), 0
+  x = jnp.moveaxis(x, x_axis, 0)
+  y = _convolution.bind(x.reshape(-1, *x.shape[2:]), kernel, **layout)
+  return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+
+def _xla(x, kernel, *, strides, padding, precision):
+  """Calls `jax.lax.conv_general_dilated`, channels last."""
+  return jax.lax.conv_general_dilated(
+    x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision
+  )
+
+
+def _transpose(linear_fn, unknown, gradient):
+  """JAX's own transpose of a linear function of `unknown`."""
+  shape = jax.ShapeDtypeStruct(unknown.aval.shape, unknown.aval.dtype)
+  return jax.linear_transpose(linear_fn, shape)(gradient)[0]
+
+
+_convolution = Primitive("convolution")
+_convolution.def_impl(_evaluate)
+_convolution.def_abstract_eval(
+  lambda *avals, **layout: jax.make_jaxpr(functools.partial(_xla, **layout))(*avals).out_avals[0]
+)
+mlir.register_lowering(_convolution, mlir.lower_fun(_evaluate, multiple_results=False))
+ad.defbilinear(_convolution, _gradient_in_x, _gradient_in_kernel)
+batching.primitive_batchers[_convolution] = _batch
+
+
+def _keeps_size(kernel, strides, padding) -> bool:
+  """Whether a 3x3 kernel makes an output of every pixel, and so does its transpose."""
+  return kernel.shape[:2] == (3, 3) and (strides, padding) == ((1, 1), ((1, 1), (1, 1)))
+
+
+def _is_valid(kernel, strides, padding) -> bool:
+  """Whether a kernel of more than 3x3 is applied without padding at stride 1."""
+  return min(kernel.shape[:2]) > 3 and (strides, padding) == ((1, 1), ((0, 0), (0, 0)))
 
 
 def _by_columns(x, kernel, padding, precision):
   """A convolution that keeps the size, with several neighbouring outputs as channels of one.
 
   XLA's CPU backend needs some 32 output channels to be fast. A kernel with one column more and
-  stride 2 makes two neighbours as twice the channels, with a third more multiplications. 128
-  images of 32x32 with 16 channels took 12.0 ms, 8.3 ms as here, from 3 to 24 channels 26 ms and
+  stride 2 makes two neighbours as twice the channels, with a third more multiplications. For 128
+  images of 32x32 with 16 channels XLA took 12.0 ms, this 8.3 ms; from 3 to 24 channels 26 ms and
   2.6 ms, from 3 to 16 channels 8.4 ms and 2.7 ms (one core).
   """
   (rows, columns, c, d), width = kernel.shape, x.shape[2]
   num = _columns_at_once(c, d, width)
   shifted = [jnp.pad(kernel, ((0, 0), (i, num - 1 - i), (0, 0), (0, 0))) for i in range(num)]
   wide = jnp.stack(shifted, axis=3).reshape(rows, columns + num - 1, c, num * d)
-  return _convolve(x, wide, precision, (1, num), padding).reshape(*x.shape[:3], d)
+  y = _xla(x, wide, strides=(1, num), padding=padding, precision=precision)
+  return y.reshape(*x.shape[:3], d)
 
 
 def _columns_at_once(c: int, d: int, width: int) -> int:
@@ -109,10 +173,45 @@ def _columns_at_once(c: int, d: int, width: int) -> int:
   return min(nums, default=1)
 
 
-def _kernel_gradient_by_strips(x, gradient, precision):
-  """The gradient of a 3x3 kernel that keeps the size: one product of shifted images and gradients.
+def _x_gradient_by_places(gradient, kernel, precision):
+  """What each place of the kernel adds to each pixel: one matrix product, then sums of slices.
 
-  XLA's is a convolution of transposed arrays, and into the transpositions it fuses, again, all
+  XLA's CPU backend computes this as a convolution with as few output channels as x has, which 5x5
+  kernels make slow: for 256 images of 28x28x1 it took 35 ms of CPU time, this 4 ms, and for
+  12x12x20 39 ms and 18 ms. With 3x3 kernels and 16 channels or more it is the other way round.
+  """
+  b, h, w, d = gradient.shape
+  rows, columns, c, _ = kernel.shape
+  # Flat, so that XLA makes a product for each place of the kernel and transposes nothing after it.
+  pixels, places = gradient.reshape(-1, d), kernel.reshape(-1, c, d)
+  parts = jnp.einsum("nd,pcd->pnc", pixels, places, precision=precision)
+  parts = parts.reshape(rows, columns, b, h, w, c)
+  to_x = jnp.zeros((b, h + rows - 1, w + columns - 1, c), gradient.dtype)
+  for i in range(rows):
+    for j in range(columns):
+      to_x = to_x.at[:, i : i + h, j : j + w].add(parts[i, j])
+  return to_x
+
+
+def _kernel_gradient_by_rows(gradient, x, shape, precision):
+  """For images of one channel: a matrix product for each row of the kernel.
+
+  For 256 images of 28x28 XLA took 19 ms, this 7 ms.
+  """
+  (h, w, d), (rows, columns) = gradient.shape[1:], shape[:2]
+  strips = jnp.concatenate([x[:, :, j : j + w] for j in range(columns)], -1)
+  pixels = gradient.reshape(-1, d)
+
+  def row(i):
+    return jnp.matmul(strips[:, i : i + h].reshape(-1, columns).T, pixels, precision=precision)
+
+  return jnp.stack([row(i) for i in range(rows)])[:, :, None]
+
+
+def _kernel_gradient_by_strips(gradient, x, precision):
+  """For a 3x3 kernel that keeps the size: one product of shifted images and shifted gradients.
+
+  XLA computes it as a convolution of transposed arrays, and repeats inside these transpositions all
   BatchNorms and sums since the last block of another width: a third of a step of ResNet-20.
   """
   c, d = x.shape[-1], gradient.shape[-1]
@@ -123,16 +222,15 @@ def _kernel_gradient_by_strips(x, gradient, precision):
 
 
 def _shifts(x, axis):
-  """`x` as seen from the place before, from its own and from the one after, zeros around."""
+  """`x` moved by one place forwards, not moved, and moved backwards, with zeros at the ends."""
   padded, size = jnp.pad(x, [(int(i == axis),) * 2 for i in range(x.ndim)]), x.shape[axis]
   return [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)]
 
 
-def _kernel_gradient_by_windows(x, gradient, shape, layout, precision):
-  """The kernel's gradient as one product of every window with its output's gradient."""
-  (rows, columns, c, d), (h, w) = shape, gradient.shape[1:3]
-  down, right = layout.strides
-  padded = jnp.pad(x, ((0, 0), *layout.padding, (0, 0)))
+def _kernel_gradient_by_windows(gradient, x, shape, strides, padding, precision):
+  """One product of every window of the images with the gradient of its output."""
+  (rows, columns, c, d), (h, w), (down, right) = shape, gradient.shape[1:3], strides
+  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   windows = [
     padded[:, i : i + down * (h - 1) + 1 : down, j : j + right * (w - 1) + 1 : right]
     for i in range(rows)
@@ -141,94 +239,3 @@ def _kernel_gradient_by_windows(x, gradient, shape, layout, precision):
   windows = jnp.concatenate(windows, -1).reshape(-1, rows * columns * c)
   product = jnp.einsum("nc,nd->cd", windows, gradient.reshape(-1, d), precision=precision)
   return product.reshape(shape)
-
-
-def valid_convolution(
-  x: Float[Array, "b h w c"],
-  kernel: Float[Array, "k l c d"],
-  *,
-  precision: jax.lax.PrecisionLike = None,
-) -> Float[Array, "b h2 w2 d"]:
-  """Convolves without padding, stride 1; on the CPU with faster gradients.
-
-  XLA's CPU backend computes the gradient in x as a convolution with as few output channels as x
-  has, which 5x5 kernels make slow: 256 images of 28x28x1 took 35 ms of CPU time, 4 ms as here, and
-  12x12x20 took 39 ms and 18 ms. With 3x3 kernels and 16 channels or more it is the other way round.
-  The kernel's gradient for images of one channel took 19 ms, 7 ms as here.
-
-  Guarantees:
-    `gradients_are_those_of_the_convolution`: to rounding, and so are second derivatives.
-
-  Args:
-    x: images.
-    kernel: of odd or even size.
-    precision: as that of `jax.lax.conv`.
-
-  Returns:
-    The convolution.
-
-  >>> x, kernel = jnp.ones((1, 6, 6, 1)), jnp.ones((5, 5, 1, 2))
-  >>> valid_convolution(x, kernel)[0, :, :, 1].tolist()
-  [[25.0, 25.0], [25.0, 25.0]]
-  """
-  if jax.default_backend() != "cpu":
-    return _convolve(x, kernel, precision)
-  return _with_fast_gradient(x, kernel, precision)
-
-
-def _convolve(x, kernel, precision, strides=(1, 1), padding="VALID"):
-  """XLA's."""
-  return jax.lax.conv_general_dilated(
-    x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _with_fast_gradient(x, kernel, precision):
-  """The convolution, with `_backward` for its gradient."""
-  return _convolve(x, kernel, precision)
-
-
-def _forward(x, kernel, precision):
-  """The convolution, and what its gradient needs."""
-  return _convolve(x, kernel, precision), (x, kernel)
-
-
-def _backward(precision, kept, gradient):
-  """The gradients in the images and in the kernel."""
-  x, kernel = kept
-  to_x = _input_gradient(kernel, gradient, precision)
-  if x.shape[-1] == 1:
-    return to_x, _kernel_gradient_of_grey(x, kernel, gradient, precision)
-  to_kernel = jax.vjp(lambda kernel: _convolve(x, kernel, precision), kernel)[1](gradient)[0]
-  return to_x, to_kernel
-
-
-def _input_gradient(kernel, gradient, precision):
-  """Each pixel's share of each output, by one product, added up where it came from."""
-  b, h, w, d = gradient.shape
-  rows, columns, c, _ = kernel.shape
-  # Flat, so that XLA makes a product for each place of the kernel and transposes no share after it.
-  pixels, places = gradient.reshape(-1, d), kernel.reshape(-1, c, d)
-  shares = jnp.einsum("nd,pcd->pnc", pixels, places, precision=precision)
-  shares = shares.reshape(rows, columns, b, h, w, c)
-  to_x = jnp.zeros((b, h + rows - 1, w + columns - 1, c), gradient.dtype)
-  for i in range(rows):
-    for j in range(columns):
-      to_x = to_x.at[:, i : i + h, j : j + w].add(shares[i, j])
-  return to_x
-
-
-def _kernel_gradient_of_grey(x, kernel, gradient, precision):
-  """The kernel's gradient, a product for each of its rows; of images of one channel."""
-  (h, w, d), columns = gradient.shape[1:], kernel.shape[1]
-  strips = jnp.concatenate([x[:, :, j : j + w] for j in range(columns)], -1)
-  pixels = gradient.reshape(-1, d)
-
-  def row(i):
-    return jnp.matmul(strips[:, i : i + h].reshape(-1, columns).T, pixels, precision=precision)
-
-  return jnp.stack([row(i) for i in range(kernel.shape[0])])[:, :, None]
-
-
-_with_fast_gradient.defvjp(_forward, _backward)

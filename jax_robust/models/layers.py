@@ -1,9 +1,8 @@
-"""What every net is built of: BatchNorm, convolutions, the linear head, activations."""
+"""The layers of the nets: convolution, normalisation, BatchNorm, activations, initial weights."""
 
-import difflib
 import math
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_robust.models.convolution import conv_general_dilated
+from jax_robust.models.convolution import CONVOLUTIONS
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "relu": jax.nn.relu,
@@ -19,18 +18,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "swish": jax.nn.silu,
 }
 
-
 Initializer: TypeAlias = Callable[..., Array]
 """`(key, shape, dtype) -> array`."""
-
-
-def check_name(argument: str, value: str, known: Iterable[str]) -> None:
-  """Raises ValueError, with the near miss, unless `value` is one of `known`."""
-  known = list(known)
-  if value not in known:
-    near = difflib.get_close_matches(value, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument}={value!r}: expected one of {', '.join(known)}.{hint}")
 
 
 def fan_in_truncated_normal(
@@ -39,20 +28,13 @@ def fan_in_truncated_normal(
   """Draws a kernel from N(0, 1 / fan_in) cut at two sigmas, without correcting for the cut.
 
   The standard deviation is therefore 0.8796 / sqrt(fan_in), as in Haiku, whose default the
-  published recipes used; `jax.nn.initializers.lecun_normal` corrects it to 1 / sqrt(fan_in).
-
-  Args:
-    key: a typed key.
-    shape: of the kernel, output features last; fan_in is the product of the others.
-    dtype: of the result.
-
-  Returns:
-    The kernel.
+  published recipes used; `jax.nn.initializers.lecun_normal` corrects it to 1 / sqrt(fan_in). Output
+  features are the last axis of `shape`; fan_in is the product of the others.
   """
   return jax.random.truncated_normal(key, -2, 2, shape, dtype) / math.sqrt(math.prod(shape[:-1]))
 
 
-def torch_init(fan_in: int) -> dict[str, Initializer]:
+def torch_init(fan_in: int) -> dict[str, Any]:
   """PyTorch's default for a layer, as keywords: weights and bias from U(-1, 1) / sqrt(fan_in).
 
   >>> kernel_init = torch_init(4)["kernel_init"]
@@ -78,22 +60,16 @@ def conv(
   dtype: DTypeLike = jnp.float32,
   kernel_init: Initializer = fan_in_truncated_normal,
   bias_init: Initializer = nn.initializers.zeros,
+  convolution: str = "auto",
 ) -> nn.Conv:
-  """A square NHWC convolution, by default with Haiku's initial weights.
+  """A square NHWC convolution with float32 parameters, by default with Haiku's initial weights.
 
   Args:
-    features: output channels.
-    kernel_size: side of the kernel.
+    features, kernel_size, stride: output channels; side of the kernel; in both directions.
     name: of the submodule.
-    stride: in both directions.
     padding: 'SAME' (with stride 2 on even sizes: nothing before, one after), or a symmetric width.
-    use_bias: whether a bias is added.
-    dtype: of the computation; parameters are float32.
-    kernel_init: draws the initial kernel.
-    bias_init: draws the initial bias.
-
-  Returns:
-    The module.
+    use_bias, kernel_init, bias_init, dtype: as those of `flax.linen.Conv`; computes in `dtype`.
+    convolution: a name in `convolution.CONVOLUTIONS`.
   """
   return nn.Conv(
     features,
@@ -104,41 +80,7 @@ def conv(
     dtype=jnp.dtype(dtype),
     kernel_init=kernel_init,
     bias_init=bias_init,
-    conv_general_dilated=conv_general_dilated,
-    name=name,
-  )
-
-
-def linear(
-  features: int,
-  *,
-  name: str,
-  zero_init: bool = False,
-  use_bias: bool = True,
-  dtype: DTypeLike = jnp.float32,
-  kernel_init: Initializer = fan_in_truncated_normal,
-  bias_init: Initializer = nn.initializers.zeros,
-) -> nn.Dense:
-  """A linear layer, by default with Haiku's initial weights and a zero bias.
-
-  Args:
-    features: outputs.
-    name: of the submodule.
-    zero_init: whether the weights start at zero too.
-    use_bias: whether there is a bias; BatchNorm would take it away again.
-    dtype: of the computation; parameters are float32.
-    kernel_init: draws the initial weights.
-    bias_init: draws the initial bias.
-
-  Returns:
-    The module.
-  """
-  return nn.Dense(
-    features,
-    use_bias=use_bias,
-    dtype=jnp.dtype(dtype),
-    kernel_init=nn.initializers.zeros if zero_init else kernel_init,
-    bias_init=bias_init,
+    conv_general_dilated=CONVOLUTIONS[convolution],
     name=name,
   )
 
@@ -151,18 +93,10 @@ def _per_channel(values: Array, ndim: int) -> Array:
 def normalise(
   x: Float[Array, "b h w c"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "b h w c"]:
-  """Computes `(x - mean) / std` per channel.
-
-  Args:
-    x: images in [0, 1].
-    mean: one number per channel, or one for all of them.
-    std: the same.
-
-  Returns:
-    The normalised images, in x's dtype.
+  """Computes `(x - mean) / std` in x's dtype; the constants are per channel, or one for all.
 
   Raises:
-    ValueError: if the constants are for another number of channels.
+    ValueError: the constants are for another number of channels.
 
   >>> normalise(jnp.ones((1, 2, 2, 1)), (0.5,), (0.5,)).max().item()
   1.0

@@ -1,11 +1,11 @@
-"""The LeNet on which randomized smoothing is compared on MNIST."""
+"""`LeNet`, the net of published results of randomized smoothing on MNIST."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_robust.models.classifier import Classifier
-from jax_robust.models.layers import conv, linear, torch_init
+from jax_robust.models.layers import torch_init
 
 
 class LeNet(Classifier, kw_only=True):
@@ -29,18 +29,15 @@ class LeNet(Classifier, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
     del train
-    y = self.preprocess(x)
+    conv, y = self.conv_factory(), self.preprocess(x)
     for i, features in enumerate((20, 50)):
       initial = torch_init(25 * y.shape[-1])
-      layer = conv(
-        features, 5, padding="VALID", use_bias=True, dtype=self.dtype, name=f"conv_{i}", **initial
-      )
+      layer = conv(features, 5, padding="VALID", use_bias=True, name=f"conv_{i}", **initial)
       y = _max_pool(self.activate(layer(y)))
     # Channels first, so that the hidden layer's weights are in PyTorch's order.
     y = y.transpose(0, 3, 1, 2).reshape(y.shape[0], -1)
-    hidden = linear(500, dtype=self.dtype, name="hidden", **torch_init(y.shape[-1]))
+    hidden = nn.Dense(500, dtype=self.dtype, name="hidden", **torch_init(y.shape[-1]))
     return self.head(self.activate(hidden(y)))
 
 

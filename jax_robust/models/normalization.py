@@ -1,4 +1,4 @@
-"""Pixel means and standard deviations by dataset, for the nets' first layer."""
+"""Means and standard deviations of the pixels of data sets, for the nets' first layer."""
 
 # Name: (mean, std), per channel or one for all channels, of pixels in [0, 1].
 CONSTANTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -19,13 +19,7 @@ CONSTANTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 def constants(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """The `(mean, std)` of a dataset; `((0,), (1,))`, which changes nothing, for an unknown one.
-
-  Args:
-    dataset: its TFDS name.
-
-  Returns:
-    Two tuples, of one number per channel or of one for all channels.
+  """The `(mean, std)` of a data set by its TFDS name; `((0,), (1,))`, no change, for another one.
 
   >>> constants("mnist")
   ((0.5,), (0.5,))

@@ -1,10 +1,10 @@
-"""Nets small enough for tests, laptops and CPU smoke runs."""
+"""`SmallCNN` and `MLP`: nets small enough for tests, laptops and smoke runs on a CPU."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jax_robust.models.classifier import Classifier
-from jax_robust.models.layers import conv, linear
+from jax_robust.models.layers import fan_in_truncated_normal
 
 
 class SmallCNN(Classifier, kw_only=True):
@@ -41,8 +41,7 @@ class SmallCNN(Classifier, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
-    batchnorm = self.batchnorm_factory()
+    conv, batchnorm = self.conv_factory(), self.batchnorm_factory()
     y = self.preprocess(x)
     for i, (features, stride) in enumerate(zip(self.channels, self.strides, strict=True)):
       y = conv(
@@ -51,7 +50,6 @@ class SmallCNN(Classifier, kw_only=True):
         stride=stride,
         padding=self.padding,
         use_bias=not self.norm,
-        dtype=self.dtype,
         name=f"conv_{i}",
       )(y)
       if self.norm:
@@ -78,11 +76,16 @@ class MLP(Classifier, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
     batchnorm = self.batchnorm_factory()
     y = self.preprocess(x).reshape(x.shape[0], -1)
     for i, features in enumerate(self.hidden):
-      y = linear(features, use_bias=not self.norm, dtype=self.dtype, name=f"hidden_{i}")(y)
+      y = nn.Dense(
+        features,
+        use_bias=not self.norm,
+        dtype=self.dtype,
+        kernel_init=fan_in_truncated_normal,
+        name=f"hidden_{i}",
+      )(y)
       if self.norm:
         y = batchnorm(name=f"batchnorm_{i}")(y, train)
       y = self.activate(y)

@@ -1,38 +1,28 @@
-"""Wide residual nets as the released TRADES recipes use them."""
-
-from collections.abc import Callable
+"""`WideResNet`, as the released TRADES recipes use it."""
 
 import flax.linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_robust.models.classifier import Classifier
-from jax_robust.models.layers import ACTIVATIONS, BatchNorm, conv
+from jax_robust.models.residual import Block, ResidualNet
 
 
-class WideBlock(nn.Module):
-  """BN, activation, 3x3, BN, activation, 3x3; `project` puts a 1x1 convolution for the identity."""
+class WideBlock(Block):
+  """BN, activation, 3x3, BN, activation, 3x3; with `project`, the shortcut is a 1x1 convolution."""
 
-  features: int
-  stride: int
   project: bool
-  activation: str
-  batchnorm: Callable[..., BatchNorm]
-  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x, train):
-    activate = ACTIVATIONS[self.activation]
-    y = activate(self.batchnorm(name="batchnorm_0")(x, train))
+    y = self.activate(self.batchnorm(name="batchnorm_0")(x, train))
     # The projection starts from the activated input; the identity from the raw one.
     if self.project:
-      x = conv(self.features, 1, stride=self.stride, dtype=self.dtype, name="shortcut")(y)
-    y = conv(self.features, 3, stride=self.stride, dtype=self.dtype, name="conv_0")(y)
-    y = activate(self.batchnorm(name="batchnorm_1")(y, train))
-    return x + conv(self.features, 3, dtype=self.dtype, name="conv_1")(y)
+      x = self.conv(self.features, 1, stride=self.stride, name="shortcut")(y)
+    y = self.conv(self.features, 3, stride=self.stride, name="conv_0")(y)
+    y = self.activate(self.batchnorm(name="batchnorm_1")(y, train))
+    return x + self.conv(self.features, 3, name="conv_1")(y)
 
 
-class WideResNet(Classifier, kw_only=True):
+class WideResNet(ResidualNet, kw_only=True):
   """WideResNet-`depth`-`width`, pre-activation, with the released recipes' details.
 
   A 3x3 convolution to 16 channels; three groups of `(depth - 4) / 6` blocks with 16, 32 and 64
@@ -49,8 +39,7 @@ class WideResNet(Classifier, kw_only=True):
   Attributes:
     depth: 6 n + 4.
     width: the widening factor.
-    remat: whether blocks are computed again in the backward pass, to save memory.
-    The others are `Classifier`'s; here the default activation is swish and the head starts at zero.
+    The others are `ResidualNet`'s; the default activation is swish, and the head starts at zero.
 
   Raises:
     ValueError: if `depth` is not 6 n + 4 with n >= 1.
@@ -68,7 +57,6 @@ class WideResNet(Classifier, kw_only=True):
   width: int = 10
   activation: str = "swish"
   zero_init_logits: bool = True
-  remat: bool = False
 
   def __post_init__(self):
     if self.depth < 10 or (self.depth - 4) % 6:
@@ -77,20 +65,10 @@ class WideResNet(Classifier, kw_only=True):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    """Logits of images in [0, 1]."""
-    block_class = nn.remat(WideBlock, static_argnums=(2,)) if self.remat else WideBlock
-    batchnorm = self.batchnorm_factory()
-    y = conv(16, 3, dtype=self.dtype, name="init_conv")(self.preprocess(x))
+    conv, batchnorm = self.conv_factory(), self.batchnorm_factory()
+    y = conv(16, 3, name="init_conv")(self.preprocess(x))
     for group in range(3):
       for number in range((self.depth - 4) // 6):
-        block = block_class(
-          features=16 * self.width * 2**group,
-          stride=2 if group > 0 and number == 0 else 1,
-          project=number == 0,
-          activation=self.activation,
-          batchnorm=batchnorm,
-          dtype=self.dtype,
-          name=f"layer_{group}_block_{number}",
-        )
-        y = block(y, train)
+        features = 16 * self.width * 2**group
+        y = self.block(WideBlock, group, number, features, project=number == 0)(y, train)
     return self.head(self.activate(batchnorm(name="batchnorm")(y, train)))

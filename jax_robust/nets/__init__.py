@@ -1,1 +1,12 @@
-"""A classifier as a program: weights as arguments, one form of call, rows shared by devices."""
+"""Adapters of a `logits_fn`: exits, randomness, weights as arguments, rows shared by devices."""
+
+from jax_robust.nets.exits import (
+  Exit,
+  exits_of,
+  mean_of_exits,
+  predictions,
+  select_exit,
+  single_exit,
+)
+
+__all__ = ["Exit", "exits_of", "mean_of_exits", "predictions", "select_exit", "single_exit"]

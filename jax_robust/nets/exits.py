@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jax_robust.nets.constants import without_jit
 from jax_robust.types import LogitsFn
 
 Exit: TypeAlias = int | Literal["last", "mean"]
@@ -110,6 +111,9 @@ def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
   """
   if exit not in ("last", "mean") and (isinstance(exit, bool) or not isinstance(exit, int)):
     raise ValueError(f"exit={exit!r}: expected a number, 'last' or 'mean'")
+
+  # A jitted function would copy its weights into every program: see `constants.lift`.
+  logits_fn = without_jit(logits_fn)
 
   @functools.wraps(logits_fn)
   def logits_of_exit(*args):

@@ -11,6 +11,7 @@ from jax_robust.objectives.smoothadv import consistency, smoothadv
 from jax_robust.objectives.smoothmix import smoothmix
 from jax_robust.objectives.standard import standard
 from jax_robust.objectives.trades import trades
+from jax_robust.types import UpdateRecipe
 
 OBJECTIVES = {
   "adversarial": adversarial,
@@ -25,8 +26,12 @@ OBJECTIVES = {
 }
 """The objectives by the name a config gives them."""
 
+UPDATES: dict[str, UpdateRecipe] = {}
+"""Training methods that are no single gradient of one loss, by the name a config gives them."""
+
 __all__ = [
   "OBJECTIVES",
+  "UPDATES",
   "adversarial",
   "consistency",
   "gaussian",

@@ -1,9 +1,10 @@
-"""What the objectives share: the view of the net that an attack gets, and accuracy."""
+"""What objectives share: the `logits_fn` that an attack gets, one exit or several, accuracy."""
 
 import jax
 import jax.numpy as jnp
 
-from jax_robust.errors import near_miss
+from jax_robust.errors import check_name
+from jax_robust.nets.exits import exits_of, predictions
 from jax_robust.types import ApplyFn, LogitsFn
 
 STATISTICS = ("batch", "running")
@@ -25,8 +26,7 @@ def attacked_logits_fn(apply_fn: ApplyFn, params, model_state, *, statistics: st
   Raises:
     ValueError: `statistics` is neither of the two.
   """
-  if statistics not in STATISTICS:
-    raise ValueError(f"attack_statistics={statistics!r}{near_miss(statistics, STATISTICS)}")
+  check_name("attack_statistics", statistics, STATISTICS)
   frozen = jax.lax.stop_gradient(params)
 
   def logits_fn(x):
@@ -35,7 +35,27 @@ def attacked_logits_fn(apply_fn: ApplyFn, params, model_state, *, statistics: st
   return logits_fn
 
 
+def one_exit(apply_fn: ApplyFn, name: str) -> ApplyFn:
+  """The same net, for an objective that is defined for a single array of logits.
+
+  Raises:
+    ValueError: (when called) the net has several exits; `name` is the objective's.
+  """
+
+  def apply_one(params, model_state, *inputs, **options):
+    outputs, model_state = apply_fn(params, model_state, *inputs, **options)
+    exits = exits_of(outputs)
+    if len(exits) > 1:
+      raise ValueError(
+        f"objective {name!r} needs a net with one exit, and this one has {len(exits)}: 'standard', "
+        "'adversarial', 'trades' and 'gaussian' train all exits at once"
+      )
+    return exits[0], model_state
+
+  return apply_one
+
+
 def accuracy(outputs, targets):
-  """Share of rows whose largest logit (of the last exit) is the target's largest entry."""
-  logits = outputs[-1] if isinstance(outputs, tuple) else outputs
+  """Share of rows whose largest logit, of the exit that answers, is the target's largest entry."""
+  logits = predictions(outputs)
   return jnp.mean(jnp.argmax(logits, -1) == jnp.argmax(targets, -1), dtype=logits.dtype)

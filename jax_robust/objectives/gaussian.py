@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
+from jax_robust.errors import check_not_negative, check_sigma
 from jax_robust.objectives import common, noisy
 from jax_robust.types import ApplyFn, Batch, Progress
 
@@ -11,7 +12,9 @@ from jax_robust.types import ApplyFn, Batch, Progress
 def gaussian(
   apply_fn: ApplyFn, params, model_state, batch: Batch, rng, progress: Progress, *, sigma: float
 ):
-  """`mean_i CE(t_i, f(x_i + d_i))`, d_i ~ N(0, sigma^2): one noise an image.
+  """`mean_i CE(t_i, f(x_i + d_i))`, d_i ~ N(0, sigma^2): one noise per image.
+
+  Of a net with several exits the cross entropy is the mean over the exits.
 
   Args:
     apply_fn: the net, `(params, model_state, x, train=) -> (outputs, model_state)`.
@@ -31,11 +34,11 @@ def gaussian(
   Reference: Cohen et al., 2019, "Certified Adversarial Robustness via Randomized Smoothing".
   """
   del progress
-  noisy.check_sigma(sigma)
+  check_sigma(sigma)
   x = batch["image"]
   noises = sigma * noisy.draw_noises(rng, x, 1)
   outputs, model_state = apply_fn(params, model_state, noisy.noisy_copies(x, noises), train=True)
-  loss = jnp.mean(losses.cross_entropy(outputs, batch["target"]))
+  loss = jnp.mean(losses.over_exits(losses.cross_entropy)(outputs, batch["target"]))
   metrics = {"loss": loss, "noisy_accuracy": common.accuracy(outputs, batch["target"])}
   return loss, (model_state, metrics)
 
@@ -70,8 +73,8 @@ def stability(
   the program released with SmoothMix.
   """
   del progress
-  noisy.check_sigma(sigma)
-  noisy.check_not_negative(lbd=lbd)
+  check_sigma(sigma)
+  check_not_negative(lbd=lbd)
   noises = sigma * noisy.draw_noises(rng, batch["image"], 1)
   return stability_loss(
     apply_fn, params, model_state, batch["image"], batch["target"], noises, lbd=lbd
@@ -80,6 +83,7 @@ def stability(
 
 def stability_loss(apply_fn: ApplyFn, params, model_state, x, targets, noises, *, lbd: float):
   """`stability` for given noises `[b, 1, ...]`."""
+  apply_fn = common.one_exit(apply_fn, "stability")
   clean, model_state = apply_fn(params, model_state, x, train=True)
   outputs, model_state = apply_fn(params, model_state, noisy.noisy_copies(x, noises), train=True)
   cross_entropy = jnp.mean(losses.cross_entropy(clean, targets))

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.objectives import noisy
+from jax_robust.errors import check_count, check_not_negative, check_sigma
+from jax_robust.objectives import common, noisy
 from jax_robust.types import ApplyFn, Batch, Progress
 
 
@@ -56,9 +57,9 @@ def macer(
   Reference: Zhai et al., 2020, "MACER: Attack-free and Scalable Robust Training via Maximizing
   Certified Radius", https://arxiv.org/abs/2001.02378.
   """
-  noisy.check_sigma(sigma)
-  noisy.check_count(num_noise_vec=num_noise_vec)
-  noisy.check_not_negative(lbd=lbd, deferred=deferred)
+  check_sigma(sigma)
+  check_count(num_noise_vec=num_noise_vec)
+  check_not_negative(lbd=lbd, deferred=deferred)
   noises = sigma * noisy.draw_noises(rng, batch["image"], num_noise_vec)
   weight = lbd * jnp.where((deferred > 0) & (jnp.floor(progress.epoch) <= deferred), 0.0, 1.0)
   return macer_loss(
@@ -71,6 +72,7 @@ def macer_loss(
   apply_fn: ApplyFn, params, model_state, x, targets, noises, *, sigma, lbd, beta, margin
 ):
   """`macer` for given noises `[b, m, ...]`."""
+  apply_fn = common.one_exit(apply_fn, "macer")
   outputs, model_state = apply_fn(params, model_state, noisy.noisy_copies(x, noises), train=True)
   outputs = noisy.split_copies(outputs, noises.shape[1])
   labels = losses.as_labels(targets)

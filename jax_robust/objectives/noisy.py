@@ -55,23 +55,3 @@ def warmup_factor(progress: Progress, warmup: float) -> Array:
   0.4
   """
   return jnp.minimum(1.0, (jnp.floor(progress.epoch) + 1.0) / jnp.maximum(warmup, 1.0))
-
-
-def check_sigma(sigma: float) -> None:
-  """Raises ValueError unless it is a noise level."""
-  if not sigma > 0:
-    raise ValueError(f"sigma={sigma}: expected the standard deviation of the noise, above 0")
-
-
-def check_not_negative(**values: float) -> None:
-  """Raises ValueError unless each weight or length is at least 0."""
-  for name, value in values.items():
-    if not value >= 0:
-      raise ValueError(f"{name}={value}: expected at least 0")
-
-
-def check_count(**counts: int) -> None:
-  """Raises ValueError unless each is at least 1."""
-  for name, count in counts.items():
-    if count < 1:
-      raise ValueError(f"{name}={count}: expected at least 1")

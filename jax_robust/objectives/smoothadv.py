@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.errors import near_miss
+from jax_robust.errors import check_count, check_name, check_not_negative, check_sigma
 from jax_robust.objectives import common, noise_attacks, noisy
 from jax_robust.types import ApplyFn, Batch, Progress, fold
 
@@ -61,10 +61,11 @@ def smoothadv(
   """
   options = {"method": method, "no_grad_attack": no_grad_attack, "num_steps": num_steps}
   _check(sigma, num_noise_vec, **options)
-  noisy.check_not_negative(epsilon=epsilon)
+  check_not_negative(epsilon=epsilon)
   x, targets = batch["image"], batch["target"]
   noises = sigma * noisy.draw_noises(rng, x, num_noise_vec)
   radius = epsilon * noisy.warmup_factor(progress, warmup)
+  apply_fn = common.one_exit(apply_fn, "smoothadv")
   x_adv = _attack(apply_fn, params, model_state, x, targets, noises, rng, radius, **options)
   outputs, model_state = apply_fn(
     params, model_state, noisy.noisy_copies(x_adv, noises), train=True
@@ -120,11 +121,12 @@ def consistency(
   """
   options = {"method": method, "no_grad_attack": False, "num_steps": num_steps}
   _check(sigma, num_noise_vec, **options)
-  noisy.check_not_negative(epsilon=epsilon, lbd=lbd, eta=eta)
+  check_not_negative(epsilon=epsilon, lbd=lbd, eta=eta)
   if num_noise_vec < 2:
     raise ValueError(f"num_noise_vec={num_noise_vec}: expected at least 2, which can disagree")
   x, targets = batch["image"], batch["target"]
   noises = sigma * noisy.draw_noises(rng, x, num_noise_vec)
+  apply_fn = common.one_exit(apply_fn, "consistency")
   if adv_training:
     radius = epsilon * noisy.warmup_factor(progress, warmup)
     x = _attack(apply_fn, params, model_state, x, targets, noises, rng, radius, **options)
@@ -135,6 +137,7 @@ def consistency_loss(
   apply_fn: ApplyFn, params, model_state, x, targets, noises, *, lbd: float, eta: float
 ):
   """`consistency` for given noises `[b, m, ...]`, at x."""
+  apply_fn = common.one_exit(apply_fn, "consistency")
   num_noises = noises.shape[1]
   outputs, model_state = apply_fn(params, model_state, noisy.noisy_copies(x, noises), train=True)
   targets = noisy.repeat(targets, num_noises)
@@ -169,9 +172,8 @@ def _attack(
 
 def _check(sigma, num_noise_vec, *, method, no_grad_attack, num_steps):
   """Refuses what no attack could be made of."""
-  noisy.check_sigma(sigma)
-  noisy.check_count(num_noise_vec=num_noise_vec, num_steps=num_steps)
-  if method not in METHODS:
-    raise ValueError(f"method={method!r}{near_miss(method, METHODS)}")
+  check_sigma(sigma)
+  check_count(num_noise_vec=num_noise_vec, num_steps=num_steps)
+  check_name("method", method, METHODS)
   if no_grad_attack and method != "pgd":
     raise ValueError(f"no_grad_attack=True with method={method!r}: expected method='pgd'")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_robust import losses
+from jax_robust.errors import check_count, check_not_negative, check_sigma
 from jax_robust.objectives import common, noise_attacks, noisy
 from jax_robust.types import ApplyFn, Batch, Progress, fold
 
@@ -73,9 +74,9 @@ def smoothmix(
 
   Reference: Jeong et al., 2021, https://arxiv.org/abs/2111.09277, and the program released with it.
   """
-  noisy.check_sigma(sigma)
-  noisy.check_count(num_noise_vec=num_noise_vec, num_steps=num_steps)
-  noisy.check_not_negative(alpha=alpha, eta=eta)
+  check_sigma(sigma)
+  check_count(num_noise_vec=num_noise_vec, num_steps=num_steps)
+  check_not_negative(alpha=alpha, eta=eta)
   if not 0 <= mix_step < num_steps:
     raise ValueError(f"mix_step={mix_step}: expected one of the {num_steps} iterates from 0 on")
   x = batch["image"]
@@ -107,6 +108,7 @@ def smoothmix_loss(
   maxnorm: float | None,
 ):
   """`smoothmix` for given noises and weights lambda."""
+  apply_fn = common.one_exit(apply_fn, "smoothmix")
   num_noises, labels = noises.shape[1], losses.as_labels(targets)
   attacked = common.attacked_logits_fn(apply_fn, params, model_state, statistics="running")
   start, adversarial = noise_attacks.unrestricted_attack(

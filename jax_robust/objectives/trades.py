@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
+from jax_robust.errors import check_name
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Attack, Batch, Progress
 
@@ -25,8 +26,11 @@ def trades(
   """`mean_i CE(t_i, f(x_i)) + beta * mean_i KL(softmax f(x_i) || softmax f(x'_i))`.
 
   x' ascends the same KL with the clean prediction held fixed. The penalty's gradient flows through
-  both predictions. The defaults are the protocol of the program released with "Doing More with
-  Less"; `attack_statistics='running', clean_pass_updates=True` is that of the 2019 paper.
+  both predictions. Of a net with several exits both terms are means over the exits, each compared
+  with its own clean prediction.
+
+  The defaults are the protocol of the program released with "Doing More with Less";
+  `attack_statistics='running', clean_pass_updates=True` is that of the 2019 paper.
 
   Guarantees:
     `attack_leaves_statistics_alone`: the attack's target and its passes never change `model_state`.
@@ -61,22 +65,21 @@ def trades(
   x = batch["image"]
   clean_outputs, clean_state = apply_fn(params, model_state, x, train=True)
   logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)
-  if attack_target == "label":
-    reference = batch["target"]
-  elif attack_target == "prediction":
+  check_name("attack_target", attack_target, ("prediction", "label"))
+  reference = batch["target"]
+  if attack_target == "prediction":
     # In the released protocol the reference is the clean pass that is trained, so one pass serves
     # both; with running statistics it needs a pass of its own.
-    logits = clean_outputs if attack_statistics == "batch" else logits_fn(x)
-    reference = jax.lax.stop_gradient(jax.nn.softmax(logits))
-  else:
-    raise ValueError(f"attack_target={attack_target!r}: expected 'prediction' or 'label'")
+    outputs = clean_outputs if attack_statistics == "batch" else logits_fn(x)
+    reference = jax.lax.stop_gradient(jax.tree.map(jax.nn.softmax, outputs))
   x_adv = attack(logits_fn, x, reference, rng)
 
   if clean_pass_updates:
     model_state = clean_state
   adv_outputs, model_state = apply_fn(params, model_state, x_adv, train=True)
-  cross_entropy = jnp.mean(losses.cross_entropy(clean_outputs, batch["target"]))
-  kl = jnp.mean(losses.kl_divergence(adv_outputs, jax.nn.softmax(clean_outputs)))
+  clean_probs = jax.tree.map(jax.nn.softmax, clean_outputs)
+  cross_entropy = jnp.mean(losses.over_exits(losses.cross_entropy)(clean_outputs, batch["target"]))
+  kl = jnp.mean(losses.over_exits(losses.kl_divergence)(adv_outputs, clean_probs))
   loss = cross_entropy + beta * kl
   metrics = {
     "loss": loss,

@@ -5,7 +5,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jax_robust.errors import ConfigError, DataFileError, near_miss
+from jax_robust import errors
+from jax_robust.errors import ConfigError, UserError, check_options
 
 
 def block(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def from_config(name: str) -> Iterator[None]:
   """Makes what a function says about its arguments a complaint about that block of the config."""
   try:
     yield
-  except (ConfigError, DataFileError):
+  except UserError:
     raise
   except (TypeError, ValueError) as error:
     raise ConfigError(f"config.{name}: {error}") from error
@@ -40,33 +41,6 @@ def call(
     return function(*args, **options, **bound)
 
 
-def check_options(name: str, options: Iterable[str], known: Iterable[str]) -> None:
-  """Raises ConfigError, with the near miss, for an unknown key of a block ("" is the config)."""
-  for option in options:
-    if option not in known:
-      key = f"{name}.{option}" if name else option
-      raise ConfigError(f"unknown config key {key!r}{near_miss(option, known)}")
-
-
 def check_name(key: str, name: Any, known: Iterable[str]) -> None:
   """Raises ConfigError, with the near miss, unless the value of a config key is a known name."""
-  if name not in known:
-    raise ConfigError(f"config.{key}={name!r}{near_miss(name, known)}")
-
-
-def read_piece(key: str, text: str) -> tuple[int, int]:
-  """Reads `3/16`, piece 3 of sixteen, counted from 0.
-
-  Raises:
-    ConfigError: it is something else; `key` is that of the config.
-
-  >>> read_piece("autoattack.shard", "3/16")
-  (3, 16)
-  """
-  try:
-    piece, num_pieces = map(int, text.split("/"))
-  except ValueError:
-    piece, num_pieces = 0, 0
-  if not 0 <= piece < num_pieces:
-    raise ConfigError(f"{key}={text!r}: expected I/N with 0 <= I < N, such as 3/16")
-  return piece, num_pieces
+  errors.check_name(f"config.{key}", name, known, error=ConfigError)

@@ -1,24 +1,18 @@
 """From a config's blocks to the things they describe; each block is one function's keywords."""
 
-import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_robust import attacks, models, objectives
-from jax_robust import config as config_lib
-from jax_robust.data import augment, convert, pipeline, shards, sources, tfds
+from jax_robust import attacks, models
+from jax_robust.data import convert, shards, sources, tfds
 from jax_robust.errors import ConfigError
 from jax_robust.models import normalization
-from jax_robust.runs import devices, weights
-from jax_robust.runs.blocks import block, call, check_name, check_options, from_config
-from jax_robust.train import optim, parallel, state, step
+from jax_robust.runs.blocks import block, call, check_name, from_config
+from jax_robust.types import Attack
 
 DATASETS = ("digits", "made", *tfds.NAMES)
 """Data sets that have a name; others are given by a folder, with a slash: of a TFDS builder, or
@@ -106,137 +100,32 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
 
 
 def model(config, num_classes: int):
-  """The net, with the data set's normalisation inside unless the config gives its own."""
-  options = block(config, "model")
-  mean, std = normalization.constants(config.data.name)
-  options = {"mean": mean, "std": std, **options}
+  """The net; a classifier normalises as the data set asks unless the config says otherwise."""
+  options: dict[str, Any] = block(config, "model")
+  name = options.pop("name")
   with from_config("model"):
+    if models.is_classifier(name):
+      mean, std = normalization.constants(config.data.name)
+      options = {"mean": mean, "std": std, "num_classes": num_classes, **options}
     if "dtype" in options:
       options["dtype"] = jnp.dtype(options["dtype"])
-    return models.create(options.pop("name"), num_classes=num_classes, **options)
+    return models.create(name, **options)
 
 
-def attack(options: Mapping[str, Any], **changes: Any):
-  """An attack of a config block, with some of its values replaced."""
-  return attacks.make_attack(**{**options, **changes})
+def attack(key: str, options: Mapping[str, Any], **changes: Any) -> Attack:
+  """An attack of the config block `key`, with some of its values replaced.
 
+  Raises:
+    ConfigError: an option that it does not know or accept; some are found when it is traced.
+  """
+  with from_config(key):
+    made = attacks.make_attack(**{**options, **changes})
 
-def objective(config) -> objectives.OBJECTIVES:
-  """The objective with its attack and constants bound."""
-  options = block(config, "objective")
-  name = options.pop("name")
-  check_name("objective.name", name, objectives.OBJECTIVES)
-  function = objectives.OBJECTIVES[name]
-  known = attacks.recipes.keywords(function)
-  check_options("objective", options, known - {"attack", "loss_fn"})
-  if "attack" in known:
-    with from_config("attack"):
-      options["attack"] = attack(block(config, "attack"))
-  return functools.partial(function, **options)
+  def named(*args: Any, **keywords: Any):
+    with from_config(key):
+      return made(*args, **keywords)
 
-
-def epoch_size(config, source: sources.Source) -> int:
-  """Images in an epoch: those of the training set, whatever their origin in a batch."""
-  return config.get("epoch_size", 0) or source.num_examples
-
-
-def duration(config, stem: str, source: sources.Source) -> int:
-  """A duration of the config, in steps."""
-  return config_lib.steps(
-    config, stem, batch_size=config.batch.size, epoch_size=epoch_size(config, source)
-  )
-
-
-def optimizer(config, source: sources.Source) -> optax.GradientTransformation:
-  """The optimiser with its schedule."""
-  options = block(config, "schedule")
-  sizes = {"batch_size": config.batch.size, "epoch_size": epoch_size(config, source)}
-  options["warmup_steps"] = config_lib.steps(options, "warmup", **sizes)
-  options["milestone_steps"] = [
-    config_lib.steps({f"milestone_{unit}": each}, "milestone", **sizes)
-    for unit in config_lib.UNITS
-    for each in options.get(f"milestone_{unit}", ())
-  ]
-  for stem in ("warmup", "milestone"):
-    for unit in ("epochs", "examples"):
-      options.pop(f"{stem}_{unit}", None)
-  peak = optim.scaled_learning_rate(options.pop("learning_rate"), config.batch.size)
-  total = duration(config, "total", source)
-  check_name("schedule.name", options.get("name", "cosine"), optim.SCHEDULES)
-  schedule = call("schedule", optim.make_schedule, options=options, peak=peak, total_steps=total)
-  options = block(config, "optimizer")
-  check_name("optimizer.name", options.get("name", "sgd"), optim.OPTIMIZERS)
-  return call("optimizer", optim.make_optimizer, schedule, options=options)
-
-
-def train_batches(config, sets: Data, mesh) -> Callable[[int], Any]:
-  """`step -> iterator` over sharded batches from that step on."""
-  options = block(config, "batch")
-  options["batch_size"] = options.pop("size")
-  del options["microbatch"]
-  resident = options["backend"] == "resident"
-  if resident:
-    options["sharding"] = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
-  else:
-    options["rows"] = parallel.process_rows(config.batch.size)
-  with from_config("batch"):
-    make = pipeline.make_train_batches(sets.train, sets.generated, seed=config.seed, **options)
-  if resident:
-    return make
-
-  def batches(start_step):
-    iterator = make(start_step)
-    try:
-      for batch in iterator:
-        yield parallel.shard_batch(batch, mesh)
-    finally:
-      iterator.close()
-
-  return batches
-
-
-def make_prepare(config, num_classes: int) -> Callable:
-  """Augmentation and targets."""
-  options = block(config, "augment")
-  return call("augment", augment.make_prepare, options=options, num_classes=num_classes)
-
-
-def make_step(config, net, sets: Data, mesh) -> Callable:
-  """The compiled update of a config, over the devices of a mesh."""
-  pieces = devices.num_microbatches(config, net, mesh)
-  prepare = make_prepare(config, sets.train.num_classes)
-  transformation = optimizer(config, sets.train)
-  bound = objective(config)
-
-  def make_update(axis_name):
-    gathers = axis_name if net.bn_group_size is None else None
-    return step.make_update(
-      bound,
-      state.make_apply_fn(net, axis_name=gathers),
-      transformation,
-      prepare=prepare,
-      steps_per_epoch=epoch_size(config, sets.train) / config.batch.size,
-      ema=block(config, "ema"),
-      num_microbatches=pieces,
-      num_devices=mesh.devices.size if axis_name is None else 1,
-      axis_name=axis_name,
-    )
-
-  return parallel.map_step(make_update, mesh, mode=config.parallel, donate=True)
-
-
-def initial_state(config, net, sets: Data, *, init_from: str = ""):
-  """A fresh train state, or one whose weights come from `init_from`."""
-  transformation = optimizer(config, sets.train)
-  with from_config("model"):
-    fresh = state.create_state(net, transformation, sets.train.image_shape, seed=config.seed)
-  if not init_from:
-    return fresh
-  params, model_state = weights.fit(
-    weights.read_weights(init_from), net, sets.train.image_shape, name=init_from
-  )
-  copy = functools.partial(jax.tree.map, jnp.copy)
-  return fresh._replace(params=params, model_state=model_state, ema=copy(params))
+  return named
 
 
 def eval_source(source: sources.Source, num_examples: int) -> sources.Source:

@@ -2,27 +2,24 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from jax_robust import presets
+from jax_robust import job_table, presets
 from jax_robust.attacks.recipes import keywords
 from jax_robust.config import UNITS
-from jax_robust.errors import ConfigError
-from jax_robust.evaluate import report
-from jax_robust.runs import build
-from jax_robust.runs.blocks import block, check_name, check_options, from_config
+from jax_robust.errors import ConfigError, check_options
+from jax_robust.runs import build, evaluation, nets, training
+from jax_robust.runs.blocks import check_name
 from jax_robust.train import checkpoint, optim, parallel
-from jax_robust.types import Progress
 
-OPTIONAL = ("epoch_size", "generate", "runs")
-"""Keys that only some configs have."""
+OPTIONAL = ("attack", "epoch_size")
+"""Keys that only some configs have, besides the optional blocks of jobs."""
 
-_CLASSES = 3
+_NUM_CLASSES = 3  # any number: the data say how many there are
 
 
 def check(config: Any) -> None:
-  """Builds what can be built without data, and looks up every name.
+  """Looks up every name, and builds what can be built without data.
+
+  `training.make_training` traces the rest once the data are open.
 
   Raises:
     ConfigError: a misspelt name or key, with the near miss, or a value that its function refuses.
@@ -30,9 +27,7 @@ def check(config: Any) -> None:
   _check_keys(config)
   if len(config.select) != 2:
     raise ConfigError(f"config.select={config.select!r}: expected a metric and 'max' or 'min'")
-  check_name("select", config.select[0], report.FLAGS)
-  if config.select[0] == "noisy" and not config.smoothing.sigma:
-    raise ConfigError("config.select names 'noisy', but config.smoothing.sigma is 0: no noise")
+  check_name("select", config.select[0], config.evals)
   check_name("select", config.select[1], ("max", "min"))
   if not config.data.num_heldout and config.evaluation.checkpoint == checkpoint.BEST:
     raise ConfigError(
@@ -44,20 +39,20 @@ def check(config: Any) -> None:
   check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.KINDS)
   if "/" not in config.data.name:
     check_name("data.name", config.data.name, build.DATASETS)
-  build.model(config, _CLASSES)
-  build.make_prepare(config, _CLASSES)
-  if "attack" in build.objective(config).keywords:
-    _try_attack("attack", block(config, "attack"), soft=True)
-  _try_attack("evaluation.attack", block(config.evaluation, "attack"), soft=False)
-  _try_objective(config)
+  evaluation.make_evaluators(config)
+  nets.read_exit(config)
+  build.model(config, _NUM_CLASSES)
+  training.make_prepare(config, _NUM_CLASSES)
+  training.training_method(config)
 
 
 def _check_keys(config: Any) -> None:
-  """Looks for keys that nobody reads, and for those that are missing."""
+  """Looks for keys that nothing reads, and for those that are missing."""
   base = presets.base()
   durations = {f"{stem}_{unit}" for stem in ("total", "evaluate", "save", "log") for unit in UNITS}
-  required = set(base) - durations
-  check_options("", config, required | durations | set(OPTIONAL))
+  required = set(base) - durations - set(OPTIONAL)
+  optional = set(OPTIONAL) | set(job_table.blocks(optional=True))
+  check_options("", config, required | durations | optional)
   for key in sorted(required - set(config)):
     raise ConfigError(f"the config has no {key!r}: begin with jax_robust.presets.base()")
   for name in presets.PLAIN_BLOCKS:
@@ -65,31 +60,3 @@ def _check_keys(config: Any) -> None:
     for key in sorted(set(base[name]) - set(config[name])):
       raise ConfigError(f"the config has no '{name}.{key}': begin with jax_robust.presets.base()")
   check_options("ema", config.ema, keywords(optim.ema_update))
-
-
-def _try_attack(name: str, options: dict[str, Any], *, soft: bool) -> None:
-  """Traces an attack on a linear net: what it refuses, it refuses now."""
-  x = jnp.zeros((2, 2, 2, 1))
-  targets = jnp.full((2, _CLASSES), 1 / _CLASSES) if soft else jnp.zeros((2,), jnp.int32)
-  with from_config(name):
-    attack = build.attack(options)
-    jax.eval_shape(
-      lambda keys: attack(lambda x: x.reshape(2, -1)[:, :_CLASSES], x, targets, keys),
-      jax.random.split(jax.random.key(0)),
-    )
-
-
-def _try_objective(config: Any) -> None:
-  """Traces the objective on a linear net: what it refuses, it refuses now."""
-  batch = {"image": jnp.zeros((2, 2, 2, 1)), "target": jnp.full((2, _CLASSES), 1 / _CLASSES)}
-
-  def apply_fn(params, model_state, x, *, train):
-    return x.reshape(len(x), -1) @ params, model_state
-
-  with from_config("objective"):
-    jax.eval_shape(
-      lambda params, keys: build.objective(config)(
-        apply_fn, params, {}, batch, keys, Progress(0, 0.0)
-      ),
-      jnp.zeros((4, _CLASSES)), jax.random.split(jax.random.key(0)),
-    )  # fmt: skip

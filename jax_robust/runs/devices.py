@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jax.sharding import Mesh
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_robust.errors import ConfigError
 from jax_robust.nets.devices import Devices
@@ -23,16 +24,18 @@ def make_mesh(config: Any, net: Any) -> Mesh:
   except ValueError as error:
     raise ConfigError(
       f"batch.size={config.batch.size}, batch.microbatch={config.batch.microbatch}, "
-      f"model.bn_group_size={net.bn_group_size}: {error}"
+      f"model.bn_group_size={getattr(net, 'bn_group_size', None)}: {error}"
     ) from error
 
 
-def row_devices(mesh: Mesh, *, mode: str) -> Devices:
-  """How an evaluation that is driven from the host spreads its rows over the devices of a mesh."""
+def local_devices(mode: str) -> Devices:
+  """This process's devices, over which a job in pieces spreads the rows of an evaluation."""
+  mesh = parallel.data_mesh(jax.local_device_count(), devices=jax.local_devices())
+  rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((parallel.AXIS,), ()))
   return Devices(
     compile_fn=lambda fn: parallel.map_step(lambda axis_name: fn, mesh, mode=mode, per_row=True),
-    place=lambda rows: parallel.shard_batch(rows, mesh),
-    share=lambda tree: parallel.replicate(tree, mesh),
+    place=lambda tree: jax.device_put(tree, rows),
+    share=lambda tree: jax.device_put(tree, whole),
     count=mesh.devices.size,
   )
 
@@ -50,7 +53,7 @@ def num_microbatches(config: Any, net: Any, mesh: Mesh) -> int:
       f"batch.microbatch={microbatch}: expected a divisor of batch.size={size} and a multiple of "
       f"the {count} devices"
     )
-  if microbatch < size and net.bn_group_size is None and _has_norm(net):
+  if microbatch < size and _has_norm(net) and net.bn_group_size is None:
     raise ConfigError(
       f"batch.microbatch={microbatch} with whole-batch BatchNorm would change its statistics: set "
       f"model.bn_group_size to a divisor of {microbatch // count}"
@@ -72,8 +75,8 @@ def _is_one_batch(config) -> bool:
 
 
 def _has_norm(net) -> bool:
-  """Whether a net has BatchNorm; some can do without."""
-  return getattr(net, "norm", True)
+  """Whether a net has BatchNorm: classifiers do, unless they are told to do without."""
+  return hasattr(net, "bn_group_size") and getattr(net, "norm", True)
 
 
 def _group_size(net) -> int:

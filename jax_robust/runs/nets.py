@@ -1,13 +1,19 @@
-"""The nets that an evaluation is of: a workdir's own, or others by reference."""
+"""The models that a job evaluates: the workdir's own, or others that the config names."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from jax_robust import config as config_lib
 from jax_robust.errors import ConfigError
+from jax_robust.nets.exits import Exit, select_exit
 from jax_robust.runs import build, weights, workdir
+from jax_robust.runs.blocks import check_name
 from jax_robust.train import state
+from jax_robust.types import LogitsFn
 
 
 class Net(NamedTuple):
@@ -59,24 +65,47 @@ def each_net(
 def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
   """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
   net = build.model(config, source.num_classes)
-  if config.init_from and not (path / "checkpoints").exists():
-    name, info = config.init_from, {"step": None, "checkpoint": "init_from"}
-    arrays = weights.read_weights(name)
-  else:
-    name = str(path)
-    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
-  params, model_state = weights.fit(arrays, net, source.image_shape, name=name)
+  place, arrays, info = weights.find(config, path)
+  params, model_state = weights.fit(arrays, net, source.image_shape, name=str(place))
   return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
+
+
+def make_logits_fn(
+  config: Any, net: Any, params: Any, model_state: Any, *, precision: str | None = None
+) -> LogitsFn:
+  """`logits_fn(x) -> [b, k]` of a net in eval mode, with the exit that `evaluation.exit` names.
+
+  Args:
+    config: of the run.
+    net: the module.
+    params, model_state: its weights; they may be traced.
+    precision: of matrix products and convolutions; None takes what the caller has set.
+  """
+  apply_fn = state.make_apply_fn(net)
+
+  def logits_fn(x):
+    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+      return apply_fn(params, model_state, x, train=False)[0]
+
+  return select_exit(logits_fn, read_exit(config))
+
+
+def read_exit(config: Any) -> Exit:
+  """`config.evaluation.exit`: 'last', 'mean', or a number, which may come as text.
+
+  Raises:
+    ConfigError: it is none of these.
+  """
+  text = str(config.evaluation.exit)
+  if text.removeprefix("-").isdigit():
+    return int(text)
+  check_name("evaluation.exit", text, ("last", "mean"))
+  return "mean" if text == "mean" else "last"
 
 
 def _open(config, path, source, name) -> Net:
   """Loads one net."""
   net, params, model_state, info = load_net(config, path, source)
-  apply_fn = state.make_apply_fn(net)
-
-  def logits_fn(x):
-    return apply_fn(params, model_state, x, train=False)[0]
-
   trained = not config.init_from or (path / "checkpoints").exists()
   sigma = config.objective.get("sigma", None) if trained else None
-  return Net(name, logits_fn, sigma, info["sha256"])
+  return Net(name, make_logits_fn(config, net, params, model_state), sigma, info["sha256"])

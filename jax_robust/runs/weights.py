@@ -1,8 +1,10 @@
-"""Trained weights by name, and as a net's variables: from a workdir, an export, or a file."""
+"""Trained weights as named arrays, from a workdir, an export or a file; or as net variables."""
 
 import contextlib
 import hashlib
+import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +17,8 @@ from jax_robust.runs import workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import checkpoint
 
-FILE = "weights.safetensors"
-"""What an export calls its file."""
+FILE, MANIFEST = "weights.safetensors", "manifest.json"
+"""What an export calls its files."""
 
 
 def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray], dict]:
@@ -84,15 +86,41 @@ def read_weights(reference: str) -> dict[str, np.ndarray]:
     return convert.load_arrays(path)
 
 
-def num_classes(config: Any, path: pathlib.Path) -> int:
-  """How many logits the weights of a workdir, or init_from's, give."""
-  if config.init_from and not (path / "checkpoints").exists():
-    arrays = read_weights(config.init_from)
-  else:
-    arrays, _ = run_weights(path, which=config.evaluation.checkpoint)
+def num_classes(place: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> int:
+  """How many classes a model tells apart, as noted beside its weights.
+
+  Args:
+    place: the workdir, export or file that the weights are of.
+    arrays: the weights by name. Those that have no note beside them (a file alone, a workdir of an
+      earlier version) say it by the size of their last layer, `logits`.
+
+  Raises:
+    ConfigError: there is no note, and no layer of that name.
+  """
+  for note in (place / workdir.DATA, place / MANIFEST, place.parent / MANIFEST):
+    if note.is_file():
+      data = json.loads(note.read_text())
+      data = data if note.name == workdir.DATA else data.get("data", {})
+      if "num_classes" in data:
+        return int(data["num_classes"])
   if "params/logits/bias" not in arrays:
-    raise ConfigError("the weights have no params/logits/bias: they are of no net of ours")
+    raise ConfigError(
+      f"{place} does not say how many classes there are: it has neither {workdir.DATA} nor "
+      f"{MANIFEST} beside its weights, and no layer named 'logits'"
+    )
   return len(arrays["params/logits/bias"])
+
+
+def find(config: Any, path: pathlib.Path) -> tuple[pathlib.Path, dict[str, np.ndarray], dict]:
+  """The weights that a job is about: those of its workdir, or else of `config.init_from`.
+
+  Returns:
+    Where they are from, the arrays by name, and step and checkpoint.
+  """
+  if config.init_from and not (path / "checkpoints").exists():
+    info = {"step": None, "checkpoint": "init_from"}
+    return pathlib.Path(config.init_from), read_weights(config.init_from), info
+  return path, *run_weights(path, which=config.evaluation.checkpoint)
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
@@ -110,9 +138,7 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
   Raises:
     CheckpointMismatchError: names or shapes differ; the message lists them.
   """
-  wanted = jax.eval_shape(
-    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
-  )
+  wanted = _variables(net, image_shape)
   problems = checkpoint.differences(
     {key: tuple(a.shape) for key, a in arrays.items()},
     {key: tuple(a.shape) for key, a in checkpoint.flatten(wanted).items()},
@@ -123,3 +149,16 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
     )
   tree = dict(checkpoint.unflatten({k: jnp.asarray(a) for k, a in arrays.items()}, wanted))
   return tree.pop("params"), tree
+
+
+def shapes(net: Any, image_shape: Sequence[int]) -> tuple[Any, Any]:
+  """`(params, model_state)` of a net as shapes and dtypes."""
+  variables = dict(_variables(net, image_shape))
+  return variables.pop("params"), variables
+
+
+def _variables(net: Any, image_shape: Sequence[int]) -> Any:
+  """What a net of images is initialised to, as shapes and dtypes."""
+  return jax.eval_shape(
+    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
+  )

@@ -15,19 +15,22 @@ from typing import Any
 import jax
 
 from jax_robust import config as config_lib
+from jax_robust import job_table, presets
+from jax_robust.data.atomic import write_atomically
+from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
 
 MAY_CHANGE = (
-  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
-  "autoattack.", "smoothing.", "job", "generated.path", "generated.verify",
+  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "evals.",
+  "job", "generated.path", "generated.verify",
 )  # fmt: skip
-"""Keys, by their beginning, that may differ on resume: they don't change what is learnt.
+"""Keys, by their beginning, that may differ between starts of any job; others stand in its row.
 
 `batch.backend` is none of them: the backends share the law of a batch, not the order of the shards.
 """
 
-TRAINING = ("train", "compare")
-"""Jobs whose config stays in the workdir when another job looks at their result."""
+DATA = "data.json"
+"""What a run's images are: how many classes, and their shape."""
 
 PACKAGES = (
   "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
@@ -93,12 +96,14 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
   data = config_lib.to_data(config)
   path = folder / "config.json"
   if path.exists():
+    jobs = job_table.JOBS.values()
+    may_change = (*MAY_CHANGE, *(key for job in jobs for key in job.may_change))
     stored = config_lib.flatten(read_config(folder))
     wanted = config_lib.flatten(data)
     lines = [
       f"{key}: {stored.get(key, 'absent')!r} there, {wanted.get(key, 'absent')!r} here"
       for key in sorted(stored.keys() | wanted.keys())
-      if stored.get(key) != wanted.get(key) and not key.startswith(MAY_CHANGE)
+      if stored.get(key) != wanted.get(key) and not key.startswith(may_change)
     ]
     if lines and not _is_unused(folder):
       raise WorkdirError(
@@ -106,7 +111,8 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
         + "\n  ".join(lines)
         + "\nchoose another --workdir, or the config of that run"
       )
-    if stored.get("job") in TRAINING and data["job"] not in TRAINING:
+    trainings = {name for name, job in job_table.JOBS.items() if job.trains}
+    if stored["job"] in trainings and data["job"] not in trainings:
       return
   write_json(path, data)
   write_json(folder / "versions.json", versions())
@@ -115,14 +121,14 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
 def _is_unused(folder: pathlib.Path) -> bool:
   """Whether no job has come further here than its config: nothing can be lost or mixed up."""
   return all(
-    path.name in ("lock", "config.json", "versions.json")
+    path.name in ("lock", "config.json", "versions.json", DATA)
     or (path.is_dir() and not any(map(pathlib.Path.is_file, path.rglob("*"))))
     for path in folder.iterdir()
   )
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-  """The config that a workdir was made with, as plain data.
+  """The config that a workdir was made with, as plain data and brought up to date.
 
   Raises:
     WorkdirError: the folder is no workdir, or its config is damaged.
@@ -130,12 +136,29 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   check_is_run(folder)
   path = folder / "config.json"
   try:
-    data = json.loads(path.read_text())
-    return {"job": data["job"], **data}
-  except (ValueError, TypeError, KeyError) as error:
+    config = config_lib.from_data(json.loads(path.read_text()))
+    return {"job": config.job, **config_lib.to_data(presets.complete(config))}
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise WorkdirError(
       f"{path} is no config of ours ({error!r}): move the folder away, or restore that file"
     ) from error
+
+
+def note_data(folder: pathlib.Path, source: Source) -> None:
+  """Writes `data.json`, what a run's images are, or checks that they still are.
+
+  Raises:
+    WorkdirError: the run was started on images of another shape, or of other classes.
+  """
+  if jax.process_index() != 0:
+    return
+  data = {"num_classes": source.num_classes, "image_shape": list(source.image_shape)}
+  path = folder / DATA
+  if path.exists() and (stored := json.loads(path.read_text())) != data:
+    raise WorkdirError(
+      f"{path} says {stored}, but {source.name} has {data}: use the data set of the run"
+    )
+  write_json(path, data)
 
 
 def versions() -> dict[str, Any]:
@@ -156,16 +179,8 @@ def versions() -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-  """Writes a JSON file in one piece."""
-  write_file(path, (json.dumps(data, indent=2) + "\n").encode())
-
-
-def write_file(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file in one piece: a kill leaves the old one or the new one."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_bytes(content)
-  temporary.replace(path)
+  """Writes a JSON file; a kill leaves the old one or the new one."""
+  write_atomically(path, json.dumps(data, indent=2) + "\n")
 
 
 def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> None:

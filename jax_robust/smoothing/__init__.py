@@ -1,14 +1,18 @@
 """Randomized smoothing: certified l2 radii of `x -> argmax_c P(f(x + N(0, sigma^2)) = c)`."""
 
+from jax_robust.smoothing.adaptive import RadiusDecisions as RadiusDecisions
+from jax_robust.smoothing.adaptive import RadiusInterval as RadiusInterval
 from jax_robust.smoothing.adaptive import certify_at as certify_at
 from jax_robust.smoothing.adaptive import certify_within as certify_within
-from jax_robust.smoothing.adaptive import make_adaptive_certifier as make_adaptive_certifier
+from jax_robust.smoothing.adaptive import each_decision as each_decision
+from jax_robust.smoothing.adaptive import each_interval as each_interval
 from jax_robust.smoothing.bounds import ABSTAIN as ABSTAIN
 from jax_robust.smoothing.bounds import Certificate as Certificate
 from jax_robust.smoothing.bounds import Prediction as Prediction
 from jax_robust.smoothing.bounds import certify as certify
-from jax_robust.smoothing.bounds import floor_radius as floor_radius
-from jax_robust.smoothing.bounds import format_radius as format_radius
+from jax_robust.smoothing.bounds import check_budget as check_budget
+from jax_robust.smoothing.bounds import check_predict_budget as check_predict_budget
+from jax_robust.smoothing.bounds import clopper_pearson as clopper_pearson
 from jax_robust.smoothing.bounds import least_count as least_count
 from jax_robust.smoothing.bounds import lower_bound as lower_bound
 from jax_robust.smoothing.bounds import max_radius as max_radius
@@ -19,15 +23,13 @@ from jax_robust.smoothing.calibration import (
   expected_calibration_error as expected_calibration_error,
 )
 from jax_robust.smoothing.calibration import reliability as reliability
-from jax_robust.smoothing.certifier import Certifier as Certifier
-from jax_robust.smoothing.certifier import Votes as Votes
-from jax_robust.smoothing.certifier import certify_images as certify_images
-from jax_robust.smoothing.certifier import make_certifier as make_certifier
-from jax_robust.smoothing.checks import check_budget as check_budget
-from jax_robust.smoothing.checks import check_labels as check_labels
-from jax_robust.smoothing.checks import check_predict_budget as check_predict_budget
+from jax_robust.smoothing.certification import certify_images as certify_images
+from jax_robust.smoothing.certification import each_certificate as each_certificate
+from jax_robust.smoothing.certification import each_prediction as each_prediction
+from jax_robust.smoothing.certification import predict_images as predict_images
 from jax_robust.smoothing.comparison import Comparison as Comparison
 from jax_robust.smoothing.comparison import compare_logs as compare_logs
+from jax_robust.smoothing.comparison import select_images as select_images
 from jax_robust.smoothing.conversion import convert_log as convert_log
 from jax_robust.smoothing.conversion import recover_counts as recover_counts
 from jax_robust.smoothing.curves import Band as Band
@@ -43,22 +45,19 @@ from jax_robust.smoothing.log import CertifyLog as CertifyLog
 from jax_robust.smoothing.log import LogError as LogError
 from jax_robust.smoothing.log import make_log as make_log
 from jax_robust.smoothing.log import read_log as read_log
-from jax_robust.smoothing.log import select_images as select_images
 from jax_robust.smoothing.log import write_log as write_log
-from jax_robust.smoothing.log_rows import format_header as format_header
-from jax_robust.smoothing.log_rows import format_row as format_row
 from jax_robust.smoothing.noise import CHUNK as CHUNK
+from jax_robust.smoothing.noise import ESTIMATION as ESTIMATION
+from jax_robust.smoothing.noise import PREDICTION as PREDICTION
+from jax_robust.smoothing.noise import SELECTION as SELECTION
 from jax_robust.smoothing.path import confidence_path as confidence_path
-from jax_robust.smoothing.predictor import Predictor as Predictor
-from jax_robust.smoothing.predictor import make_predictor as make_predictor
-from jax_robust.smoothing.predictor import predict_images as predict_images
+from jax_robust.smoothing.rounding import format_radius as format_radius
+from jax_robust.smoothing.sampler import NOISES as NOISES
+from jax_robust.smoothing.sampler import Sampler as Sampler
 from jax_robust.smoothing.sequences import log_evidence as log_evidence
 from jax_robust.smoothing.sequences import look_totals as look_totals
 from jax_robust.smoothing.sequences import lower_sequence as lower_sequence
 from jax_robust.smoothing.sequences import upper_sequence as upper_sequence
-from jax_robust.smoothing.sequential import AdaptiveCertifier as AdaptiveCertifier
-from jax_robust.smoothing.sequential import RadiusDecisions as RadiusDecisions
-from jax_robust.smoothing.sequential import RadiusInterval as RadiusInterval
 from jax_robust.smoothing.tables import csv_table as csv_table
 from jax_robust.smoothing.tables import make_table as make_table
 from jax_robust.smoothing.tables import markdown_table as markdown_table

@@ -1,6 +1,5 @@
-"""What votes prove: exact binomial bounds and radii, in float64 on the host."""
+"""Certificates and predictions from vote counts: exact binomial bounds, in float64 on the host."""
 
-import decimal
 import math
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import special
 
-from jax_robust.smoothing.checks import check_alpha, check_budget, check_counts, check_sigma
+from jax_robust.errors import check_count, check_probability, check_sigma
 
 ABSTAIN = -1
 """The label of an image about which nothing is claimed."""
@@ -18,7 +17,7 @@ Counts = Int[np.ndarray, "..."] | int | np.integer
 
 
 class Certificate(NamedTuple):
-  """What CERTIFY claims, for one image or an array of them.
+  """The result of CERTIFY, for one image or an array of them.
 
   Attributes:
     label: predicted class, or -1: abstained.
@@ -36,11 +35,11 @@ class Certificate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-  """What PREDICT claims, for one image or an array of them.
+  """The result of PREDICT, for one image or an array of them.
 
   Attributes:
     label: predicted class, or -1: abstained.
-    p_value: of the test that the two leading classes are level.
+    p_value: of the test that the two leading classes are equally likely.
   """
 
   label: Int[np.ndarray, "*n"]
@@ -55,7 +54,7 @@ def certify(
   alpha: float,
   total_variation: float = 0.0,
 ) -> Certificate:
-  """CERTIFY on votes that were counted: the class from one sample, its radius from another.
+  """CERTIFY from vote counts: the class from one sample, its radius from another.
 
   With c the class of most selection votes (the lowest of several) and k of its n estimation votes,
   p_L = lower_bound(k, n) and R = sigma * Phi^-1(p_L); abstains where p_L < 1/2.
@@ -71,11 +70,11 @@ def certify(
     estimation_counts: votes by class of other draws, `[..., k]`.
     sigma: standard deviation of the noise, in units of the image.
     alpha: probability of a wrong certificate, for each image.
-    total_variation: between the noise that was drawn and the Gaussian; it is taken off p_L (0 says
-      that they are the same).
+    total_variation: distance between the noise that was drawn and the Gaussian; it is subtracted
+      from p_L.
 
   Returns:
-    The certificates, one for each image.
+    The certificates, one per image.
 
   Raises:
     ValueError: sigma, alpha or counts out of range.
@@ -89,9 +88,8 @@ def certify(
   ([1, -1], [1.068, 0.0])
   """
   check_sigma(sigma)
-  selection, estimation = np.asarray(selection_counts), np.asarray(estimation_counts)
-  check_counts("selection_counts", selection)
-  check_counts("estimation_counts", estimation)
+  selection = _votes("selection_counts", selection_counts)
+  estimation = _votes("estimation_counts", estimation_counts)
   if selection.shape != estimation.shape:
     raise ValueError(
       f"selection_counts have shape {selection.shape} and estimation_counts {estimation.shape}: "
@@ -106,17 +104,58 @@ def certify(
   return Certificate(*map(np.asarray, found))
 
 
+def predict(
+  counts: Int[np.ndarray, "*n k"], *, alpha: float, total_variation: float = 0.0
+) -> Prediction:
+  """PREDICT from vote counts: the leading class, unless the second is too close.
+
+  The p-value is that of the two-sided binomial test that a vote for one of the two leading classes
+  is for either with probability 1/2.
+
+  Guarantees:
+    `wrong_class_with_probability_alpha`: where it does not abstain, the label is the class of
+      largest probability, except with probability alpha.
+
+  Args:
+    counts: votes by class, `[..., k]`.
+    alpha: probability of a wrong prediction, for each image.
+    total_variation: distance between the noise that was drawn and the Gaussian; n times as much is
+      added to the p-value.
+
+  Returns:
+    The labels and p-values; abstains where p > alpha.
+
+  Raises:
+    ValueError: alpha or counts out of range.
+
+  Reference: Hung and Fithian, 2019, "Rank verification for exponential families", as used by Cohen
+  et al., 2019, https://arxiv.org/abs/1902.02918.
+
+  >>> predict(np.array([[67, 33, 0], [66, 34, 0]]), alpha=0.001).label.tolist()
+  [0, -1]
+  """
+  check_probability(alpha=alpha)
+  counts = _votes("counts", counts)
+  if counts.shape[-1] < 2:
+    raise ValueError(f"counts have shape {counts.shape}: expected two classes or more, last")
+  label = np.argmax(counts, axis=-1)
+  second, first = np.moveaxis(np.sort(counts, axis=-1)[..., -2:], -1, 0).astype(np.float64)
+  # P(X >= first) of Binomial(first + second, 1/2), which is symmetric.
+  p_value = np.minimum(2 * special.betainc(first, second + 1, 0.5), 1.0)
+  p_value = np.minimum(p_value + counts.sum(axis=-1) * total_variation, 1.0)
+  return Prediction(np.where(p_value > alpha, ABSTAIN, label), np.asarray(p_value))
+
+
 def lower_bound(counts: Counts, totals: Counts, *, alpha: float) -> Float[np.ndarray, "..."]:
-  """Clopper and Pearson's one-sided lower bound of a probability: the alpha quantile of
-  Beta(k, n - k + 1).
+  """The one-sided lower Clopper-Pearson bound: the alpha quantile of Beta(k, n - k + 1).
 
   Guarantees:
     `lower_bound_covers`: it exceeds the true probability with probability at most alpha.
     `no_votes_and_all_votes_have_bounds`: k = 0 gives 0, k = n gives alpha^(1/n).
 
   Args:
-    counts: k, how often it happened.
-    totals: n, how often it could have, at least 1.
+    counts: k, the number of successes.
+    totals: n, the number of trials, at least 1.
     alpha: in (0, 1).
 
   Returns:
@@ -128,17 +167,37 @@ def lower_bound(counts: Counts, totals: Counts, *, alpha: float) -> Float[np.nda
   >>> lower_bound(0, 100, alpha=0.001).item(), round(lower_bound(100, 100, alpha=0.001).item(), 4)
   (0.0, 0.9333)
   """
-  check_alpha(alpha)
-  counts, totals = np.broadcast_arrays(np.asarray(counts), np.asarray(totals))
-  bad = (counts < 0) | (counts > totals) | (totals < 1)
-  if bad.any():
-    raise ValueError(
-      f"counts={counts[bad][0]}, totals={totals[bad][0]}: expected 0 <= count <= total, total > 0"
-    )
-  k, n = counts.astype(np.float64), totals.astype(np.float64)
-  inner = (k > 0) & (k < n)  # Beta's parameters must be positive
-  beta = special.betaincinv(np.where(inner, k, 1.0), np.where(inner, n - k + 1, 1.0), alpha)
-  return np.where(inner, beta, np.where(k == 0, 0.0, alpha ** (1.0 / n)))
+  check_probability(alpha=alpha)
+  k, n = _trials(counts, totals, least=1)
+  return np.where(k == n, alpha ** (1.0 / n), _beta_quantile(alpha, k, n - k + 1))
+
+
+def clopper_pearson(
+  successes: Counts, totals: Counts, *, confidence: float | int
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+  """The two-sided Clopper-Pearson interval: (1 -+ confidence) / 2 quantiles of Beta distributions.
+
+  Guarantees:
+    `interval_covers`: the true probability lies inside with probability at least `confidence`.
+
+  Args:
+    successes: k.
+    totals: n; of no trials the interval is [0, 1].
+    confidence: in (0, 1).
+
+  Returns:
+    The lower and the upper ends.
+
+  Raises:
+    ValueError: counts or confidence out of range.
+
+  >>> [end.round(4).item() for end in clopper_pearson(0, 10, confidence=0.95)]
+  [0.0, 0.3085]
+  """
+  check_probability(confidence=confidence)
+  k, n = _trials(successes, totals, least=0)
+  tail = (1.0 - confidence) / 2.0
+  return _beta_quantile(tail, k, n - k + 1), _beta_quantile(1 - tail, k + 1, n - k)
 
 
 def radius(p_low: Float[np.ndarray, "*n"] | float, *, sigma: float) -> Float[np.ndarray, "*n"]:
@@ -161,54 +220,11 @@ def max_radius(*, sigma: float, n: int, alpha: float) -> float:
   return float(radius(lower_bound(n, n, alpha=alpha), sigma=sigma))
 
 
-def predict(
-  counts: Int[np.ndarray, "*n k"], *, alpha: float, total_variation: float = 0.0
-) -> Prediction:
-  """PREDICT on votes that were counted: the leading class, unless the second is too near.
-
-  The p-value is that of the two-sided binomial test that a vote for one of the two leading classes
-  is for either with probability 1/2.
-
-  Guarantees:
-    `wrong_class_with_probability_alpha`: where it does not abstain, the label is the class of
-      largest probability, except with probability alpha.
-
-  Args:
-    counts: votes by class, `[..., k]`.
-    alpha: probability of a wrong prediction, for each image.
-    total_variation: between the noise that was drawn and the Gaussian; n times as much is added to
-      the p-value.
-
-  Returns:
-    The labels and p-values; abstains where p > alpha.
-
-  Raises:
-    ValueError: alpha or counts out of range.
-
-  Reference: Hung and Fithian, 2019, "Rank verification for exponential families", as used by Cohen
-  et al., 2019, https://arxiv.org/abs/1902.02918.
-
-  >>> predict(np.array([[67, 33, 0], [66, 34, 0]]), alpha=0.001).label.tolist()
-  [0, -1]
-  """
-  check_alpha(alpha)
-  counts = np.asarray(counts)
-  check_counts("counts", counts)
-  if counts.shape[-1] < 2:
-    raise ValueError(f"counts have shape {counts.shape}: expected two classes or more, last")
-  label = np.argmax(counts, axis=-1)
-  second, first = np.moveaxis(np.sort(counts, axis=-1)[..., -2:], -1, 0).astype(np.float64)
-  # P(X >= first) of Binomial(first + second, 1/2), which is symmetric.
-  p_value = np.minimum(2 * special.betainc(first, second + 1, 0.5), 1.0)
-  p_value = np.minimum(p_value + counts.sum(axis=-1) * total_variation, 1.0)
-  return Prediction(np.where(p_value > alpha, ABSTAIN, label), np.asarray(p_value))
-
-
 def least_count(total: int, *, alpha: float) -> int:
-  """The fewest votes of `total` that certify a radius, be it 0.
+  """The fewest votes of `total` with which CERTIFY does not abstain.
 
   Raises:
-    ValueError: even all votes do not.
+    ValueError: even all votes are too few.
 
   >>> [least_count(10**d, alpha=0.001) for d in (3, 4, 5)]
   [550, 5156, 50490]
@@ -222,37 +238,60 @@ def least_count(total: int, *, alpha: float) -> int:
   return high
 
 
-def floor_radius(value: float | int, digits: int = 3) -> float:
-  """The largest decimal of so many significant digits that, read as a float, is at most `value`.
+def check_budget(*, n: int | float, alpha: float, n0: int | float = 1) -> None:
+  """Raises ValueError where CERTIFY would abstain on every image: alpha^(1/n) < 1/2.
 
-  Guarantees:
-    `never_more_than_the_radius`: after it was printed and read back.
-
-  Args:
-    value: a radius, at least 0, finite.
-    digits: 1 to 15.
-
-  Returns:
-    The float next to that decimal.
-
-  Raises:
-    ValueError: a value or digits out of range.
-
-  >>> floor_radius(1.90573), floor_radius(0.95286), floor_radius(0.0)
-  (1.9, 0.952, 0.0)
+  >>> check_budget(n=9, alpha=0.001)
+  Traceback (most recent call last):
+  ...
+  ValueError: n=9: too few votes to certify any image at alpha=0.001; expected at least 10
   """
-  if not 0 <= value < math.inf or not 1 <= digits <= 15:
-    raise ValueError(f"value={value}, digits={digits}: expected 0 <= value < inf, 1 to 15 digits")
-  nearest = decimal.Decimal(f"{value:.{digits - 1}e}")
-  if float(nearest) > value:
-    nearest = decimal.Context(prec=digits).next_minus(nearest)
-  return float(nearest)
+  check_count(n0=n0, n=n)
+  if n0 > n:
+    raise ValueError(f"n0={n0}: expected at most n={n}, the draws that are certified from")
+  _check_enough(n, alpha, 1, "certify any image")
 
 
-def format_radius(value: float | int, digits: int = 3) -> str:
-  """A radius as the field's logs have it, but rounded down.
+def check_predict_budget(*, n: int | float, alpha: float) -> None:
+  """Raises ValueError where PREDICT would abstain on every image: 2 * 0.5^n > alpha."""
+  check_count(n=n)
+  _check_enough(n, alpha, 2, "predict any class")
 
-  >>> [format_radius(value) for value in (1.90573, 0.95286, 2.9359e-05, 2, 0)]
-  ['1.9', '0.952', '2.93e-05', '2.0', '0.0']
-  """
-  return f"{floor_radius(value, digits):.{digits}}"
+
+def _check_enough(n: int | float, alpha: float, sides: int, task: str) -> None:
+  """Raises ValueError unless n votes for one class reject, at alpha, that half of all go to it."""
+  check_probability(alpha=alpha)
+  least = math.ceil(math.log2(sides / alpha) - 1e-12)
+  if n < least:
+    raise ValueError(f"n={n}: too few votes to {task} at alpha={alpha}; expected at least {least}")
+
+
+def _votes(name: str, counts: np.ndarray) -> np.ndarray:
+  """Votes by class as an array; raises ValueError unless they are counts, some of each image."""
+  counts = np.asarray(counts)
+  if not np.issubdtype(counts.dtype, np.integer):
+    raise ValueError(f"{name} have dtype {counts.dtype}: expected integers")
+  if counts.ndim == 0 or counts.size == 0 or counts.min() < 0 or counts.sum(axis=-1).min() < 1:
+    raise ValueError(f"{name}: expected votes by class, none negative, at least one per image")
+  return counts
+
+
+def _trials(counts: Counts, totals: Counts, least: int) -> tuple[np.ndarray, np.ndarray]:
+  """Successes and trials as float64 of one shape; raises ValueError where they are impossible."""
+  counts, totals = np.broadcast_arrays(np.asarray(counts), np.asarray(totals))
+  bad = (counts < 0) | (counts > totals) | (totals < least)
+  if bad.any():
+    raise ValueError(
+      f"counts={counts[bad][0]}, totals={totals[bad][0]}: expected 0 <= count <= total, "
+      f"total >= {least}"
+    )
+  return counts.astype(np.float64), totals.astype(np.float64)
+
+
+def _beta_quantile(
+  probability: float, a: np.ndarray | np.float64, b: np.ndarray | np.float64
+) -> np.ndarray:
+  """A quantile of Beta(a, b): 0 where a = 0, and 1 where b = 0."""
+  inner = (a > 0) & (b > 0)
+  quantile = special.betaincinv(np.where(inner, a, 1.0), np.where(inner, b, 1.0), probability)
+  return np.where(inner, quantile, np.where(a > 0, 1.0, 0.0))

@@ -1,11 +1,12 @@
-"""Whether a classifier is right as often as it says: reliability, expected calibration error."""
+"""Calibration: whether a model is correct as often as its confidence says."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jax_robust.smoothing.curves import exact_interval
+from jax_robust.errors import check_count
+from jax_robust.smoothing.bounds import clopper_pearson
 
 
 class Reliability(NamedTuple):
@@ -15,7 +16,7 @@ class Reliability(NamedTuple):
     edges: of the bins, from 0 to 1, `[b + 1]`; a bin holds its upper edge.
     count: images in each bin, `[b]`.
     confidence: their mean confidence; NaN where there are none, `[b]`.
-    accuracy: the share of them that is right; NaN where there are none, `[b]`.
+    accuracy: the share of them that is correct; NaN where there are none, `[b]`.
     low: lower end of the accuracy's exact interval, `[b]`.
     high: upper end, `[b]`.
   """
@@ -35,11 +36,11 @@ def reliability(
   *,
   interval: float = 0.95,
 ) -> Reliability:
-  """Accuracy by confidence; of the smoothed classifier, confidence is the share of votes k / N.
+  """Accuracy by confidence; for a smoothed classifier, confidence is the share of votes k / N.
 
   Args:
     confidence: of the predicted class, in [0, 1], `[n]`.
-    correct: whether it is right, `[n]`.
+    correct: whether that class is the true one, `[n]`.
     num_bins: bins of equal width in [0, 1].
     interval: confidence of the interval around each accuracy.
 
@@ -59,18 +60,17 @@ def reliability(
   confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, bool)
   if confidence.shape != correct.shape or confidence.ndim != 1 or not confidence.size:
     raise ValueError(
-      f"confidence {confidence.shape}, correct {correct.shape}: expected one entry an image in both"
+      f"confidence {confidence.shape}, correct {correct.shape}: expected one per image in both"
     )
   if not np.all((confidence >= 0) & (confidence <= 1)):
     outside = confidence[~((confidence >= 0) & (confidence <= 1))][0]
     raise ValueError(f"confidence holds {outside}: expected shares in [0, 1]")
-  if num_bins < 1:
-    raise ValueError(f"num_bins={num_bins}: expected at least one")
+  check_count(num_bins=num_bins)
   edges = np.arange(num_bins + 1) / num_bins
   place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
   count, right = (np.bincount(place, weights, num_bins) for weights in (None, correct))
   total = np.bincount(place, confidence, num_bins)
-  low, high = exact_interval(right, count, confidence=interval)
+  low, high = clopper_pearson(right.astype(int), count, confidence=interval)
   with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins
     return Reliability(edges, count, total / count, right / count, low, high)
 
@@ -81,12 +81,12 @@ def expected_calibration_error(
   """ECE: the mean over images of |accuracy - confidence| of their bin.
 
   Guarantees:
-    `calibrated_classifiers_err_little`: it goes to 0 where classes come as often as is said.
-    `a_constant_gap_is_found`: and is the gap where confidence is off by a constant.
+    `calibrated_classifiers_err_little`: it goes to 0 where accuracy equals confidence.
+    `a_constant_gap_is_found`: where they differ by a constant, it is that constant.
 
   Args:
     confidence: of the predicted class, in [0, 1], `[n]`.
-    correct: whether it is right, `[n]`.
+    correct: whether that class is the true one, `[n]`.
     num_bins: bins of equal width in [0, 1]. Chance alone gives about sqrt(num_bins / n).
 
   Returns:

@@ -1,4 +1,4 @@
-"""A certification log at another number of samples: what N does to radii, without the net."""
+"""What a certification log would be with another number of draws, without running the model."""
 
 import math
 
@@ -6,14 +6,15 @@ import numpy as np
 from jaxtyping import Int
 from scipy import special
 
-from jax_robust.smoothing import bounds, checks
+from jax_robust.errors import check_sigma
+from jax_robust.smoothing import bounds
 from jax_robust.smoothing.log import CertifyLog
 
 
 def recover_counts(
   log: CertifyLog, *, sigma: float, n: int, alpha: float
 ) -> Int[np.ndarray, " rows"]:
-  """The votes that each certified radius came from, as far as its printed digits tell.
+  """The vote count behind each certified radius, as far as its printed digits determine it.
 
   The k whose Clopper-Pearson bound is nearest to Phi(radius / sigma); a radius at the cap, or above
   it by less than the half unit that rounding to three digits adds, is k = n.
@@ -28,7 +29,7 @@ def recover_counts(
     alpha: failure probability that they were certified with.
 
   Returns:
-    Counts `[rows]`; -1 where the classifier abstains, of which the log says nothing.
+    Counts `[rows]`; -1 where the classifier abstains, since the log does not hold them.
 
   Raises:
     ValueError: sigma, n or alpha out of range; a radius above what they allow, so that the log is
@@ -39,8 +40,8 @@ def recover_counts(
   >>> recover_counts(log, sigma=0.5, n=100_000, alpha=0.001).tolist()
   [100000, 84491, -1]
   """
-  checks.check_sigma(sigma)
-  checks.check_budget(n=n, alpha=alpha)
+  check_sigma(sigma)
+  bounds.check_budget(n=n, alpha=alpha)
   cap = bounds.max_radius(sigma=sigma, n=n, alpha=alpha)
   most = float(log.radius.max(initial=0.0))
   if most - cap > _half_unit(most):
@@ -66,19 +67,19 @@ def convert_log(
   rng: np.random.Generator,
   alpha_from: float | None = None,
 ) -> CertifyLog:
-  """What CERTIFY would have said with another number of samples: an emulation, no certificate.
+  """Emulates CERTIFY with another number of samples; the results are no certificates.
 
   Average radii can be compared only at one N: at 100 samples no radius exceeds 1.50 sigma, at
   100,000 none exceeds 3.81 sigma. Each row's p is taken to be k / n_from of `recover_counts`,
   `n_to` new votes are drawn from Binomial(n_to, p), and certified with `alpha`.
 
-  That supposes p to be known, where it is estimated. Downwards this costs little: the standard
-  error of p at N = 100,000 is .0016 at most. Upwards it extrapolates: a row at the cap (k = n_from)
-  is taken for one of p = 1 and goes to the new cap, and rows that abstained stay so, at every N.
-  The predicted class stays: selection by `n0` samples is not repeated.
+  That takes the estimate of p for p. To fewer samples the error is small: the standard error of p
+  at N = 100,000 is .0016 at most. To more samples it extrapolates: a row at the cap (k = n_from) is
+  taken for one of p = 1 and goes to the new cap, and rows that abstained still abstain. The
+  predicted class is kept: selection by `n0` samples is not repeated.
 
   Guarantees:
-    `budget_table_is_met`: published logs at N = 10,000, 1,000 and 100 average what others found.
+    `budget_table_is_met`: published logs at N = 10,000, 1,000 and 100 have the recorded averages.
     `same_key_same_log`: equal generators give equal logs.
 
   Args:
@@ -87,11 +88,11 @@ def convert_log(
     n_from: samples that they were certified with.
     n_to: samples to emulate.
     alpha: failure probability to emulate.
-    rng: source of the new votes.
+    rng: for the new votes.
     alpha_from: failure probability that the rows were certified with; None: `alpha`.
 
   Returns:
-    The log at `n_to`, with times of 0, and what it was made from in its header.
+    The log at `n_to`, with times of 0, and the settings it was converted from in its header.
 
   Raises:
     ValueError: as in `recover_counts`.
@@ -108,7 +109,7 @@ def convert_log(
   [1.2316]
   """
   alpha_from = alpha if alpha_from is None else alpha_from
-  checks.check_budget(n=n_to, alpha=alpha)
+  bounds.check_budget(n=n_to, alpha=alpha)
   counts = recover_counts(log, sigma=sigma, n=n_from, alpha=alpha_from)
   votes = rng.binomial(n_to, np.maximum(counts, 0) / n_from)
   bound = bounds.lower_bound(votes, n_to, alpha=alpha)
@@ -125,5 +126,5 @@ def convert_log(
 
 
 def _half_unit(radius: float) -> float:
-  """Half a unit of the third significant digit, the last one that the field prints."""
+  """Half a unit of the third significant digit, the last one that published logs print."""
   return 0.5 * 10.0 ** (math.floor(math.log10(radius)) - 2) if radius > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What a certification log amounts to: average radius, certified accuracy, and their intervals."""
+"""Summaries of a certification log: average radius, certified accuracy, and their intervals."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import special, stats
 
-from jax_robust.smoothing.checks import check_alpha, check_sigma
+from jax_robust.errors import check_probability, check_sigma
+from jax_robust.smoothing.bounds import clopper_pearson
 from jax_robust.smoothing.log import CertifyLog
 
 Radii = int | float | Sequence[int | float] | Shaped[np.ndarray, "*r"]
@@ -58,10 +59,9 @@ def average_certified_radius(log: CertifyLog) -> float:
 
 
 def estimate_average_radius(log: CertifyLog, *, confidence: float = 0.95) -> Estimate:
-  """ACR, and how far it may be from that of all images of which the log's are a sample.
+  """ACR with Student's interval for the population that the log's images are a sample of.
 
-  Student's interval of the mean. It speaks of the choice of images alone, not of the noise that
-  each was certified with, nor of the training's seed.
+  It covers the choice of images alone, not the noise of the certification or the training's seed.
 
   Guarantees:
     `intervals_cover`: the mean of the population lies inside about as often as `confidence` says.
@@ -86,7 +86,7 @@ def estimate_average_radius(log: CertifyLog, *, confidence: float = 0.95) -> Est
 
 
 def certified_accuracy(log: CertifyLog, radii: Radii) -> Float[np.ndarray, " r"]:
-  """Certified accuracy: the share of images that are right, with a radius of at least r.
+  """Certified accuracy: the share of images with the right class and a radius of at least r.
 
   At r = 0 it is the clean accuracy of the smoothed classifier, an abstention being an error.
 
@@ -96,7 +96,7 @@ def certified_accuracy(log: CertifyLog, radii: Radii) -> Float[np.ndarray, " r"]
 
   Args:
     log: the rows.
-    radii: where to look, `[r]`; a radius is counted where it is exactly r.
+    radii: r, `[r]`; a radius that is exactly r is counted.
 
   Returns:
     Fractions `[r]`.
@@ -123,7 +123,7 @@ def certified_accuracy_band(log: CertifyLog, radii: Radii, *, confidence: float 
 
   Args:
     log: the rows.
-    radii: where to look, `[r]`.
+    radii: r, `[r]`.
     confidence: of each interval, in (0, 1).
 
   Returns:
@@ -137,26 +137,26 @@ def certified_accuracy_band(log: CertifyLog, radii: Radii, *, confidence: float 
   >>> band.low.tolist(), band.high.round(4).tolist()
   ([0.0], [0.3085])
   """
-  low, high = exact_interval(count_certified(log, radii), len(log.radius), confidence=confidence)
-  return Band(certified_accuracy(log, radii), low, high)
+  counts, total = count_certified(log, radii), len(log.radius)
+  return Band(counts / total, *clopper_pearson(counts, total, confidence=confidence))
 
 
 def high_probability_accuracy(
   log: CertifyLog, radii: Radii, *, alpha: float, rho: float
 ) -> Float[np.ndarray, " r"]:
-  """What remains of certified accuracy when CERTIFY's own failures are reckoned with.
+  """Certified accuracy, less an allowance for CERTIFY's own failures.
 
       accuracy - alpha - sqrt(alpha (1 - alpha) ln(1/rho) / n) - ln(1/rho) / (3 n)
 
   Each of the n certificates is wrong with probability alpha at most. With probability 1 - rho over
-  the noise, at least this share of the n images is truly right and robust at r.
+  the noise, at least this share of the n images is truly classified correctly and robust at r.
 
   Guarantees:
     `certify_failures_are_reckoned_with`: by simulation.
 
   Args:
     log: the rows.
-    radii: where to look, `[r]`.
+    radii: r, `[r]`.
     alpha: failure probability that the log was certified with, in (0, 1).
     rho: failure probability of the statement, in (0, 1).
 
@@ -173,8 +173,7 @@ def high_probability_accuracy(
   >>> high_probability_accuracy(log, 0.5, alpha=0.001, rho=0.001).round(5).tolist()
   [0.99407]
   """
-  check_alpha(alpha)
-  check_alpha(rho, "rho")
+  check_probability(alpha=alpha, rho=rho)
   accuracy = certified_accuracy(log, radii)
   count, doubt = len(log.radius), math.log(1.0 / rho)
   failures = alpha + math.sqrt(alpha * (1.0 - alpha) * doubt / count) + doubt / (3.0 * count)
@@ -182,7 +181,7 @@ def high_probability_accuracy(
 
 
 def probability_lower_bounds(log: CertifyLog, sigma: float) -> Float[np.ndarray, " n"]:
-  """What each row proves of p_A, the probability of its class under the noise: Phi(radius / sigma).
+  """Lower bounds of p_A, the probability of each row's class under noise: Phi(radius / sigma).
 
   Args:
     log: the rows.
@@ -208,15 +207,15 @@ def probability_distribution(
 ) -> Float[np.ndarray, " p"]:
   """Empirical distribution of p_A: the share of images whose bound on p_A is below p.
 
-  Of an image that is wrong or abstains, nothing is known of the true class: it counts as below
-  every p, so that the distribution begins with the error at p = 1/2. It says the same as certified
-  accuracy, on an axis that doesn't depend on sigma, and without the weight that the average radius
-  gives to images of which the net is sure already.
+  Where the prediction is wrong or abstains, nothing is known of the true class: it counts as below
+  every p, so that the distribution begins with the error at p = 1/2. It is certified accuracy on an
+  axis that doesn't depend on sigma, and without the weight that the average radius gives to images
+  of which the model is sure already.
 
   Args:
     log: the rows.
     sigma: noise that they were certified with.
-    probabilities: where to look, `[p]`, in [1/2, 1].
+    probabilities: p, `[p]`, in [1/2, 1].
 
   Returns:
     Fractions `[p]`.
@@ -240,7 +239,7 @@ def probability_distribution(
 
 
 def count_certified(log: CertifyLog, radii: Radii) -> Int[np.ndarray, " r"]:
-  """How many images are right with a radius of at least r, `[r]`."""
+  """Number of images with the right class and a radius of at least r, `[r]`."""
   points = np.atleast_1d(np.asarray(radii, np.float64))
   if not np.all(points >= 0):
     raise ValueError(f"radii={points}: expected values >= 0")
@@ -248,24 +247,15 @@ def count_certified(log: CertifyLog, radii: Radii) -> Int[np.ndarray, " r"]:
 
 
 def estimate_mean(values: Float[np.ndarray, " n"], *, confidence: float) -> Estimate:
-  """The mean with Student's interval; all numbers are possible where there is one value only."""
-  tail, count = _tail(confidence), len(values)
+  """The mean with Student's interval, which is infinite where there is one value only."""
+  check_probability(confidence=confidence)
+  count = len(values)
   value = math.fsum(values) / count
   if count == 1:
     return Estimate(value, math.inf, -math.inf, math.inf)
   error = float(np.std(values, ddof=1)) / math.sqrt(count)
-  reach = float(stats.t.isf(tail, count - 1)) * error
+  reach = float(stats.t.isf((1.0 - confidence) / 2.0, count - 1)) * error
   return Estimate(value, error, value - reach, value + reach)
-
-
-def exact_interval(
-  counts: np.ndarray, total: int | np.ndarray, *, confidence: float
-) -> tuple[np.ndarray, np.ndarray]:
-  """Clopper and Pearson's two-sided bounds for `counts` successes out of `total`."""
-  tail = _tail(confidence)
-  low = stats.beta.ppf(tail, np.maximum(counts, 1), total - counts + 1)
-  high = stats.beta.ppf(1 - tail, counts + 1, np.maximum(total - counts, 1))
-  return np.where(counts > 0, low, 0.0), np.where(counts < total, high, 1.0)
 
 
 def true_radii(log: CertifyLog) -> np.ndarray:
@@ -276,14 +266,7 @@ def true_radii(log: CertifyLog) -> np.ndarray:
 
 
 def _count_at_least(values: np.ndarray, points: np.ndarray) -> np.ndarray:
-  """How many values reach each point."""
+  """Number of values that are at least each point."""
   if not len(values):
     raise ValueError("the log has no rows")
   return len(values) - np.searchsorted(np.sort(values), points, side="left")
-
-
-def _tail(confidence: float) -> float:
-  """The probability outside at one end."""
-  if not 0.0 < confidence < 1.0:
-    raise ValueError(f"confidence={confidence}: expected a value in (0, 1)")
-  return (1.0 - confidence) / 2.0

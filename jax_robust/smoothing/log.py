@@ -1,9 +1,12 @@
-"""Certification logs in the field's form: a table separated by tabs, one row an image."""
+"""Certification logs: tab-separated tables with one row per image, as published programs write."""
 
+import datetime
 import gzip
 import json
+import math
 import os
 import pathlib
+import re
 import types
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,24 +15,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jax_robust.smoothing.log_rows import (
-  COLUMNS,
-  DIGITS,
-  fault_of,
-  format_header,
-  format_row,
-  parse_row,
-)
+from jax_robust.smoothing.bounds import ABSTAIN
+from jax_robust.smoothing.rounding import format_radius
+
+COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+"""The columns as published programs write them."""
+
+DIGITS = 15
+"""Significant digits of a radius: as many as a float64 keeps. Published logs have 3, rounded."""
 
 _GZIP = b"\x1f\x8b"
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_CLOCK = re.compile(r"(?:(-?[0-9]+) days?, )?([0-9]+):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9]*)?)")
 
 
 class LogError(ValueError):
-  """A file is no whole certification log; the message names file, line and reason."""
+  """A file is not a complete certification log; the message names file, line and reason."""
 
 
 class CertifyLog(NamedTuple):
-  """What CERTIFY said of n images.
+  """The results of CERTIFY for n images.
 
   Attributes:
     idx: number of the image in its data set, increasing, `[n]`.
@@ -62,7 +68,7 @@ def make_log(
   name: str = "",
   header: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> CertifyLog:
-  """A log of results that are in memory, held to what is asked of a file.
+  """A log of results in memory, checked as a file would be.
 
   Args:
     idx: numbers of the images, increasing, `[n]`.
@@ -70,7 +76,7 @@ def make_log(
     predict: certified classes, -1 where the classifier abstains (a `Certificate`'s `label`), `[n]`.
     radius: certified radii, 0 where it abstains, `[n]`.
     seconds: time that each took; None: 0.
-    name: what messages and tables call it.
+    name: for messages and tables.
     header: settings.
 
   Raises:
@@ -88,21 +94,22 @@ def make_log(
   lengths = {len(column) for column in (idx, label, predict, radius, seconds)}
   if len(lengths) != 1:
     raise ValueError(f"columns of {sorted(lengths)} rows: expected one length")
+  log = CertifyLog(idx, label, predict, radius, predict == label, seconds, name, header)
   previous = -1
-  for row in zip(*(column.tolist() for column in (idx, label, predict, radius)), strict=True):
-    if fault := fault_of(*row, previous=previous):
+  for row in zip(*(column.tolist() for column in log[:5]), strict=True):
+    if fault := _fault(previous, *row):
       raise ValueError(f"image {row[0]}: {fault}")
     previous = row[0]
-  return CertifyLog(idx, label, predict, radius, predict == label, seconds, name, header)
+  return log
 
 
 def read_log(path: str | os.PathLike, num_examples: int | None = None) -> CertifyLog:
-  """Reads a certification log, or says where and why it can't be believed.
+  """Reads a certification log; a damaged or contradictory one is refused with line and reason.
 
-  The form: optional lines that begin with `#`, whose JSON objects are the header; the names of the
-  columns `idx label predict radius correct time`, in any order, separated by tabs; a row an image.
-  Times are `H:MM:SS.ffffff`, `N days, H:MM:SS`, or seconds. The file may be gzipped, whatever it is
-  called.
+  The format: optional lines that begin with `#`, whose JSON objects are the header; the names of
+  the columns `idx label predict radius correct time`, in any order, separated by tabs; one row per
+  image. Times are `H:MM:SS.ffffff`, `N days, H:MM:SS`, or seconds. The file may be gzipped,
+  whatever its name.
 
   Guarantees:
     `published_logs_give_their_numbers`: see `curves`.
@@ -135,55 +142,30 @@ def read_log(path: str | os.PathLike, num_examples: int | None = None) -> Certif
   if number == 0 or line.startswith("#"):
     raise _refusal(path, number + 1, f"no table: expected a line of the columns {list(COLUMNS)}")
   order = _column_order(path, number, line)
-  rows = []
-  previous = -1
+  rows, previous = [], -1
   for number, line in lines:
     try:
-      row, correct = parse_row(line, order)
-      fault = fault_of(*row[:4], previous=previous, correct=correct)
+      row = _parse(line, order)
+      fault = _fault(previous, *row[:5])
     except ValueError as error:
-      fault = str(error)
+      raise _refusal(path, number, str(error)) from None
     if fault:
       raise _refusal(path, number, fault)
-    previous = row.idx
+    previous = row[0]
     rows.append(row)
   if len(rows) < max(num_examples or 1, 1):
     expected = f"expected {num_examples}" if num_examples else "expected at least one"
     raise _refusal(path, number + 1, f"the log ends after {len(rows)} rows: {expected}")
-  return make_log(*zip(*rows, strict=True), name=pathlib.Path(path).name, header=header)
-
-
-def select_images(log: CertifyLog, idx: Sequence[int] | Int[np.ndarray, " m"]) -> CertifyLog:
-  """The rows of some images, to compare logs on the same ones.
-
-  Args:
-    log: with all of them.
-    idx: numbers of the images, increasing, `[m]`.
-
-  Raises:
-    ValueError: the log lacks one of them.
-
-  >>> log = make_log([0, 20, 40], [7, 2, 1], [7, 2, 1], [0.5, 0.4, 0.3])
-  >>> select_images(log, [0, 40]).radius.tolist()
-  [0.5, 0.3]
-  """
-  idx = np.asarray(idx)
-  missing = np.setdiff1d(idx, log.idx)
-  if missing.size:
-    raise ValueError(f"{log.name or 'the log'} has no image {missing[0]} ({missing.size} missing)")
-  rows = np.searchsorted(log.idx, idx)
-  return make_log(
-    *(column[rows] for column in (log.idx, log.label, log.predict, log.radius, log.seconds)),
-    name=log.name,
-    header=log.header,
-  )
+  kinds = (np.int64, np.int64, np.int64, np.float64, bool, np.float64)
+  columns = map(np.array, zip(*rows, strict=True), kinds)
+  return CertifyLog(*columns, name=pathlib.Path(path).name, header=header)
 
 
 def write_log(path: str | os.PathLike, log: CertifyLog, *, digits: int = DIGITS) -> None:
   """Writes a log: its header, if there is one, in a comment; gzipped where the name ends in .gz.
 
-  Other programs of the field know no comments: give them `log._replace(header={})`. The file
-  appears whole or not at all.
+  Other programs read no comments: give them `log._replace(header={})`. The file appears whole or
+  not at all.
 
   Args:
     path: of the file; one that is there is replaced.
@@ -194,14 +176,19 @@ def write_log(path: str | os.PathLike, log: CertifyLog, *, digits: int = DIGITS)
     ValueError: a row that `read_log` would refuse.
   """
   path = pathlib.Path(path)
-  columns = (log.idx, log.label, log.predict, log.radius, log.seconds)
-  make_log(*columns)
-  rows = zip(*(column.tolist() for column in columns), strict=True)
-  text = format_header(log.header) + "".join(format_row(*row, digits=digits) for row in rows)
-  data = text.encode()
+  make_log(log.idx, log.label, log.predict, log.radius, log.seconds)
+  lines = [f"# {json.dumps(dict(log.header), sort_keys=True)}"] if log.header else []
+  lines.append("\t".join(COLUMNS))
+  for idx, label, predict, radius, _, seconds in zip(*map(np.ndarray.tolist, log[:6]), strict=True):
+    time = datetime.timedelta(seconds=seconds)
+    row = idx, label, predict, format_radius(radius, digits), int(predict == label), time
+    lines.append("\t".join(map(str, row)))
+  data = "".join(f"{line}\n" for line in lines).encode()
+  if path.suffix == ".gz":
+    data = gzip.compress(data, mtime=0)
   partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
   try:
-    partial.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    partial.write_bytes(data)
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
@@ -215,8 +202,26 @@ def _integers(name: str, column) -> np.ndarray:
   return column.astype(np.int64)
 
 
+def _fault(previous: int, idx: int, label: int, predict: int, radius: float, correct: int):
+  """What is wrong with a row, or None; `previous` is the number of the image before it, or -1."""
+  if idx < 0:
+    return f"idx={idx}: expected a number >= 0"
+  if idx <= previous:
+    order = "again" if idx == previous else f"after {previous}"
+    return f"idx={idx} {order}: expected it to increase"
+  if label < 0 or predict < ABSTAIN:
+    return f"label={label}, predict={predict}: expected classes >= 0, or predict=-1 (abstains)"
+  if not (math.isfinite(radius) and radius >= 0):
+    return f"radius={radius}: expected a finite number >= 0"
+  if predict == ABSTAIN and radius > 0:
+    return f"radius={radius}, though the classifier abstains (predict=-1): expected 0"
+  if correct != (predict == label):
+    return f"correct={correct} contradicts label={label}, predict={predict}"
+  return None
+
+
 def _refusal(path, number: int, reason: str) -> LogError:
-  """The error that all refusals are."""
+  """The error for a line."""
   return LogError(f"{os.fspath(path)}, line {number}: {reason}")
 
 
@@ -259,7 +264,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _column_order(path, number: int, line: str) -> list[int]:
-  """Where each of `COLUMNS` stands in a row."""
+  """The place of each of `COLUMNS` in a row."""
   names = line.split("\t")
   if sorted(names) != sorted(COLUMNS):
     reasons = [f"no column {name!r}" for name in COLUMNS if name not in names]
@@ -267,3 +272,29 @@ def _column_order(path, number: int, line: str) -> list[int]:
     reasons += [f"column {name!r} twice" for name in COLUMNS if names.count(name) > 1]
     raise _refusal(path, number, f"{'; '.join(reasons)}: expected {list(COLUMNS)} between tabs")
   return [names.index(name) for name in COLUMNS]
+
+
+def _parse(line: str, order: Sequence[int]) -> tuple[int, int, int, float, int, float]:
+  """The values of a line, in the order of `COLUMNS`; raises ValueError with the reason."""
+  cells = line.split("\t")
+  if len(cells) != len(order):
+    raise ValueError(f"{len(cells)} fields {line!r}: expected {len(order)}, between tabs")
+  fields = [cells[place].strip() for place in order]
+  for name, field in zip(COLUMNS, fields, strict=True):
+    if name not in ("radius", "time") and not _INTEGER.fullmatch(field):
+      raise ValueError(f"{name}={field!r}: expected an integer")
+  idx, label, predict, radius, correct, time = fields
+  if not _NUMBER.fullmatch(radius):
+    raise ValueError(f"radius={radius!r}: expected a finite number >= 0")
+  return int(idx), int(label), int(predict), float(radius), int(correct), _seconds(time)
+
+
+def _seconds(time: str) -> float:
+  """A duration, as Python prints a timedelta or in plain seconds."""
+  if _NUMBER.fullmatch(time) and math.isfinite(float(time)):
+    return float(time)
+  match = _CLOCK.fullmatch(time)
+  if not match:
+    raise ValueError(f"time={time!r}: expected H:MM:SS.ffffff or seconds")
+  days, hours, minutes, seconds = match.groups(default="0")
+  return 86400 * int(days) + 3600 * int(hours) + 60 * int(minutes) + float(seconds)

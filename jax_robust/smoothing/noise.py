@@ -1,6 +1,6 @@
-"""Noise and votes on the device: what one chunk of draws of one image is, and who it votes for.
+"""Gaussian noise, and the program that counts a model's votes on noisy copies of images.
 
-Everything random hangs on a chunk: 100 draws of one image, whose key is
+Draws come in chunks: 100 draws of one image, whose key is
 
     fold_in(fold_in(fold_in(rng, id of the image), stage), number of the chunk).
 
@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from jax_robust.errors import check_images
 from jax_robust.nets.constants import Lifted
-from jax_robust.smoothing.checks import check_images
 
 CHUNK = 100
 """Draws that share a key. Results depend on it: it is part of the method, not an option."""
 
 SELECTION, ESTIMATION, PREDICTION = 0, 1, 2
-"""The stages: votes that choose a class, votes that bound its probability, votes of PREDICT."""
+"""Stages: votes that select a class, votes that bound its probability, votes of PREDICT."""
 
 
 class Rows(NamedTuple):
@@ -46,18 +46,16 @@ class Rows(NamedTuple):
 
 
 class Noise(NamedTuple):
-  """A law of noise.
+  """A distribution of noise.
 
   Attributes:
-    name: as the options have it.
-    check: raises on images `[n, ...]` that it is not made for.
+    check: raises on images `[n, ...]` that it does not accept.
     parameters: `sigma -> arrays`, what a draw needs of sigma, of the same shapes for most sigmas.
     draw: `(parameters, key, image [...]) -> [100, ...]`, noisy copies of an image, float32.
-    total_variation: `(sigma, num_pixels)`: how far the law of the noise of one image may be from
-      the Gaussian (after rounding, where the classifier rounds); 0 where no bound is claimed.
+    total_variation: `(sigma, num_pixels)`: bound on the total variation distance to Gaussian noise
+      on one image (after rounding, where the model rounds); 0 where no bound is claimed.
   """
 
-  name: str
   check: Callable[[np.ndarray], None]
   parameters: Callable[[float], Any]
   draw: Callable[[Any, Array, Array], Array]
@@ -65,18 +63,18 @@ class Noise(NamedTuple):
 
 
 def _draw_gaussian(sigma: Array | np.float32, key: Array, image: Array) -> Array:
-  """Noisy copies of an image; float32 whatever the net's precision is: bfloat16 normals take 128
+  """Noisy copies of an image; float32 whatever the model's precision: bfloat16 normals take 128
   values.
   """
   normal = jax.random.normal(key, (CHUNK, *image.shape), jnp.float32)
   return image[None] + sigma * normal
 
 
-GAUSSIAN = Noise("gaussian", check_images, np.float32, _draw_gaussian, lambda sigma, pixels: 0.0)
-"""`x + sigma * normal` in float32, as everybody does it.
+GAUSSIAN = Noise(check_images, np.float32, _draw_gaussian, lambda sigma, pixels: 0.0)
+"""`x + sigma * normal` in float32, as is usual.
 
 Its certificates hold for real numbers and true normals. Float32 has finitely many of both, so in
-principle a classifier can tell images apart by the last bits of what it gets; `SOUND` closes that.
+principle a model can tell images apart by the last bits of its input; `SOUND` excludes that.
 """
 
 
@@ -104,9 +102,8 @@ def make_votes(net: Lifted, *, noise: Noise = GAUSSIAN) -> Callable[..., Int[Arr
     `draws_depend_on_the_chunk_only`: noise is the same at every place of every batch.
 
   Args:
-    net: the classifier, `(constants, x, keys) -> logits`; a randomised one gets a key for every
-      draw.
-    noise: the law.
+    net: the model, `(constants, x, keys) -> logits`; a randomised one gets a key for every draw.
+    noise: its distribution.
 
   Returns:
     `votes((constants, parameters, rng), rows) -> counts [r, k]`, int32. A draw whose logits are not
@@ -121,7 +118,7 @@ def make_votes(net: Lifted, *, noise: Noise = GAUSSIAN) -> Callable[..., Int[Arr
     net_keys = jax.vmap(lambda key: jax.random.split(key, CHUNK))(keys[:, 1])
     with jax.default_matmul_precision("highest"):
       logits = net.apply(constants, noisy.reshape(-1, *rows.x.shape[1:]), net_keys.reshape(-1))
-    return _count(_checked(logits).reshape(-1, CHUNK, logits.shape[-1]), rows.num_draws)
+    return _count(logits.reshape(-1, CHUNK, logits.shape[-1]), rows.num_draws)
 
   return votes
 
@@ -132,15 +129,3 @@ def _count(logits: Array, num_draws: Array) -> Array:
   counted &= jnp.all(jnp.isfinite(logits), axis=-1)
   is_top = jnp.argmax(logits, axis=-1)[:, :, None] == jnp.arange(logits.shape[-1])[None, None]
   return jnp.sum(is_top & counted[:, :, None], axis=1, dtype=jnp.int32)
-
-
-def _checked(logits: Any) -> Array:
-  """Raises where a net returns what has no arg max."""
-  if not hasattr(logits, "ndim"):
-    raise ValueError(
-      "logits_fn returns several outputs (exits): smooth one of them, or their mean "
-      "(nets.exits.select_exit)"
-    )
-  if logits.ndim != 2 or logits.shape[-1] < 2:
-    raise ValueError(f"logits_fn returns shape {logits.shape}: expected logits [b, k], k > 1")
-  return logits

@@ -1,19 +1,20 @@
-"""How the smoothed classifier's confidence falls, or does not, on the way to another point."""
+"""The smoothed classifier's confidence on the straight line from an image to another point."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from jax_robust.nets.devices import Devices
-from jax_robust.smoothing.checks import check_labels
-from jax_robust.smoothing.predictor import make_predictor
-from jax_robust.smoothing.sampler import Ids, Images
+from jax_robust.errors import check_labels
+from jax_robust.smoothing.certification import each_prediction
+from jax_robust.smoothing.noise import PREDICTION
+from jax_robust.smoothing.sampler import Ids, Images, Sampler, as_sampler
 from jax_robust.types import LogitsFn
 
 
 def confidence_path(
-  logits_fn: LogitsFn,
+  model: LogitsFn | Sampler,
   x: Images,
   ends: Shaped[np.ndarray | Array, "m *other"],
   labels: Int[np.ndarray, " l"],
@@ -23,20 +24,19 @@ def confidence_path(
   n: int = 1000,
   positions: Sequence[float] | Float[np.ndarray, " p"] = tuple(i / 20 for i in range(21)),
   ids: Ids = None,
-  batch_size: int = 1000,
-  devices: Devices = Devices(),
+  **sampling: Any,
 ) -> Float[np.ndarray, "n p"]:
   """The share of votes for the true class at `x + t (end - x)`, for each position t.
 
-  All points on the way of an image get the same noise, so that a curve shows the classifier and not
-  the draws.
+  All points on the line of an image get the same noise, so that a curve shows the classifier and
+  not the draws.
 
   Guarantees:
     `first_position_is_the_image`: t = 0 gives the votes of PREDICT at x.
 
   Args:
-    logits_fn, x, rng, sigma, n, ids, batch_size, devices: as those of `predict_images`.
-    ends: where the ways lead, adversarial points say, in [0, 1].
+    model, x, rng, sigma, n, ids, **sampling: as those of `predict_images`.
+    ends: the other ends of the lines, such as adversarial points, in [0, 1].
     labels: true classes.
     positions: t, in [0, 1].
 
@@ -60,16 +60,15 @@ def confidence_path(
   if x.shape != ends.shape or labels.shape != x.shape[:1]:
     raise ValueError(
       f"x has shape {x.shape}, ends {ends.shape}, labels {labels.shape}: expected one end and one "
-      "label an image"
+      "label per image"
     )
   if at.ndim != 1 or not np.all((at >= 0) & (at <= 1)):
     raise ValueError(f"positions={positions}: expected numbers in [0, 1]")
-  predictor = make_predictor(
-    logits_fn, image_shape=x.shape[1:], sigma=sigma, n=n, batch_size=batch_size, devices=devices
-  )
-  check_labels(labels, predictor.sampler.num_classes)
+  sampler = as_sampler(model, x, sampling)
+  check_labels(labels, sampler.num_classes)
   shares = np.zeros((len(x), len(at)))
   for column, t in enumerate(at.astype(x.dtype)):
-    for place, votes in predictor.each((1 - t) * x + t * ends, rng, ids=ids):
-      shares[place, column] = votes[labels[place]] / n
+    points = (1 - t) * x + t * ends
+    for place, votes, _ in each_prediction(sampler, points, rng, sigma=sigma, n=n, ids=ids):
+      shares[place, column] = votes[PREDICTION, labels[place]] / n
   return shares

@@ -1,34 +1,40 @@
-"""Drives the votes of many images from the host, through batches that are always full."""
+"""Counts a model's votes on noisy copies of many images, in batches that are full across images."""
 
 import collections
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Int, Shaped
 
+from jax_robust.errors import check_count, check_name, check_sigma
 from jax_robust.nets.constants import lift, without_jit
 from jax_robust.nets.devices import Devices
+from jax_robust.nets.exits import single_exit
 from jax_robust.nets.randomised import keyed
-from jax_robust.smoothing.checks import check_ids
 from jax_robust.smoothing.noise import CHUNK, GAUSSIAN, Noise, Rows, make_votes
 from jax_robust.smoothing.sound import SOUND
 from jax_robust.types import LogitsFn
 
 NOISES: dict[str, Noise] = {"gaussian": GAUSSIAN, "sound": SOUND}
-"""Laws of noise by name."""
+"""Distributions of noise by name."""
 
 Images = Shaped[np.ndarray | Array, "n *dims"]
 Ids = Shaped[np.ndarray, " m"] | None
+Votes = Int[np.ndarray, "3 k"]
+"""Votes for one image by stage (`SELECTION`, `ESTIMATION`, `PREDICTION`) and class."""
+
+Plan = Callable[[], Generator[Mapping[int, int], Votes, Any]]
+"""A method for one image: see `Sampler.run`."""
 
 BATCHES_AHEAD = 2
 """Batches that wait on the device while the host counts."""
 
 
 class Request(NamedTuple):
-  """A chunk that somebody wants: the place of its image in x, its stage, its number, its draws."""
+  """A chunk of draws to be made: place of its image in x, stage, number, draws that count."""
 
   place: int
   stage: int
@@ -36,156 +42,222 @@ class Request(NamedTuple):
   num_draws: int
 
 
-class Sampler(NamedTuple):
-  """A classifier that is ready to be asked for votes.
+class Image(NamedTuple):
+  """An image that is being worked on: its running plan, votes so far, draws requested by stage."""
 
-  Attributes:
-    sample: `(x, rng, requests, *, sigma, ids=None) -> iterator of (request, counts [k])`, in the
-      order of the requests. `requests` is read as batches are filled; where it gives None, nothing
-      more can be asked before more answers are in.
-    num_classes: of the classifier.
-    noise: the law.
-    batch_size: noisy images that go through the net at once.
-  """
-
-  sample: Callable[..., Iterator[tuple[Request, np.ndarray]]]
-  num_classes: int
-  noise: Noise
-  batch_size: int
-
-  def prepare(self, x: Images, ids: Ids) -> tuple[np.ndarray, np.ndarray]:
-    """Images and ids as arrays of the host; raises on those that cannot be sampled."""
-    x = np.asarray(x)
-    self.noise.check(x)
-    return x, check_ids(ids, len(x))
+  plan: Generator[Mapping[int, int], Votes, Any]
+  votes: Votes
+  requested: Int[np.ndarray, "3"]
 
 
-def make_sampler(
-  logits_fn: LogitsFn,
-  *,
-  image_shape: Sequence[int],
-  noise: str = "gaussian",
-  batch_size: int = 1000,
-  devices: Devices = Devices(),
-) -> Sampler:
-  """Prepares a classifier for votes: one program, compiled at the first batch.
+class Sampler:
+  """A model prepared for counting votes; certification, prediction and adaptive tests run on it.
+
+  One program serves all images, keys, sigmas and numbers of draws; it is compiled at the first
+  batch.
 
   Guarantees:
     `independent_of_the_batch`: counts depend on image, id, rng, stage, chunk and sigma, and not on
-      the batch's size, order or devices (but for the rounding of the net's own arithmetic, which
+      the batch's size, order or devices (but for the rounding of the model's own arithmetic, which
       may differ between programs where two logits are all but equal).
 
   Args:
-    logits_fn: `x -> logits`, or randomised `(x, rng) -> logits`.
+    logits_fn: `x -> logits`, or randomised `(x, rng) -> logits`; one exit of several is chosen with
+      `nets.exits.select_exit`.
     image_shape: of one image.
-    noise: the law, by its name in `NOISES`.
+    noise: its distribution: 'gaussian', or 'sound', whose certificates hold in floating point too
+      (see `make_sound`).
     batch_size: noisy images at once; rounded up to whole chunks of 100 on every device.
     devices: how rows are spread over devices.
 
-  Returns:
-    The sampler.
+  Attributes:
+    num_classes: of the model.
+    image_shape, noise, batch_size: as above.
 
   Raises:
-    ValueError: a batch size below 1; a net that returns no logits `[b, k]`.
+    ValueError: an unknown noise; a batch size below 1; a model with several exits, or whose outputs
+      are not logits `[b, k]` of at least two classes.
+
+  >>> logits_fn = lambda x: jax.numpy.concatenate([x, 1 - x], axis=1)
+  >>> sampler = Sampler(logits_fn, image_shape=(1,), batch_size=250)
+  >>> sampler.num_classes, sampler.batch_size
+  (2, 300)
   """
-  if batch_size < 1:
-    raise ValueError(f"batch_size={batch_size}: expected at least 1")
-  if noise not in NOISES:
-    raise ValueError(f"noise={noise!r}: expected one of {', '.join(map(repr, NOISES))}")
-  law = NOISES[noise]
-  num_rows = -(-batch_size // (CHUNK * devices.count)) * devices.count
-  shape = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-  net = lift(keyed(without_jit(logits_fn)), shape, jax.random.split(jax.random.key(0), 1))
-  constants = devices.share(net.constants)
-  votes = make_votes(net, noise=law)
 
-  @functools.cache
-  def compiled(impl):
-    """The program for one kind of key: keys travel as plain arrays, which every device takes."""
+  def __init__(
+    self,
+    logits_fn: LogitsFn,
+    *,
+    image_shape: Sequence[int],
+    noise: str = "gaussian",
+    batch_size: int = 1000,
+    devices: Devices = Devices(),
+  ):
+    check_count(batch_size=batch_size)
+    check_name("noise", noise, NOISES)
+    self.image_shape, self.noise = tuple(image_shape), NOISES[noise]
+    self._devices, chunks = devices, CHUNK * devices.count
+    self.batch_size = -(-batch_size // chunks) * chunks
+    model = keyed(without_jit(logits_fn))
+    example = (
+      jax.ShapeDtypeStruct((1, *self.image_shape), np.float32),
+      jax.random.split(jax.random.key(0), 1),
+    )
+    net = lift(lambda x, keys: single_exit(model(x, keys), "randomized smoothing"), *example)
+    logits = jax.eval_shape(net.apply, net.constants, *example)
+    if logits.ndim != 2 or logits.shape[1] < 2:
+      raise ValueError(
+        f"logits_fn returned shape {logits.shape} for one image: expected logits [1, k], k > 1"
+      )
+    self.num_classes = logits.shape[1]
+    self._constants = devices.share(net.constants)
+    votes = make_votes(net, noise=self.noise)
 
-    def run(shared, rows):
-      return votes((*shared[:2], jax.random.wrap_key_data(shared[2], impl=impl)), rows)
+    @functools.cache
+    def program(impl):
+      """The program for one kind of key: keys travel as plain arrays, which every device takes."""
 
-    return devices.compile_fn(run)
+      def run(shared, rows):
+        return votes((*shared[:2], jax.random.wrap_key_data(shared[2], impl=impl)), rows)
 
-  def sample(x, rng, requests, *, sigma, ids=None):
-    ids = np.arange(len(x)) if ids is None else ids
-    shared = devices.share((law.parameters(sigma), np.asarray(jax.random.key_data(rng))))
-    program = compiled(jax.random.key_impl(rng))
+      return devices.compile_fn(run)
 
-    def ask(batch):
-      return program((constants, *shared), devices.place(_rows(x, ids, batch, num_rows)))
+    self._program = program
 
-    return _answers(ask, iter(requests), num_rows, ids)
+  def total_variation(self, sigma: float) -> float:
+    """Bound on the distance between the noise drawn on an image and the Gaussian."""
+    return self.noise.total_variation(sigma, int(np.prod(self.image_shape)))
 
-  num_classes = _num_classes(votes, net, law, image_shape)
-  return Sampler(sample, num_classes, law, num_rows * CHUNK)
+  def run(
+    self, x: Images, rng: Array, plan: Plan, *, sigma: float, ids: Ids = None
+  ) -> Iterator[tuple[int, Votes, Any]]:
+    """Follows a plan for every image; batches are shared, so that they are full.
+
+    `plan()` is a generator for one image. It yields the draws that it needs in total, `{stage:
+    total}`; it is sent the votes, `[3, k]`, when they are complete; then it yields larger totals,
+    or returns its result. A total that is no multiple of 100 is the last of its stage.
+
+    Args:
+      x: images in [0, 1], `[n, ...]`.
+      rng: one key.
+      plan: the method.
+      sigma: standard deviation of the noise, in units of the image.
+      ids: names of the images for the randomness, 0 to 2^32 - 1; by default their places.
+
+    Returns:
+      An iterator of (place of the image in x, its votes, result), in the order in which images are
+      finished; with a fixed number of draws that is the order of x. It may be left at any time.
+
+    Raises:
+      ValueError: sigma or ids out of range; images outside [0, 1], of another shape, or, with sound
+        noise, off the grid; (when iterated) logits that are NaN or infinite.
+    """
+    check_sigma(sigma)
+    x = np.asarray(x)
+    self.noise.check(x)
+    if x.shape[1:] != self.image_shape:
+      raise ValueError(f"x has shape {x.shape}: expected images of shape {self.image_shape}")
+    ids = _checked_ids(ids, len(x))
+    law = self.noise.parameters(sigma), np.asarray(jax.random.key_data(rng))
+    shared = self._constants, *self._devices.share(law)
+    program = self._program(jax.random.key_impl(rng))
+
+    def submit(batch: Sequence[Request]) -> Array:
+      return program(shared, self._devices.place(_rows(x, ids, batch, self.batch_size // CHUNK)))
+
+    return self._follow(plan, ids, submit)
+
+  def _follow(self, plan: Plan, ids: np.ndarray, submit: Callable) -> Iterator[tuple]:
+    """The iterator of `run`."""
+    num_rows = self.batch_size // CHUNK
+    places = iter(range(len(ids)))
+    active: dict[int, Image] = {}
+    wanted: collections.deque[Request] = collections.deque()
+    waiting: collections.deque[tuple[list[Request], Array]] = collections.deque()
+    while True:
+      while len(waiting) <= BATCHES_AHEAD:
+        # Enough images that none of the batches on their way is short of chunks.
+        while len(wanted) < num_rows and len(active) < (BATCHES_AHEAD + 1) * num_rows:
+          if (place := next(places, None)) is None:
+            break
+          votes = np.zeros((3, self.num_classes), np.int64)
+          active[place] = image = Image(plan(), votes, np.zeros(3, np.int64))
+          wanted.extend(_chunks(place, image, next(image.plan)))
+        # A batch that is not full waits for the requests that counts on their way may lead to.
+        if not wanted or (waiting and len(wanted) < num_rows):
+          break
+        batch = [wanted.popleft() for _ in range(min(num_rows, len(wanted)))]
+        waiting.append((batch, submit(batch)))
+      if not waiting:
+        break
+      batch, found = waiting.popleft()
+      for request, counts in zip(batch, np.asarray(found), strict=False):
+        place, image = request.place, active[request.place]
+        if counts.sum() != request.num_draws:
+          raise ValueError(
+            f"the model's logits are NaN or infinite for noisy copies of image {ids[place]}"
+          )
+        image.votes[request.stage] += counts
+        if image.votes.sum() < image.requested.sum():
+          continue
+        try:
+          wanted.extend(_chunks(place, image, image.plan.send(image.votes)))
+        except StopIteration as end:
+          del active[place]
+          yield place, image.votes, end.value
+    if active:
+      raise RuntimeError("a plan wants no more draws, but has not returned")
 
 
-def _num_classes(votes, net, noise, image_shape) -> int:
-  """How many classes there are, without a pass; a net that cannot be smoothed raises here."""
-  numbers = np.zeros(1, np.uint32)
-  rows = Rows(np.zeros((1, *image_shape), np.float32), numbers, numbers, numbers, np.zeros(1, int))
-  shared = net.constants, noise.parameters(0.01), jax.random.key(0)
-  return jax.eval_shape(votes, shared, rows).shape[-1]
+def as_sampler(model: LogitsFn | Sampler, x: Images, options: Mapping[str, Any]) -> Sampler:
+  """The sampler itself, or one made for a `logits_fn` and images of the shape of x.
+
+  Raises:
+    TypeError: options for a sampler that exists, or that `Sampler` does not know.
+  """
+  if not isinstance(model, Sampler):
+    return Sampler(model, image_shape=x.shape[1:], **options)
+  if options:
+    raise TypeError(f"{', '.join(options)}: expected in the call of Sampler, which is made already")
+  return model
 
 
-def _rows(x: Float[np.ndarray, "n *dims"], ids, batch: Sequence[Request], num_rows: int) -> Rows:
+def in_order(found: Iterable[tuple[int, Votes, Any]]) -> Any:
+  """The results of `Sampler.run`, NamedTuples of arrays, stacked in the order of the images."""
+  results = [result for _, _, result in sorted(found, key=lambda each: each[0])]
+  return type(results[0])(*map(np.stack, zip(*results, strict=True)))
+
+
+def _chunks(place: int, image: Image, totals: Mapping[int, int]) -> Iterator[Request]:
+  """The chunks between the draws that were requested of an image and new totals."""
+  for stage, total in totals.items():
+    first = int(image.requested[stage])
+    if first % CHUNK and total > first:
+      raise ValueError(f"{total} draws after {first}: expected whole chunks of {CHUNK} before more")
+    for start in range(first, total, CHUNK):
+      yield Request(place, stage, start // CHUNK, min(CHUNK, total - start))
+    image.requested[stage] = total
+
+
+def _rows(x: np.ndarray, ids: np.ndarray, batch: Sequence[Request], num_rows: int) -> Rows:
   """Requests as arrays, with idle rows at the end."""
   columns = np.zeros((num_rows, 4), np.int64)
   columns[: len(batch)] = batch
   place, stage, chunk, num_draws = columns.T
-  return Rows(
-    x[place],
-    np.asarray(ids)[place].astype(np.uint32),
-    stage.astype(np.uint32),
-    chunk.astype(np.uint32),
-    num_draws.astype(np.int32),
-  )
+  numbers = (column.astype(np.uint32) for column in (ids[place], stage, chunk))
+  return Rows(x[place], *numbers, num_draws=num_draws.astype(np.int32))
 
 
-def _answers(
-  ask: Callable[[Sequence[Request]], Array],
-  requests: Iterator[Request | None],
-  num_rows: int,
-  ids: Int[np.ndarray, " n"],
-) -> Iterator[tuple[Request, np.ndarray]]:
-  """Fills batches with requests, keeps some on the device, and hands out answers in order."""
-  waiting, batch, ended = collections.deque(), [], False
-  while True:
-    while len(batch) < num_rows and not ended:
-      try:
-        request = next(requests)
-      except StopIteration:
-        ended = True
-        break
-      if request is None:
-        break
-      batch.append(request)
-    # A batch that is not full waits for what the answers on their way may make of it.
-    if batch and (len(batch) == num_rows or ended or not waiting):
-      waiting.append((batch, ask(batch)))
-      is_full, batch = len(batch) == num_rows, []
-      if is_full and len(waiting) <= BATCHES_AHEAD:
-        continue
-    if not waiting:
-      if ended:
-        return
-      raise RuntimeError("nothing was asked for, and no answer is on its way")
-    asked, counts = waiting.popleft()
-    for request, votes in zip(asked, np.asarray(counts), strict=False):
-      if votes.sum() != request.num_draws:
-        raise ValueError(
-          f"the net's logits are NaN or infinite for noisy copies of image {ids[request.place]}"
-        )
-      yield request, votes
-
-
-def whole_stage(place: int, stage: int, total: int, first: int = 0) -> Iterator[Request]:
-  """The requests of draws `first` to `total` of a stage; `first` is a multiple of 100.
-
-  >>> [(request.chunk, request.num_draws) for request in whole_stage(0, 1, 250)]
-  [(0, 100), (1, 100), (2, 50)]
-  """
-  for start in range(first, total, CHUNK):
-    yield Request(place, stage, start // CHUNK, min(CHUNK, total - start))
+def _checked_ids(ids: np.ndarray | None, num_images: int) -> np.ndarray:
+  """The ids of images, by default their places; raises ValueError where two would share draws."""
+  ids = np.arange(num_images) if ids is None else np.asarray(ids)
+  if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
+    raise ValueError(
+      f"ids have shape {ids.shape} and dtype {ids.dtype}: expected {num_images} integers, one per "
+      "image"
+    )
+  if not 0 <= ids.min() <= ids.max() < 2**32:
+    raise ValueError(f"ids from {ids.min()} to {ids.max()}: expected 0 to 2^32 - 1")
+  if len(np.unique(ids)) < num_images:
+    raise ValueError("ids: expected each id once, as images with the same id share their noise")
+  return ids

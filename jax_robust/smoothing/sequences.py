@@ -1,26 +1,26 @@
-"""Bounds of a probability that hold at all sample sizes at once: one may stop when one likes."""
+"""Bounds of a probability that hold at all sample sizes at once, so that one may stop at any."""
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import special
 
-from jax_robust.smoothing.checks import check_alpha
+from jax_robust.errors import check_probability
+from jax_robust.smoothing.bounds import Counts
 from jax_robust.smoothing.noise import CHUNK
 
 _PRIOR = 0.5, 0.5
-"""Beta's parameters for the alternatives, Jeffreys' prior. Measured on 500 images of each of 14
+"""Jeffreys' prior: Beta's parameters for the alternatives. Measured on 500 images of each of 14
 published logs and radii 0, 0.25, ..., alpha = .001: a decision takes 4,700 draws on average, and
-0.35 % of them are lost against CERTIFY at N = 100,000. With (1, 1) 4,900 draws; with (1, 1/10)
+0.35 % of those of CERTIFY at N = 100,000 are lost. With (1, 1) 4,900 draws; with (1, 1/10)
 4,500, but 0.46 % lost; with the prior on both sides of the hypothesis 5,700; with Clopper and
 Pearson's bound at 17 looks, each half as late again and at alpha / 17, 5,600."""
 
 _GROWTH = 1.05
-"""Draws are looked at when there are a twentieth more than at the last look."""
+"""Votes are looked at when there are a twentieth more draws than at the last look."""
 
 _LARGEST = 9.0  # in units of sigma: 1 - Phi(9) is 1e-19
 _POINTS, _ROUNDS = 32, 5
 
-Counts = Int[np.ndarray, "..."] | int | np.integer
 Scores = Float[np.ndarray, "..."] | float
 
 
@@ -33,8 +33,8 @@ def log_evidence(counts: Counts, totals: Counts, z: Scores) -> Float[np.ndarray,
 
   a mixture of likelihood ratios. As a function of n it is a martingale if the probability is p, and
   a supermartingale if it is less, since each factor's mean is at most 1. By Ville's inequality, if
-  the probability is at most p then P(M_n >= 1 / alpha for some n) <= alpha: whoever believes in
-  more than p when M_n >= 1 / alpha, at any time and for any reason to look at that time, errs with
+  the probability is at most p then P(M_n >= 1 / alpha for some n) <= alpha: to conclude from
+  M_n >= 1 / alpha that the probability is more than p, at any n, however chosen, is wrong with
   probability at most alpha.
 
   Guarantees:
@@ -61,7 +61,7 @@ def log_evidence(counts: Counts, totals: Counts, z: Scores) -> Float[np.ndarray,
   """
   k, m = np.asarray(counts, np.float64), np.asarray(totals, np.float64) - counts
   a, b = _PRIOR
-  miss = special.ndtr(-np.asarray(z, np.float64))  # 1 - p without its rounding
+  miss = special.ndtr(-np.asarray(z, np.float64))  # 1 - p without cancellation
   with np.errstate(divide="ignore"):
     posterior = np.log(special.betainc(m + b, k + a, miss)) + special.betaln(m + b, k + a)
   prior = np.log(special.betainc(b, a, miss)) + special.betaln(b, a)
@@ -92,9 +92,9 @@ def lower_sequence(counts: Counts, totals: Counts, *, alpha: float) -> Float[np.
   >>> lower_sequence(np.array([0, 90, 900]), np.array([100, 100, 1000]), alpha=0.001).round(2)
   array([-inf, 0.63, 1.06])
   """
-  check_alpha(alpha)
+  check_probability(alpha=alpha)
   if alpha > 0.5:
-    raise ValueError(f"alpha={alpha}: expected at most 1/2, where the sequence is known to be one")
+    raise ValueError(f"alpha={alpha}: expected at most 1/2, where the sequence is proved to cover")
   counts, totals = np.broadcast_arrays(np.asarray(counts), np.asarray(totals))
   enough, ends = -np.log(alpha), np.linspace(0.0, 1.0, _POINTS + 1)
   low, width = np.full(counts.shape, -_LARGEST), 2 * _LARGEST
@@ -102,7 +102,7 @@ def lower_sequence(counts: Counts, totals: Counts, *, alpha: float) -> Float[np.
   for _ in range(_ROUNDS):
     points = low[..., None] + width * ends[1:-1]
     is_below = log_evidence(counts[..., None], totals[..., None], points) >= enough
-    # Only as far as all are: no gap is jumped, whatever rounding does.
+    # Up to the first that is not: no gap is jumped, whatever rounding does.
     steps = np.logical_and.accumulate(is_below, axis=-1).sum(axis=-1)
     low, width = low + steps * (width / _POINTS), width / _POINTS
   return np.where(is_known, low, -np.inf)
@@ -118,7 +118,7 @@ def upper_sequence(counts: Counts, totals: Counts, *, alpha: float) -> Float[np.
 
 
 def look_totals(n: int) -> Int[np.ndarray, " m"]:
-  """Numbers of draws at which a sequential test looks: whole chunks, n the last.
+  """Numbers of draws after which a sequential test looks at the votes: whole chunks, n the last.
 
   >>> look_totals(5000)[:3].tolist(), look_totals(5000)[-3:].tolist(), len(look_totals(100_000))
   ([100, 200, 300], [4400, 4700, 5000], 93)

@@ -1,9 +1,9 @@
-"""Noise whose certificates hold in floating point: integers with an exact law, on a grid of levels.
+"""Sound noise: integers of an exact distribution, whose certificates hold in floating point.
 
-Voráček and Hein show that float32 noise is unsound in principle: the last bits of `x + noise` tell
-what x was, and a classifier that looks at them can be certified at radii where it is wrong. Nothing
-is left to look at if images lie on a grid, as those of cameras do, and the classifier is only ever
-shown points of the grid: with R(z) the grid point next to z,
+Voráček and Hein show that float32 noise is unsound in principle: the last bits of `x + noise`
+reveal x, and a model that reads them can be certified at radii where it is wrong. That is excluded
+if images lie on a grid, as 8-bit images do, and the model's inputs do too: with R(z) the grid point
+nearest to z,
 
     g(x') = argmax_c P(f(R(x' + sigma * normal)) = c)        for every real x'
 
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from jax_robust.smoothing.checks import check_images, check_sigma
+from jax_robust.errors import check_count, check_images, check_sigma
 from jax_robust.smoothing.noise import CHUNK, Noise
 
 _BITS = 63
@@ -29,7 +29,7 @@ _BITS = 63
 
 _PRECISION = 256
 """Bits of the fixed-point arithmetic behind the table. The largest term of the series is e^41, or
-2^60, and there are some 200 terms: errors stay below 2^-180."""
+2^60, and there are about 200 terms: errors stay below 2^-180."""
 
 _LEAST_ENTRIES = 4096
 """Tables for sigma up to 1.7 get the same shape, so that one program serves them."""
@@ -43,7 +43,7 @@ _Q = (1.0, 1.54911744, 2.16213392, 1.54198036, 6.12413620e-01)
 
 
 class Table(NamedTuple):
-  """The law of the size m of a step, for the device.
+  """The distribution of the size m of a draw, for the device.
 
   Attributes:
     entries: row j holds `thresholds[j]` and `thresholds[j + 1]`, each as its upper 31 and its lower
@@ -58,25 +58,25 @@ class Table(NamedTuple):
 def make_sound(levels: int = 256) -> Noise:
   """Noise for images of so many levels, whose certificates hold in floating point.
 
-  What is claimed. Let f be a function of the integer image (`logits_fn` asked for integers times
+  What is claimed. Let f be a function of the integer image (`logits_fn` of integers times
   `1 / (levels - 1)`, in float32, as compiled), and the random bits independent and fair. Then with
   probability at least 1 - alpha over the votes, g above predicts `label` at every real x' nearer to
-  the image than `radius`. No step of it rests on floating-point numbers behaving as real ones:
+  the image than `radius`. No step assumes that floating-point numbers behave as real ones:
 
   - a draw is an integer m and a sign, m the number of thresholds `P(|normal| sigma >= j - 1/2)`, as
-    integers of 63 bits, above 63 random bits; what float32 has a say in is a guess at m, which is
-    then compared with the thresholds in integers;
-  - the thresholds come from integer arithmetic, right to the last of 63 bits; so the law of a pixel
-    is within L * 2^-63 of the one above in total variation, where L (9.1 sigma steps) is how many
-    thresholds there are, and that of an image of d pixels within d * L * 2^-63 (MNIST, sigma = 1:
+    integers of 63 bits, above 63 random bits; float32 only gives a first guess at m, which is then
+    compared with the thresholds in integers;
+  - the thresholds come from integer arithmetic, right to the last of 63 bits; so the distribution
+    of a pixel is within L * 2^-63 of the one above in total variation, with L (9.1 sigma steps) the
+    number of thresholds, and that of an image of d pixels within d * L * 2^-63 (MNIST, sigma = 1:
     2e-13; ImageNet: 4e-11);
-  - that much is taken off p_L, which is rigorous: no event's probability differs by more. PREDICT
-    adds n times as much to its p-value.
+  - that much is subtracted from p_L: no event's probability differs by more. PREDICT adds n times
+    as much to its p-value.
 
-  What is not claimed: that threefry's bits are fair coins; that the compiled net gives an integer
+  What is not claimed: that threefry's bits are fair coins; that the compiled model gives an integer
   image the same class at each place of a batch, or on other hardware; and nothing about an x' off
-  the grid that is rounded before it is shown to g, which may move it further than the attacker did.
-  SciPy's quantiles behind p_L and the radius are right to some 1e-14.
+  the grid that is rounded before g sees it, which may move it further than the attacker did.
+  SciPy's quantiles behind p_L and the radius are right to about 1e-14.
 
   Guarantees:
     `draws_are_the_inverse_of_the_table`: for all random bits.
@@ -97,8 +97,7 @@ def make_sound(levels: int = 256) -> Noise:
   >>> make_sound().total_variation(1.0, 28 * 28) < 3e-13
   True
   """
-  if levels < 2:
-    raise ValueError(f"levels={levels}: expected at least 2")
+  check_count(2, levels=levels)
   steps = levels - 1
 
   def check(x: np.ndarray) -> None:
@@ -122,14 +121,14 @@ def make_sound(levels: int = 256) -> Noise:
   def total_variation(sigma: float, num_pixels: int) -> float:
     return num_pixels * len(thresholds(sigma, steps)) * 2.0**-_BITS
 
-  return Noise("sound", check, lambda sigma: make_table(sigma, steps), draw, total_variation)
+  return Noise(check, lambda sigma: law_table(sigma, steps), draw, total_variation)
 
 
 def invert(table: Table, high: UInt32[Array, "*n"], low: UInt32[Array, "*n"]) -> Int[Array, "*n"]:
   """How many thresholds are above a number of 63 bits.
 
   Args:
-    table: from `make_table`.
+    table: from `law_table`.
     high, low: the upper 31 bits, and the lower 32.
 
   Returns:
@@ -149,10 +148,10 @@ def invert(table: Table, high: UInt32[Array, "*n"], low: UInt32[Array, "*n"]) ->
 
 
 @functools.lru_cache(maxsize=8)
-def make_table(sigma: float, steps: int) -> Table:
+def law_table(sigma: float, steps: int) -> Table:
   """The table of a sigma in units of the image, for a grid of so many steps.
 
-  >>> make_table(0.5, 255).entries.shape
+  >>> law_table(0.5, 255).entries.shape
   (4096, 4)
   """
   found = thresholds(sigma, steps)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jax_robust.smoothing import bounds, curves
 from jax_robust.smoothing.log import CertifyLog
+from jax_robust.smoothing.rounding import format_percent, round_down, round_up
 
 _SPACING = 0.25
 
@@ -16,7 +17,7 @@ _SPACING = 0.25
 def make_table(
   logs: Mapping[str, CertifyLog], radii: curves.Radii | None = None
 ) -> list[dict[str, str]]:
-  """Rows and columns of a table of logs, every certificate rounded down.
+  """A table of logs, one row each, every certificate rounded down.
 
   Guarantees:
     `no_number_promises_more`: no accuracy or average radius is above the log's.
@@ -27,8 +28,8 @@ def make_table(
 
   Returns:
     For each log its `method`, `sigma` and `N` if one of the logs' headers says it, `images`,
-    `abstain` (how many), `ACR` and its standard error (rounded up), and the certified accuracy in
-    percent at each radius.
+    `abstain` (number of abstentions), `ACR` and its standard error (rounded up), and the certified
+    accuracy in percent at each radius.
 
   Raises:
     ValueError: no logs, or one without rows; a negative radius.
@@ -58,8 +59,10 @@ def make_table(
         "images": str(total),
         "abstain": str(np.sum(log.predict == bounds.ABSTAIN)),
         "ACR": round_down(estimate.value, 4),
-        "s.e.": _ceil(estimate.standard_error, 4),
-        **{f"r={at:g}": _percent(count, total) for at, count in zip(radii, counts, strict=True)},
+        "s.e.": round_up(estimate.standard_error, 4),
+        **{
+          f"r={r:g}": format_percent(count, total) for r, count in zip(radii, counts, strict=True)
+        },
       }
     )
   return rows
@@ -106,29 +109,6 @@ def csv_table(logs: Mapping[str, CertifyLog], radii: curves.Radii | None = None)
   return text.getvalue()
 
 
-def round_down(value: float, decimals: int) -> str:
-  """A certificate in print, but for what a sum of floats leaves far behind the decimals.
-
-  >>> round_down(1.6929, 3), round_down(0.7 - 0.1, 3)
-  ('1.692', '0.600')
-  """
-  scale = 10**decimals
-  return f"{math.floor(round(value * scale, 8)) / scale:.{decimals}f}"
-
-
-def _ceil(value: float, decimals: int) -> str:
-  """Rounded up; infinity as it is."""
-  scale = 10**decimals
-  whole = math.ceil(round(value * scale, 8)) if math.isfinite(value) else value
-  return f"{whole / scale:.{decimals}f}"
-
-
-def _percent(count: int, total: int) -> str:
-  """A share in percent, rounded down to one decimal, in integers: 57.9 must not become 57.8."""
-  tenths = 1000 * count // total
-  return f"{tenths // 10}.{tenths % 10}"
-
-
 def _escape(cell: str) -> str:
-  """A cell in which Markdown sees no end of the cell."""
+  """A cell without characters that would end it in Markdown."""
   return cell.replace("|", "\\|").replace("\n", " ")

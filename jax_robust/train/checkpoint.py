@@ -14,14 +14,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jax_robust.errors import UserError
+
 LATEST, BEST = KINDS = ("latest", "best")
 
 
-class CheckpointMismatchError(ValueError):
+class CheckpointMismatchError(UserError):
   """A checkpoint does not hold the arrays that the model needs."""
 
 
-class CheckpointDamagedError(ValueError):
+class CheckpointDamagedError(UserError):
   """A checkpoint was committed, and changed since."""
 
 

@@ -6,7 +6,7 @@ the evaluation of step k, and the batch of step k has not been drawn: resuming r
 skips nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ def run(
   state: TrainState,
   *,
   step_fn: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],
-  make_batches: Callable[[int], Iterator[Any]],
+  make_batches: Callable[[int], Generator[Any, None, None]],
   evaluate: Callable[[TrainState], Mapping[str, float]],
   schedule: Schedule,
   checkpoints: Checkpoints,
@@ -70,7 +70,7 @@ def run(
 
   Args:
     state: where to start; a restored one resumes.
-    step_fn: the compiled update.
+    step_fn: the compiled update (see `types.Update`).
     make_batches: `step -> iterator` over the batches from that step on.
     evaluate: `state -> {name: value}`, on held-out data.
     schedule: when to evaluate, save and log.
@@ -85,6 +85,7 @@ def run(
 
   Raises:
     NonFiniteError: with the step; the last good checkpoint stays.
+    ValueError: an update that does not keep to its contract.
     CheckpointWriteError: a checkpoint could not be written.
   """
   step = resumed_at = int(state.step)
@@ -114,6 +115,8 @@ def run(
         batch = _next(batches, unchecked, progress)
         state, values = step_fn(state, batch)
       step += 1
+      if step == resumed_at + 1:
+        _check_update(state, values, step)
       unchecked.append((step, values["finite"]))
       if _due(step, schedule.log) or step == schedule.total:
         _raise_if_not_finite(unchecked, state, checkpoints)
@@ -127,6 +130,17 @@ def run(
   checkpoints.latest.wait()
   has_best = checkpoints.best.latest_step() is not None
   return Outcome(state, step, not at_end, checkpoints.best.info() if has_best else {})
+
+
+def _check_update(state: TrainState, values: Mapping[str, Any], step: int) -> None:
+  """Holds the first update of a start to the contract of `types.Update`."""
+  if "finite" not in values:
+    raise ValueError(f"the update's metrics {sorted(values)} have no 'finite': see types.Update")
+  if int(state.step) != step:
+    raise ValueError(
+      f"the update moved state.step from {step - 1} to {int(state.step)}: expected {step}, since "
+      "it counts batches, however many optimiser steps an update makes (see types.Update)"
+    )
 
 
 def _next(batches: Iterator[Any], unchecked: list, progress: metrics_lib.Progress) -> Any:

@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from jax_robust.errors import UserError
+
 TIME_PREFIX = "time/"
 """Fields that differ between two runs of the same config, by name."""
 
 
-class MetricsFileError(ValueError):
+class MetricsFileError(UserError):
   """A `metrics.jsonl` holds something that no run of ours wrote."""
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_robust.errors import near_miss
+from jax_robust.errors import check_count, check_name
 
 SCHEDULES = ("cosine", "step", "milestones", "constant")
 OPTIMIZERS = ("sgd", "adam")
@@ -52,8 +52,7 @@ def make_schedule(
     ValueError: an unknown name; a warm-up longer than the run, or than the first milestone;
       milestones of another schedule.
   """
-  if name not in SCHEDULES:
-    raise ValueError(f"schedule name={name!r}{near_miss(name, SCHEDULES)}")
+  check_name("schedule name", name, SCHEDULES)
   if not 0 <= warmup_steps <= total_steps:
     raise ValueError(f"warmup_steps={warmup_steps}: expected 0 to total_steps={total_steps}")
   if milestone_steps and name != "milestones":
@@ -95,6 +94,7 @@ def make_optimizer(
   nesterov: bool = True,
   weight_decay: float = 5e-4,
   decay_batchnorm: bool = False,
+  updates_per_batch: int = 1,
 ) -> optax.GradientTransformation:
   """SGD with momentum, or Adam, with weight decay coupled: added to the gradient, before momentum.
 
@@ -102,13 +102,15 @@ def make_optimizer(
   SGD and the TRADES programs have it.
 
   Args:
-    schedule: learning rate as a function of the step.
+    schedule: learning rate as a function of the number of batches so far.
     name: 'sgd' or 'adam'.
     momentum: of SGD.
     nesterov: whether SGD's momentum looks ahead.
     weight_decay: coefficient of the half squared norm.
     decay_batchnorm: whether BatchNorm's scale and offset decay too, as in PyTorch's default and the
       randomized smoothing programs; in the TRADES programs they do not.
+    updates_per_batch: optimiser steps that an update makes with each batch. The schedule counts
+      batches, so all steps of one batch have one learning rate.
 
   Returns:
     An optax transformation.
@@ -116,15 +118,20 @@ def make_optimizer(
   Raises:
     ValueError: an unknown name.
   """
-  if name not in OPTIMIZERS:
-    raise ValueError(f"optimizer name={name!r}{near_miss(name, OPTIMIZERS)}")
+  check_name("optimizer name", name, OPTIMIZERS)
+  check_count(updates_per_batch=updates_per_batch)
+
+  def rate_of_batch(count):
+    return schedule(count // updates_per_batch)
+
+  rate = schedule if updates_per_batch == 1 else rate_of_batch
   core = optax.scale_by_adam() if name == "adam" else optax.trace(momentum, nesterov=nesterov)
   return optax.chain(
     optax.add_decayed_weights(
       weight_decay, mask=functools.partial(weight_decay_mask, decay_batchnorm=decay_batchnorm)
     ),
     core,
-    optax.scale_by_learning_rate(schedule),
+    optax.scale_by_learning_rate(rate),
   )
 
 

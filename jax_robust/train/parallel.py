@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jax_robust.errors import check_name
 from jax_robust.nets.devices import compiler_options
 
 AXIS = "data"
@@ -84,18 +85,46 @@ def wait_for_all(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
+def state_specs(state: Any) -> Any:
+  """How a train state is laid out: `carry['rows']` is sharded like the batch, all else replicated.
+
+  Args:
+    state: a `TrainState`, or its shapes.
+
+  Returns:
+    The state's structure, with a PartitionSpec for each array.
+  """
+
+  def spec(path, _):
+    names = [getattr(key, "name", getattr(key, "key", None)) for key in path[:2]]
+    return PartitionSpec(AXIS) if names == ["carry", "rows"] else PartitionSpec()
+
+  return jax.tree_util.tree_map_with_path(spec, state)
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Places a tree on every device of the mesh; every process must hold the same values."""
-  sharding = NamedSharding(mesh, PartitionSpec())
-  if jax.process_count() == 1:
-    return jax.device_put(tree, sharding)
+  return _place(tree, mesh, jax.tree.map(lambda leaf: PartitionSpec(), tree))
 
-  def place(leaf):
+
+def place_state(state: Any, mesh: Mesh) -> Any:
+  """Places a whole train state, the same on every process, as `state_specs` says."""
+  return _place(state, mesh, state_specs(state))
+
+
+def _place(tree: Any, mesh: Mesh, specs: Any) -> Any:
+  """Puts whole arrays on the devices of a mesh."""
+  shardings = jax.tree.map(functools.partial(NamedSharding, mesh), specs)
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings)
+
+  def put(leaf, sharding):
     if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
       return leaf
-    return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-  return jax.tree.map(place, tree)
+  return jax.tree.map(put, tree, shardings)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
@@ -114,6 +143,7 @@ def map_step(
   *,
   mode: str = "jit",
   per_row: bool = False,
+  state_specs: Any = None,
   donate: bool = False,
 ) -> Callable:
   """Compiles `step(state, batch)` for the devices of a mesh.
@@ -128,23 +158,26 @@ def map_step(
     mesh: from `data_mesh`.
     mode: 'jit', 'pmap' or 'shard_map'.
     per_row: the step returns one array tree with a leading row axis, instead of replicated trees.
+    state_specs: from `state_specs`, of a step that returns `(state, metrics)`; by default what the
+      step takes first and what it returns is replicated.
     donate: whether the state's buffers are reused for the result.
 
   Returns:
-    `step(state, batch)` over a replicated state and a batch from `shard_batch`.
+    `step(state, batch)` over a state from `place_state` and a batch from `shard_batch`.
 
   Raises:
     ValueError: an unknown mode.
   """
-  if mode not in MODES:
-    raise ValueError(f"parallel={mode!r}: expected one of {MODES}")
+  check_name("parallel", mode, MODES)
   donated = (0,) if donate else ()
   replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
+  returned = sharded if per_row else replicated
+  if state_specs is not None:
+    returned = (state_specs, replicated)
   if mode == "jit":
-    placed = NamedSharding(mesh, sharded if per_row else replicated)
     return jax.jit(
       make_step(None),
-      out_shardings=placed,
+      out_shardings=jax.tree.map(functools.partial(NamedSharding, mesh), returned),
       donate_argnums=donated,
       compiler_options=compiler_options(),
     )
@@ -153,44 +186,77 @@ def map_step(
     mapped = jax.shard_map(
       make_step(AXIS),
       mesh=mesh,
-      in_specs=(replicated, sharded),
-      out_specs=sharded if per_row else replicated,
+      in_specs=(replicated if state_specs is None else state_specs, sharded),
+      out_specs=returned,
       check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=donated, compiler_options=compiler_options())
-  return _pmap(make_step(AXIS), mesh, per_row=per_row, donated=donated)
+  return _pmap(make_step(AXIS), mesh, state_specs, returned, donated)
 
 
-def _pmap(step, mesh: Mesh, *, per_row: bool, donated) -> Callable:
-  """`jax.pmap` behind the interface of the other two: whole state in, whole state out."""
+def _pmap(step, mesh: Mesh, state_specs: Any, returned: Any, donated) -> Callable:
+  """`jax.pmap` behind the interface of the other two: whole state in, whole state out.
+
+  What pmap shards needs an axis of devices in front, so sharded arrays travel apart from replicated
+  ones: `split` puts that axis in front, `merge` takes it away again.
+  """
   count = mesh.devices.size
-  replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
+  sharded = PartitionSpec(AXIS)
+  taken = PartitionSpec() if state_specs is None else state_specs
+
+  def run(marked, rows):
+    state_rows, batch = rows
+    return _separate(step(_combine(marked[0], state_rows), batch), returned)
+
   mapped = jax.pmap(
-    lambda marked, rows: step(marked[0], rows),
+    run,
     axis_name=AXIS,
     in_axes=(None, 0),
-    out_axes=0 if per_row else None,
+    out_axes=(None, 0),
     devices=list(mesh.devices.flat),
     donate_argnums=donated,
   )
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, sharded))
-  def split(batch):
-    return jax.tree.map(lambda rows: rows.reshape(count, -1, *rows.shape[1:]), batch)
+  def split(rows):
+    return jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), rows)
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, sharded))
-  def merge(result):
-    return jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), result)
+  def merge(rows):
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
 
-  # pmap's arrays are those of one process; the others' rows are out of its sight.
+  # pmap's arrays are those of one process; the rows of other processes are not among them.
   @functools.wraps(step)
   def call(state, batch):
-    # An empty state must not stay empty: with it, pmap of jax 0.10 splits nothing.
-    marked = state, () if jax.tree.leaves(state) else np.float32(0)
-    rows = multihost_utils.global_array_to_host_local_array(split(batch), mesh, sharded)
-    result = multihost_utils.host_local_array_to_global_array(
-      mapped(marked, rows), mesh, sharded if per_row else replicated
+    shared, state_rows = _separate(state, taken)
+    # A state without arrays must not stay empty: with it, pmap of jax 0.10 splits nothing.
+    marked = shared, () if jax.tree.leaves(shared) else np.float32(0)
+    rows = multihost_utils.global_array_to_host_local_array(
+      split((state_rows, batch)), mesh, sharded
     )
-    return merge(result) if per_row else result
+    shared, rows = mapped(marked, rows)
+    shared = multihost_utils.host_local_array_to_global_array(shared, mesh, PartitionSpec())
+    rows = multihost_utils.host_local_array_to_global_array(rows, mesh, sharded)
+    return _combine(shared, merge(rows))
 
   return call
+
+
+def _separate(tree: Any, specs: Any) -> tuple[Any, Any]:
+  """The replicated and the sharded arrays of a tree, each with None in place of the others."""
+
+  def split(is_wanted):
+    def keep(spec, part):
+      wanted = (spec == PartitionSpec(AXIS)) == is_wanted
+      return part if wanted else jax.tree.map(lambda leaf: None, part)
+
+    return jax.tree.map(keep, specs, tree)
+
+  return split(False), split(True)
+
+
+def _combine(shared: Any, rows: Any) -> Any:
+  """Undoes `_separate`."""
+  return jax.tree.map(
+    lambda one, other: one if other is None else other, shared, rows, is_leaf=lambda x: x is None
+  )

@@ -1,5 +1,6 @@
 """What a run is: data only, no functions, so that a checkpoint holds all of it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,9 +15,9 @@ from jax_robust.types import ApplyFn
 class TrainState(NamedTuple):
   """Everything the next update depends on, besides the batch.
 
-  `step` counts finished updates. `ema` is the moving average of `params`, which evaluation uses.
-  `carry` belongs to the objective (empty for most). `rng` is the run's key, as key data: it never
-  changes, since every step folds its number into it.
+  `step` counts the batches that were trained on. `ema` is the moving average of `params`, which
+  evaluation uses. `carry` belongs to the update (empty for most; see `types.Update`). `rng` is the
+  run's key, as key data: it never changes, since every step folds its number into it.
   """
 
   step: Int[Array, ""]
@@ -31,26 +32,31 @@ class TrainState(NamedTuple):
 def create_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
-  image_shape: tuple[int, int, int],
+  example_inputs: Sequence[Any],
   *,
   seed: int,
+  carry: Mapping[str, Any] | None = None,
 ) -> TrainState:
   """Initialises a run under jit, from one seed.
 
   Args:
-    model: a net of `jax_robust.models`.
+    model: a Linen module that is called as `model(*inputs, train=...)`.
     optimizer: what will update its parameters.
-    image_shape: `(height, width, channels)`.
+    example_inputs: arrays, or their shapes and dtypes, such as a batch of one image. The parameters
+      depend on their shapes only.
     seed: of initialisation and of everything random afterwards.
+    carry: what the update keeps between batches, at the start (see `types.Update`).
 
   Returns:
     The state at step 0, with the average equal to the parameters.
   """
   run_key, init_key = jax.random.split(jax.random.key(seed))
+  shapes = [(each.shape, each.dtype) for each in example_inputs]
 
   @jax.jit
   def init(key):
-    variables = dict(model.init(key, jnp.zeros((1, *image_shape)), train=False))
+    inputs = [jnp.zeros(shape, dtype) for shape, dtype in shapes]
+    variables = dict(model.init(key, *inputs, train=False))
     params = variables.pop("params")
     return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -62,27 +68,28 @@ def create_state(
       rng=jax.random.key_data(run_key),
     )
 
-  return init(init_key)
+  return init(init_key)._replace(carry=dict(carry or {}))
 
 
 def make_apply_fn(model: nn.Module, *, axis_name: str | None = None) -> ApplyFn:
-  """Turns a Linen module into `apply_fn(params, model_state, x, *, train)`.
+  """Turns a Linen module into `apply_fn(params, model_state, *inputs, train, rng=None)`.
 
   Args:
-    model: a net of `jax_robust.models`.
+    model: a Linen module that is called as `model(*inputs, train=...)`.
     axis_name: the mapped axis over which whole-batch BatchNorm gathers its moments under `pmap` and
       `shard_map`. Under `jit` leave it None: a sharded batch is one batch there.
 
   Returns:
-    The function; with `train=False` it hands `model_state` back as it came.
+    The function; with `train=False` it returns `model_state` unchanged.
   """
   if axis_name is not None:
     model = model.clone(bn_axis_name=axis_name)
 
-  def apply_fn(params, model_state, x, *, train):
+  def apply_fn(params, model_state, *inputs, train, rng=None):
     variables = {"params": params, **model_state}
+    rngs: dict[str, Any] = {} if rng is None else {"rngs": {"dropout": rng}}
     if not train:
-      return model.apply(variables, x, train=False), model_state
-    return model.apply(variables, x, train=True, mutable=list(model_state))
+      return model.apply(variables, *inputs, train=False, **rngs), model_state
+    return model.apply(variables, *inputs, train=True, mutable=list(model_state), **rngs)
 
   return apply_fn

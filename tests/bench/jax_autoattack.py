@@ -10,8 +10,7 @@ import numpy as np
 from side_process import read_flags, tell
 
 from jax_robust import attacks
-from jax_robust.runs.devices import row_devices
-from jax_robust.train import parallel
+from jax_robust.runs.devices import local_devices
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "attacks"))
 import oracle_net
@@ -30,10 +29,9 @@ def main():
   x, labels = (np.asarray(a)[: flags.images] for a in oracle_net.images_and_labels(recorded))
   ball = {"Linf": attacks.linf_ball, "L2": attacks.l2_ball}[flags.norm]
   ball = ball(float(recorded[f"{flags.norm}/eps"]))
-  mesh = parallel.data_mesh(flags.batch)
   evaluate = attacks.make_autoattack(
     oracle_net.make_logits_fn(recorded), norm=ball.norm, batch_size=flags.batch,
-    devices=row_devices(mesh, mode="jit"),
+    devices=local_devices("jit"),
   )  # fmt: skip
   marks = []
 

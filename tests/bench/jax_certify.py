@@ -1,6 +1,6 @@
 """Our CERTIFY, image by image: what `torch_certify.py` is compared with."""
 
-import dataclasses
+import functools
 import itertools
 import math
 import sys
@@ -13,8 +13,7 @@ from side_process import read_flags, tell, timed
 
 from jax_robust import models, smoothing
 from jax_robust.models import convert
-from jax_robust.runs.devices import row_devices
-from jax_robust.train import parallel
+from jax_robust.runs.devices import local_devices
 
 BATCHES = (200, 400, 1000, 2000, 4000, 16000)
 """Those that are tried."""
@@ -54,9 +53,9 @@ def load(path, depth):
 
 def rate(certifier, x, rng, num_draws):
   """Seconds per draw in full batches, and those of compiling."""
-  size = certifier.sampler.batch_size
+  size = certifier.args[0].batch_size
   total = max(num_draws // size, 1) * size
-  few, took = dataclasses.replace(certifier, n=total - certifier.n0), []
+  few, took = functools.partial(certifier, n=total - 100, n0=100), []
   for _ in range(4):
     start = time.perf_counter()
     few(x, rng)
@@ -74,13 +73,13 @@ def main():
     write_problem(flags.file, flags.depth, flags.write)
     return
   logits_fn, images = load(flags.file, flags.depth)
-  mesh = parallel.data_mesh(jax.device_count())
 
   def make(batch):
-    return smoothing.make_certifier(
-      logits_fn, image_shape=images.shape[1:], sigma=flags.sigma, n=flags.n, batch_size=batch,
-      devices=row_devices(mesh, mode="jit"),
+    sampler = smoothing.Sampler(
+      logits_fn, image_shape=images.shape[1:], batch_size=batch,
+      devices=local_devices("jit"),
     )  # fmt: skip
+    return functools.partial(smoothing.certify_images, sampler, sigma=flags.sigma, n=flags.n)
 
   rng = jax.random.key(0)
   sizes = [flags.batch] if flags.batch else [size for size in BATCHES if size <= flags.tune]

@@ -29,7 +29,7 @@ def make_step(*, noises, num_steps):
     steps_per_epoch=940,
     ema={"decay": 0.0},
   )
-  return update, create_state(model, optimizer, (28, 28, 1), seed=0)
+  return update, create_state(model, optimizer, [jnp.zeros((1, 28, 28, 1))], seed=0)
 
 
 def main():

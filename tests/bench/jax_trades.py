@@ -30,7 +30,7 @@ def make_step(*, width, num_steps):
     steps_per_epoch=100,
     ema={"decay": 0.995},
   )
-  return update, create_state(model, optimizer, (32, 32, 3), seed=0)
+  return update, create_state(model, optimizer, [jnp.zeros((1, 32, 32, 3))], seed=0)
 
 
 def main():

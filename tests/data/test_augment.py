@@ -201,7 +201,7 @@ def test_cutout_centres_are_uniform():
   """Zeros form a clipped square of the given side; its 144 centres are equally likely."""
   num = 7200
   images = jnp.full((num, 12, 12, 1), 9, jnp.uint8)
-  cut = jax.jit(partial(augment.cutout, size=5))(images, jax.random.split(KEY, num))
+  cut = jax.jit(partial(augment.cut_out, size=5))(images, jax.random.split(KEY, num))
   holes = np.asarray(cut)[..., 0] == 0
   y, x = np.mgrid[:12, :12]
   squares = {

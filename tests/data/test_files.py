@@ -41,7 +41,7 @@ def test_npz_source_reads_the_file(npz):
 def test_npz_stream_equals_the_source(npz):
   stream = files.npz_stream(npz)
   for _ in range(2):  # it starts again
-    images, labels = (np.concatenate(parts) for parts in zip(*stream.chunks(64), strict=True))
+    images, labels = (np.concatenate(parts) for parts in zip(*stream.batches(64), strict=True))
     np.testing.assert_array_equal(images, IMAGES)
     np.testing.assert_array_equal(labels, LABELS)
 
@@ -55,7 +55,7 @@ def _bad(tmp_path, **arrays):
 @pytest.mark.parametrize(
   ("arrays", "message"),
   [
-    ({"images": IMAGES, "label": LABELS}, "no array 'image'.*is 'images' meant"),
+    ({"images": IMAGES, "label": LABELS}, "no array 'image'.*did you mean 'images'"),
     ({"image": IMAGES}, "no array 'label'"),
     ({"image": IMAGES.astype(np.float32), "label": LABELS}, "dtype is float32"),
     ({"image": IMAGES[..., 0], "label": LABELS}, "shape is"),
@@ -147,7 +147,7 @@ def test_corrupt_npz_fails_its_checksum(npz):
   with pytest.raises(DataFileError, match="damaged"):
     files.npz_source(npz)
   with pytest.raises(DataFileError, match="damaged"):
-    list(files.npz_stream(npz).chunks())
+    list(files.npz_stream(npz).batches())
 
 
 def _small(save):

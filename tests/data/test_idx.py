@@ -10,6 +10,8 @@ from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.sources import array_source
 from jax_robust.errors import DataFileError
 
+pytestmark = pytest.mark.fast
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 5, 4), np.uint8)
 LABELS = np.arange(12, dtype=np.uint8) % 3
 

@@ -9,6 +9,8 @@ from PIL import Image
 from jax_robust.data import convert, files
 from jax_robust.errors import DataFileError
 
+pytestmark = pytest.mark.fast
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (300, 6, 5, 3)).astype(np.uint8)
 LABELS = np.sort(RNG.integers(0, 7, 300)).astype(np.int64)

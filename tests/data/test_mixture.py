@@ -14,6 +14,8 @@ from jax_robust.data.mixture import (
 )
 from jax_robust.data.sources import array_source
 
+pytestmark = pytest.mark.fast
+
 
 @st.composite
 def recipes(draw):

@@ -114,7 +114,7 @@ def test_policy_works_on_grey_images():
   [
     ("autoaugmnt", {}, "policy='autoaugmnt'.*did you mean 'autoaugment'"),
     ("randaugment", {"magnitude": 31}, "magnitude=31: expected 0 to 30"),
-    ("randaugment", {"num_ops": 0}, "num_ops=0: expected at least 1"),
+    ("randaugment", {"num_ops": 0}, "num_ops=0: expected a whole number, at least 1"),
     ("randaugment", {"fill": 256}, "fill=256"),
   ],
 )

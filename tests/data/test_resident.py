@@ -37,6 +37,10 @@ def assert_equal(batch, expected):
     np.testing.assert_array_equal(batch[name], array, err_msg=name)
 
 
+def resident_batches(original, generated, *, start_step=0, **law):
+  return resident.make_resident(original, generated, **law)(start_step)
+
+
 ORIGINAL, GENERATED = numbered(9), numbered(31, FIRST_GENERATED)
 
 
@@ -44,7 +48,7 @@ ORIGINAL, GENERATED = numbered(9), numbered(31, FIRST_GENERATED)
 def test_same_originals(share):
   law = {**LAW, "original_share": share}
   host = pipeline.train_batches(ORIGINAL, GENERATED, **law, start_step=3)
-  device = resident.resident_batches(ORIGINAL, GENERATED, **law, start_step=3)
+  device = resident_batches(ORIGINAL, GENERATED, **law, start_step=3)
   # The generated images come from a plain source: they are the same too.
   for expected, batch in zip(take(host, 6), take(device, 6), strict=True):
     assert all(isinstance(array, jax.Array) for array in batch.values())
@@ -58,7 +62,7 @@ def test_shards_in_their_own_order(tmp_path):
   about = {"generator": "count", "licence": "CC0", "seed": 0}
   shards = write_shards(tmp_path / "shards", GENERATED, num_shards=4, **about)
   host = pipeline.train_batches(ORIGINAL, shards, **LAW)
-  device = resident.resident_batches(ORIGINAL, shards, **LAW)
+  device = resident_batches(ORIGINAL, shards, **LAW)
   different = False
   for expected, batch in zip(take(host, 3), take(device, 3), strict=True):
     original = ~np.asarray(batch["generated"])
@@ -72,7 +76,7 @@ def test_shards_in_their_own_order(tmp_path):
 
 
 def test_once_per_pass():
-  batches = take(resident.resident_batches(ORIGINAL, GENERATED, **LAW), 31)
+  batches = take(resident_batches(ORIGINAL, GENERATED, **LAW), 31)
   generated = ~mixture.original_rows(mixture.Composition(4, 12, 2))
   drawn = np.concatenate([numbers(batch)[generated] for batch in batches]).reshape(12, 31)
   np.testing.assert_array_equal(np.sort(drawn) - FIRST_GENERATED, [np.arange(31)] * 12)
@@ -99,8 +103,8 @@ def test_compiles_once():
 def test_devices_agree():
   mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-  one = resident.resident_batches(ORIGINAL, GENERATED, **LAW)
-  many = resident.resident_batches(ORIGINAL, GENERATED, **LAW, sharding=sharding)
+  one = resident_batches(ORIGINAL, GENERATED, **LAW)
+  many = resident_batches(ORIGINAL, GENERATED, **LAW, sharding=sharding)
   for batch, expected in zip(take(many, 3), take(one, 3), strict=True):
     assert_equal(batch, expected)
     for array in batch.values():
@@ -111,4 +115,4 @@ def test_refuses():
   with pytest.raises(ValueError, match="generated=None"):
     resident.make_resident(ORIGINAL, None, **LAW)
   with pytest.raises(ValueError, match="start_step=-1"):
-    resident.resident_batches(ORIGINAL, GENERATED, **LAW, start_step=-1)
+    resident_batches(ORIGINAL, GENERATED, **LAW, start_step=-1)

@@ -11,6 +11,8 @@ from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import open_shards
 from jax_robust.errors import DataFileError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def folder(tmp_path):

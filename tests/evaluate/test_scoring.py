@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jax_robust import attacks
-from jax_robust.data import pipeline, sources
-from jax_robust.evaluate import scoring
+from jax_robust.data import sources
+from jax_robust.data.evaluation import eval_batches
+from jax_robust.evaluate import evaluators, scoring
 
 DRAW = np.random.default_rng(0)
 NUM = 13
@@ -30,15 +31,28 @@ def apply_fn(params, model_state, x, *, train):
 
 
 def make_scorer(attack, net=apply_fn):
-  """A compiled scorer of `attack(logits_fn, x, targets, rng, eps=)`."""
-  return jax.jit(scoring.make_scorer(net, lambda eps: functools.partial(attack, eps=eps)))
+  """A compiled scorer of clean accuracy and under `attack(logits_fn, x, targets, rng, eps=)`."""
+  attacked = functools.partial(
+    evaluators.attacked, attack=lambda eps: functools.partial(attack, eps=eps)
+  )
+
+  def make_logits_fn(params, model_state):
+    return lambda x: net(params, model_state, x, train=False)[0]
+
+  return jax.jit(
+    scoring.make_scorer(make_logits_fn, {"clean": evaluators.clean, "robust": attacked})
+  )
+
+
+def make_weights(params, eps, seed=0):
+  """What the scorer takes besides images."""
+  rng = jax.random.key_data(jax.random.key(seed))
+  return scoring.Weights(params, STATE, rng, {"robust": {"eps": jnp.float32(eps)}})
 
 
 def flags(scorer, *, batch_size=5, eps=0.05, seed=0, names=("clean", "robust")):
-  weights = scoring.Weights(
-    KERNEL, STATE, jnp.float32(eps), jax.random.key_data(jax.random.key(seed))
-  )
-  batches = pipeline.eval_batches(SOURCE, batch_size=batch_size)
+  weights = make_weights(KERNEL, eps, seed)
+  batches = eval_batches(SOURCE, batch_size=batch_size)
   return scoring.score(scorer, weights, batches, place=jax.device_put, names=names)
 
 
@@ -51,7 +65,7 @@ def nothing(logits_fn, x, targets, rng, *, eps):
 
 
 PGD, NOTHING = make_scorer(pgd), make_scorer(nothing)
-ALL = ("clean", "robust", "x_adv", "probs", "probs_adv")
+ALL = ("clean", "robust", "robust/x_adv", "robust/probs", "robust/probs_adv")
 
 
 def test_clean_is_whether_the_largest_logit_is_the_labels():
@@ -76,15 +90,15 @@ def test_robust_implies_correct():
     )
 
   result = flags(make_scorer(mend), eps=1.0, names=ALL)
-  mended = result["probs_adv"].argmax(-1) == LABELS
+  mended = result["robust/probs_adv"].argmax(-1) == LABELS
   assert np.any(mended & ~result["clean"])
   np.testing.assert_array_equal(result["robust"], mended & result["clean"])
 
   result = flags(PGD, names=ALL)
   assert not np.any(result["robust"] & ~result["clean"])
-  rescored = (result["x_adv"].reshape(NUM, -1) - 0.5) @ np.asarray(KERNEL)
+  rescored = (result["robust/x_adv"].reshape(NUM, -1) - 0.5) @ np.asarray(KERNEL)
   np.testing.assert_array_equal(result["robust"], result["clean"] & (rescored.argmax(-1) == LABELS))
-  for name, logits in (("probs", LOGITS), ("probs_adv", rescored)):
+  for name, logits in (("robust/probs", LOGITS), ("robust/probs_adv", rescored)):
     np.testing.assert_allclose(result[name], jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
 
 
@@ -106,7 +120,7 @@ def test_independent_of_batches():
     together = flags(PGD, batch_size=batch_size, names=ALL)
     for name in ("clean", "robust", "label", "id"):
       np.testing.assert_array_equal(together[name], alone[name])
-    np.testing.assert_allclose(together["x_adv"], alone["x_adv"], atol=1e-6)
+    np.testing.assert_allclose(together["robust/x_adv"], alone["robust/x_adv"], atol=1e-6)
 
 
 def test_draws_follow_the_seed_and_the_id():
@@ -114,11 +128,11 @@ def test_draws_follow_the_seed_and_the_id():
     return x + eps * jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(rng)
 
   scorer = make_scorer(noise)
-  draws = flags(scorer, eps=1.0, names=("x_adv",))["x_adv"] - X
+  draws = flags(scorer, eps=1.0, names=("robust/x_adv",))["robust/x_adv"] - X
   assert len(np.unique(draws)) == draws.size
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), np.arange(NUM))
   np.testing.assert_allclose(draws[7], jax.random.normal(keys[7], (2, 2, 1)), atol=1e-6)
-  other = flags(scorer, eps=1.0, seed=1, names=("x_adv",))["x_adv"] - X
+  other = flags(scorer, eps=1.0, seed=1, names=("robust/x_adv",))["robust/x_adv"] - X
   assert np.abs(other - draws).max() > 0.1
 
 
@@ -126,13 +140,11 @@ def test_draws_follow_the_seed_and_the_id():
 def test_every_example_is_counted_once(batch_size):
   """The net calls black images 0, and padding is black with label 0: counted, it would show."""
   right_on_black = KERNEL.at[:, 0].add(-8.0)
-  weights = scoring.Weights(
-    right_on_black, STATE, jnp.float32(0), jax.random.key_data(jax.random.key(0))
-  )
+  weights = make_weights(right_on_black, 0)
   black, _ = apply_fn(right_on_black, STATE, jnp.zeros((1, 2, 2, 1)), train=False)
   assert np.argmax(black) == 0
-  batches = pipeline.eval_batches(SOURCE, batch_size=batch_size)
-  result = scoring.score(NOTHING, weights, batches, place=jax.device_put)
+  batches = eval_batches(SOURCE, batch_size=batch_size)
+  result = scoring.score(NOTHING, weights, batches, place=jax.device_put, names=("clean",))
   np.testing.assert_array_equal(result["id"], np.arange(NUM))
   np.testing.assert_array_equal(result["label"], LABELS)
   logits = (X.reshape(NUM, -1) - 0.5) @ np.asarray(right_on_black)
@@ -140,9 +152,9 @@ def test_every_example_is_counted_once(batch_size):
 
 
 def test_results_come_in_the_order_of_the_ids():
-  batches = list(pipeline.eval_batches(SOURCE, batch_size=4))[::-1]
-  weights = scoring.Weights(KERNEL, STATE, jnp.float32(0), jax.random.key_data(jax.random.key(0)))
-  result = scoring.score(NOTHING, weights, batches, place=jax.device_put)
+  batches = list(eval_batches(SOURCE, batch_size=4))[::-1]
+  weights = make_weights(KERNEL, 0)
+  result = scoring.score(NOTHING, weights, batches, place=jax.device_put, names=("clean",))
   np.testing.assert_array_equal(result["id"], np.arange(NUM))
   np.testing.assert_array_equal(result["clean"], np.arange(NUM) % 3 > 0)
 
@@ -154,9 +166,9 @@ def test_evaluation_uses_running_statistics():
     calls.append(train)
     return apply_fn(params, model_state, x, train=train)
 
-  result = flags(make_scorer(pgd, watched), names=("probs",))
+  result = flags(make_scorer(pgd, watched), names=("robust/probs",))
   assert len(calls) >= 3 and not any(calls)
-  np.testing.assert_allclose(result["probs"], jax.nn.softmax(LOGITS), rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(result["robust/probs"], jax.nn.softmax(LOGITS), rtol=1e-4, atol=1e-6)
 
 
 def test_radius_and_weights_are_data():
@@ -170,4 +182,4 @@ def test_radius_and_weights_are_data():
 
 def test_nothing_to_score():
   with pytest.raises(ValueError, match="nothing to score"):
-    scoring.score(NOTHING, None, [], place=jax.device_put)
+    scoring.score(NOTHING, None, [], place=jax.device_put, names=("clean",))

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jax_robust.evaluate import smoothing_plots as plots
+from jax_robust.evaluate.plot_style import COLORS
 from jax_robust.smoothing.log import make_log
-
-COLORS = plots._COLORS
 
 
 def log_of(seed, *, scale=1.0, count=300, sigma=0.5):

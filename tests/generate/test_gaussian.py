@@ -7,6 +7,8 @@ from sklearn.covariance import ledoit_wolf
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.generate import gaussian
 
+pytestmark = pytest.mark.fast
+
 RNG = np.random.default_rng(0)
 
 
@@ -30,13 +32,18 @@ def _covariance(fitted):
   return factor.T @ factor + np.diag(scale**2)
 
 
+def assert_close(actual, expected, tolerance=7e-7):
+  """To float32's rounding of the largest entry."""
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("num", [5, 12, 200])
 def test_full_covariance_is_exact_in_every_rank_regime(num):
   """With fewer images than numbers (12), as many, and more."""
   images = _images(num)
   fitted = gaussian.fit(images)
   np.testing.assert_allclose(fitted.mean, _flat(images).mean(0), rtol=1e-6)
-  np.testing.assert_allclose(_covariance(fitted), np.cov(_flat(images).T), atol=1e-8)
+  assert_close(_covariance(fitted), np.cov(_flat(images).T))
 
 
 @pytest.mark.parametrize("num", [8, 200])
@@ -47,9 +54,9 @@ def test_pca_keeps_the_largest_eigenvalues(num):
   expected = (vectors[:, -4:] * values[-4:]) @ vectors[:, -4:].T
   fitted = gaussian.fit(images, covariance="pca", rank=4)
   assert fitted.factor.shape == (4, 12)
-  np.testing.assert_allclose(_covariance(fitted), expected, atol=1e-8)
+  assert_close(_covariance(fitted), expected)
   whole = gaussian.fit(images, covariance="pca", rank=min(num - 1, 12))
-  np.testing.assert_allclose(_covariance(whole), covariance, atol=1e-8)
+  assert_close(_covariance(whole), covariance)
 
 
 def test_diagonal_keeps_the_variances():
@@ -65,7 +72,7 @@ def test_shrinkage_interpolates_to_a_multiple_of_the_identity():
   for weight in (0.0, 0.3, 1.0):
     fitted = gaussian.fit(images, covariance="shrinkage", shrinkage=weight)
     expected = (1 - weight) * covariance + weight * target
-    np.testing.assert_allclose(_covariance(fitted), expected, atol=1e-8)
+    assert_close(_covariance(fitted), expected)
 
 
 def test_shrinkage_defaults_to_ledoit_and_wolf():
@@ -74,7 +81,7 @@ def test_shrinkage_defaults_to_ledoit_and_wolf():
   assert 0.01 < weight < 0.99
   # scikit-learn divides by n, this module by n - 1.
   fitted = gaussian.fit(images, covariance="shrinkage")
-  np.testing.assert_allclose(_covariance(fitted), biased * 30 / 29, rtol=1e-4, atol=1e-8)
+  assert_close(_covariance(fitted), biased * 30 / 29, 2e-6)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +112,7 @@ def test_clipped_and_rounded():
   samples = gaussian.sample_chunks(
     images, np.zeros(20, int), num_examples=4000, num_classes=1, covariance="diagonal"
   )
-  drawn = np.concatenate([chunk for chunk, _ in samples.chunks()])
+  drawn = np.concatenate([chunk for chunk, _ in samples.batches()])
   assert drawn.dtype == np.uint8
   # N(.5, .513²): both ends are clipped to, a sixth of the mass each.
   for end in (0, 255):
@@ -125,7 +132,7 @@ def _draw(num_examples, **options):
   samples = gaussian.sample_chunks(
     IMAGES, LABELS, **{"num_examples": num_examples, "num_classes": 3, "chunk_size": 64, **options}
   )
-  images, labels = (np.concatenate(parts) for parts in zip(*samples.chunks(), strict=True))
+  images, labels = (np.concatenate(parts) for parts in zip(*samples.batches(), strict=True))
   assert samples.num_examples == len(images) and images.shape[1:] == samples.image_shape
   return images, labels
 
@@ -160,7 +167,8 @@ def test_counts():
   samples = gaussian.sample_chunks(
     IMAGES[keep], LABELS[keep], num_examples=700, num_classes=4, balance="as_fitted"
   )
-  assert samples.counts == (300, 200, 200, 0)
+  labels = np.concatenate([labels for _, labels in samples.batches()])
+  assert np.bincount(labels, minlength=4).tolist() == [300, 200, 200, 0]
 
 
 def test_constant_memory():
@@ -168,7 +176,7 @@ def test_constant_memory():
   samples = gaussian.sample_chunks(
     IMAGES, LABELS, num_examples=10**12, num_classes=3, chunk_size=50
   )
-  chunks = samples.chunks()
+  chunks = samples.batches()
   assert [len(next(chunks)[0]) for _ in range(3)] == [50, 50, 50]
 
 
@@ -180,7 +188,7 @@ def test_shards_of_samples(tmp_path):
   assert opened.manifest.label_histogram == (333, 333, 334)
   images, labels = opened.read(np.arange(1000))
   drawn = {}
-  for chunk, chunk_labels in samples.chunks():
+  for chunk, chunk_labels in samples.batches():
     drawn.update(zip((image.tobytes() for image in chunk), chunk_labels, strict=True))
   assert [drawn[image.tobytes()] for image in images] == labels.tolist()
 
@@ -188,13 +196,13 @@ def test_shards_of_samples(tmp_path):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"covariance": "diag"}, "covariance='diag': expected one of full, .* did you mean 'diagonal'"),
+    ({"covariance": "diag"}, "covariance='diag': did you mean 'diagonal'"),
     ({"covariance": "pca"}, "rank=None"),
     ({"covariance": "pca", "rank": 0}, "rank=0"),
     ({"rank": 3}, "rank=3: belongs to covariance='pca', not 'full'"),
     ({"shrinkage": 0.1}, "belongs to covariance='shrinkage'"),
     ({"covariance": "shrinkage", "shrinkage": 1.5}, "shrinkage=1.5"),
-    ({"balance": "even"}, "balance='even': expected one of equal, as_fitted"),
+    ({"balance": "even"}, "balance='even': expected one of 'as_fitted', 'equal'"),
     ({"num_examples": 0}, "num_examples=0"),
     ({"chunk_size": 0}, "chunk_size=0"),
     ({"seed": -1}, "seed=-1"),

@@ -90,7 +90,12 @@ def run_flag():
 def command(compilation_cache, tmp_path_factory):
   """`command(argv, end=None)`: runs the command line in a process; see `run_process`."""
   printed = tmp_path_factory.mktemp("printed") / "text"
-  return lambda argv, end=None: run_process(argv, compilation_cache, end, printed=printed)
+  return functools.partial(_run, compilation_cache, printed)
+
+
+def _run(cache, printed, argv, end=None, prepare=None):
+  """`run_process` with the arguments in the order that tests give them."""
+  return run_process(argv, cache, end, printed=printed, prepare=prepare)
 
 
 def everything_left(workdir):

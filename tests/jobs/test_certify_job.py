@@ -63,7 +63,7 @@ def test_a_killed_certification_goes_on_to_the_same_rows(whole, command, run_fla
   path = copy / "results" / NAME / "piece-0-of-1.jsonl"
   counts = []
   for number in (2, 3, 4):
-    done = command(argv, (signal.SIGKILL, "certified", number, 0.0))
+    done = command(argv, (signal.SIGKILL, "rows", number, 0.0))
     assert done.code == -signal.SIGKILL
     counts.append(len(row_log.read(path)[1]))
   assert counts == [2, 5, 9]
@@ -84,7 +84,7 @@ def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
     flags += ["--config.smoothing.batch_size=200"] if i else []
     done = command([run_flag, JOB, *FLAGS, *flags])
     assert done.code == 0, done.printed
-    assert "4 of 12 images are here; job=merge puts pieces together" in done.printed
+    assert "4 of 12 are here; job=merge puts pieces together" in done.printed
     assert not (pieces[i] / "results" / NAME / "certify.tsv").exists()
   merge = [run_flag, "--config.job=merge"]
   pattern = f"--config.smoothing.pieces={tmp_path / 'piece-*'}"
@@ -103,7 +103,7 @@ def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
     done = command([*merge, f"--workdir={where}", pieces_flag])
     assert done.code == 2 and message in done.printed, done.printed
 
-  refused(["piece-0", "piece-2"], "gap: 4 of the 12 images")
+  refused(["piece-0", "piece-2"], "gap: 4 of the 12 ids")
   shutil.copytree(pieces[0], tmp_path / "twin")
   refused(["piece-0", "piece-1", "piece-2", "twin"], "overlap")
   other = shutil.copytree(trained, tmp_path / "other")
@@ -148,9 +148,9 @@ def test_adaptive_modes(command, run_flag, copy, flag):
 
 
 MISTAKES = {
-  "sigma=-1": "config.smoothing: sigma=-1.0: expected a positive number",
+  "sigma=-1": "config.smoothing: sigma=-1.0: expected the standard deviation",
   "alpha=1.5": "config.smoothing: alpha=1.5: expected a probability",
-  "n=0": "config.smoothing: n=0: expected a whole number of draws",
+  "n=0": "config.smoothing: n=0: expected a whole number",
   "n0=500": "config.smoothing: n0=500: expected at most n=400",
   "n=9": "n0=100: expected at most n=9",
   "skip=0": "smoothing.skip=0",
@@ -158,7 +158,7 @@ MISTAKES = {
   "shard=3/3": "smoothing.shard='3/3': expected I/N with 0 <= I < N",
   "noise=uniform": "noise='uniform'",
   "sigma=0": "smoothing.sigma is 0, and mlp does not say which noise",
-  "tolerance=-1": "smoothing.tolerance=-1.0: expected",
+  "tolerance=-1": "config.smoothing: tolerance=-1.0: expected at least 0",
   "sgima=1": "'smoothing.sgima'",
 }
 
@@ -170,50 +170,77 @@ def test_mistakes_are_named(flag, command, run_flag, copy):
   assert "Traceback" not in done.printed
 
 
-def test_another_noise_than_the_trained_one_is_said(command, tmp_path):
+def test_another_noise_than_the_trained_one_is_said(command, copy, tmp_path):
   """A run that was trained under noise brings its sigma; another one is used, and said."""
-  config = "mnist_smoothing:method=gaussian,sigma=0.5,smoke"
-  assert command([f"--config={config}", f"--workdir={tmp_path}"]).code == 0
-  argv = [f"--config={tmp_path / 'config.json'}", JOB, "--config.smoothing.n=100",
-          "--config.smoothing.max=2", f"--workdir={tmp_path}"]  # fmt: skip
+  data = json.loads((copy / "config.json").read_text())
+  data["objective"] = {"name": "gaussian", "sigma": 0.5}
+  (copy / "config.json").write_text(json.dumps(data))
+  budget = ["--config.smoothing.n=100", "--config.smoothing.max=2"]
+  argv = [f"--config={copy / 'config.json'}", JOB, *budget, f"--workdir={copy}"]
   done = command(argv)
   assert done.code == 0 and "trained under" not in done.printed, done.printed
-  assert (tmp_path / "results" / "certify_small_cnn_sigma0.5" / "certify.tsv").exists()
+  assert (copy / "results" / "certify_mlp_sigma0.5" / "certify.tsv").exists()
   done = command([*argv, "--config.smoothing.sigma=1"])
-  assert "small_cnn was trained under sigma 0.5, not 1" in done.printed
+  assert "mlp was trained under sigma 0.5, not 1" in done.printed
   # So does a run among several nets.
-  done = command(["--config=certify_smoothing:data=mnist,smoke", "--config.smoothing.n=100",
-                  "--config.smoothing.max=2", f"--config.smoothing.weights={tmp_path}",
-                  f"--workdir={tmp_path / 'several'}"])  # fmt: skip
+  several = [f"--config.smoothing.weights={copy}", f"--workdir={tmp_path / 'several'}"]
+  done = command(["--config=certify_smoothing:data=mnist,smoke", *budget, *several])
   assert done.code == 0, done.printed
-  place = tmp_path / "several" / "results" / f"certify_{tmp_path.name}_sigma0.5"
+  place = tmp_path / "several" / "results" / f"certify_{copy.name}_sigma0.5"
   assert (place / "certify.tsv").exists()
 
 
-def test_predict_says_what_it_sees_and_abstains(command, run_flag, copy, tmp_path):
+@pytest.fixture
+def predict(command, run_flag, copy, tmp_path):
+  """`predict(*flags, workdir=copy)`: starts the job on three images."""
   draw = np.random.default_rng(0)
   (tmp_path / "images" / "sub").mkdir(parents=True)
   for name in ("a.png", "b.png", "sub/c.png"):
     pixels = draw.integers(0, 256, (12, 12, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "images" / name)
-  argv = [run_flag, "--config.job=predict", *FLAGS, f"--workdir={copy}",
-          f"--config.smoothing.images={tmp_path / 'images'}"]  # fmt: skip
-  done = command(argv)
+  flags = ["--config.job=predict", *FLAGS, f"--config.smoothing.images={tmp_path / 'images'}"]
+  return lambda *more, workdir=copy: command([run_flag, *flags, *more, f"--workdir={workdir}"])
+
+
+def test_predict_says_what_it_sees_and_abstains(predict, copy):
+  done = predict()
   assert done.code == 0, done.printed
   lines = (copy / "results" / "predict.csv").read_text().splitlines()
   assert lines[0] == "name,predict,p_value,share"
   assert [line.split(",")[0] for line in lines[1:]] == ["a.png", "b.png", "sub/c.png"]
-  rows = row_log.read(copy / "results" / "predict.jsonl")[1]
-  for line, row in zip(lines[1:], rows.values(), strict=True):
+  log = copy / "results" / "predict" / "piece-0-of-1.jsonl"
+  for line, row in zip(lines[1:], row_log.read(log).rows.values(), strict=True):
     assert sum(row["votes"]) == 400
     expected = smoothing.predict(np.array(row["votes"]), alpha=0.001)
     assert row["predict"] == expected.label == int(line.split(",")[1])
     assert row["p_value"] == expected.p_value
-  before = (copy / "results" / "predict.jsonl").read_bytes()
-  assert command(argv).code == 0
-  assert (copy / "results" / "predict.jsonl").read_bytes() == before
-  done = command([*argv[:-1], "--config.smoothing.images=nowhere"])
+  before = log.read_bytes()
+  # An earlier version kept one log beside the folder, whose header did not say the ids.
+  header, *rows = map(json.loads, before.decode().splitlines())
+  del header["ids"]
+  log.unlink()
+  old = "".join(json.dumps(row) + "\n" for row in [header, *rows])
+  (copy / "results" / "predict.jsonl").write_text(old)
+  done = predict()
+  assert done.code == 0 and "3 of 3 images are there already" in done.printed
+  assert row_log.read(log).rows.keys() == {0, 1, 2}
+  assert (copy / "results" / "predict.csv").read_text().splitlines() == lines
+  done = predict("--config.smoothing.images=nowhere")
   assert done.code == 2 and "there is no such folder" in done.printed
+
+
+def test_shares_of_a_prediction_make_the_whole(predict, command, run_flag, trained, copy, tmp_path):
+  assert predict().code == 0
+  for i in range(2):
+    piece = shutil.copytree(trained, tmp_path / f"piece-{i}")
+    done = predict(f"--config.smoothing.shard={i}/2", workdir=piece)
+    assert done.code == 0 and f"predict: {2 - i} of 3 are here" in done.printed
+    assert not (piece / "results" / "predict.csv").exists()
+  flag = f"--config.smoothing.pieces={tmp_path}/piece-*"
+  done = command([run_flag, "--config.job=merge", flag, f"--workdir={tmp_path / 'all'}"])
+  assert done.code == 0, done.printed
+  tables = [(folder / "results" / "predict.csv").read_text() for folder in (copy, tmp_path / "all")]
+  assert tables[0] == tables[1]
 
 
 def test_logs_are_analysed(command, run_flag, whole, oracles, tmp_path):

@@ -1,14 +1,16 @@
 """A mistake anywhere in a config is found before data are read, with the near miss."""
 
+import functools
 import json
 
 import pytest
 
 from jax_robust import config as config_lib
+from jax_robust import presets
 from jax_robust.errors import ConfigError
 from jax_robust.jobs import generate, train
 from jax_robust.runs import blocks, build, check, devices
-from jax_robust.train import parallel
+from jax_robust.runs.training import make_optimizer, make_training
 
 
 def test_the_configs_that_ship_pass():
@@ -20,7 +22,7 @@ MISTAKES = [
   ({"objective__name": "tradse"}, r"config.objective.name='tradse': did you mean 'trades'\?"),
   ({"objective__betta": 6.0}, r"'objective.betta': did you mean 'beta'\?"),
   ({"model__name": "small_cn"}, r"config.model: name='small_cn'.*'small_cnn'"),
-  ({"model__hiden": (3,)}, r"config.model: mlp has no field 'hiden'.*'hidden'"),
+  ({"model__hiden": (3,)}, r"config.model: unknown key 'mlp.hiden': did you mean 'hidden'"),
   ({"model__activation": "swiss"}, r"config.model: activation='swiss'.*'swish'"),
   ({"model__dtype": "float23"}, r"config.model: .*float23"),
   ({"attack__name": "pdg"}, r"config.attack: name='pdg': did you mean 'pgd'"),
@@ -29,8 +31,8 @@ MISTAKES = [
   ({"attack__num_stps": 3}, r"config.attack: .*'num_stps': did you mean 'num_steps'"),
   ({"attack__start": "unifrom"}, r"config.attack: start='unifrom'.*'uniform'"),
   ({"attack__eps": "large"}, r"config.attack: "),
-  ({"evaluation__attack__name": "pdg"}, r"evaluation.attack: name='pdg': did you mean 'pgd'"),
-  ({"evaluation__attack__loss": "magin"}, r"config.evaluation.attack: loss='magin'.*'margin'"),
+  ({"evals__robust__attack__name": "pdg"}, r"config.evals.robust.attack: name='pdg'.*'pgd'"),
+  ({"evals__robust__attack__loss": "magin"}, r"config.evals.robust.attack: loss='magin'.*'margin'"),
   ({"evaluation__num_exampels": 3}, r"'evaluation.num_exampels': did you mean 'num_examples'\?"),
   ({"evaluation__checkpoint": "lates"}, r"config.evaluation.checkpoint='lates'.*'latest'"),
   ({"data__name": "cifer10"}, r"config.data.name='cifer10': did you mean 'cifar10'\?"),
@@ -49,18 +51,31 @@ MISTAKES = [
 ]  # fmt: skip
 
 
+def find_mistakes(config):
+  """All that a training does before anything is compiled."""
+  check.check(config)
+  training = make_training(config)
+  train.make_evaluate(config, training)
+
+
 @pytest.mark.parametrize("changes, message", MISTAKES, ids=[str(each[0]) for each in MISTAKES])
 def test_a_mistake_is_named_with_the_near_miss(tiny, changes, message):
   with pytest.raises(ConfigError, match=message):
-    check.check(tiny(**changes))
+    find_mistakes(tiny(**changes))
 
 
 SMOOTHING_MISTAKES = [
-  ({"objective__sigma": 0.0}, r"config.objective: sigma=0.0: expected the standard deviation"),
-  ({"objective__num_noise_vec": 0}, r"config.objective: num_noise_vec=0: expected at least 1"),
-  ({"objective__num_steps": 0}, r"config.objective: num_steps=0: expected at least 1"),
+  ({"objective__sigma": -0.5}, r"config.objective: sigma=-0.5: expected the standard deviation"),
+  ({"objective__num_noise_vec": 0}, r"config.objective: num_noise_vec=0: expected .*at least 1"),
+  ({"objective__num_steps": 0}, r"config.objective: num_steps=0: expected .*at least 1"),
   ({"objective__etha": 1.0}, r"'objective.etha': did you mean 'eta'\?"),
-  ({"select": ("noisy", "max"), "smoothing__sigma": 0.0}, r"select names 'noisy', but .* no noise"),
+  ({"objective": {"name": "standard"}}, r"config.evals.noisy.sigma is 0, and the objective has no"),
+  ({"evals__noisy__evaluator": "nosy"}, r"evals.noisy.evaluator='nosy': did you mean 'noisy'"),
+  ({"evals__noisy": {"evaluator": "noisy", "sgima": 1}}, r"noisy.sgima': did you mean 'sigma"),
+  ({"evals__noisy": {"evaluator": "attacked"}}, r"evals.noisy.attack needs name, norm and eps"),
+  ({"select": ("robust", "max")}, r"config.select='robust': expected one of 'clean', 'noisy'"),
+  ({"evaluation__exit": "lst"}, r"config.evaluation.exit='lst': did you mean 'last'"),
+  ({"evaluation__exit": "3"}, r"config.evals: exit=3: expected 0 to 0"),
   (
     {"data__num_heldout": 0, "evaluation__checkpoint": "best"},
     r"num_heldout=0 leaves only test images to look at",
@@ -71,15 +86,15 @@ SMOOTHING_MISTAKES = [
 @pytest.mark.parametrize("changes, message", SMOOTHING_MISTAKES)
 def test_a_mistake_in_smoothing_is_named(tiny, changes, message):
   objective = {"name": "smoothmix", "sigma": 0.5, "num_noise_vec": 2}
-  config = tiny(objective=objective, smoothing__sigma=0.5)
-  check.check(config)
+  config = tiny(objective=objective, evals=presets.evals(noise=0.0), select=("noisy", "max"))
+  find_mistakes(config)
   for key, value in changes.items():
-    block, _, name = key.rpartition("__")
-    place = config[block] if block else config
+    *parents, name = key.split("__")
+    place = functools.reduce(lambda block, parent: block[parent], parents, config)
     with place.ignore_type():
       place[name] = value
   with pytest.raises(ConfigError, match=message):
-    check.check(config)
+    find_mistakes(config)
 
 
 @pytest.mark.parametrize("key", ["ema", "select", "init_from"])
@@ -126,7 +141,7 @@ class Size:
 )
 def test_a_mistake_in_the_optimizer_is_named(tiny, changes, message):
   with pytest.raises(ConfigError, match=message):
-    build.optimizer(tiny(**changes), Size)
+    make_optimizer(tiny(**changes), Size)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +174,7 @@ def test_generated_images_of_another_shape_are_refused(tiny):
 def test_a_batch_that_cannot_be_made_is_named(tiny, changes, message):
   config = tiny(**changes)
   with pytest.raises(ConfigError, match=message):
-    build.train_batches(config, build.data(tiny()), parallel.data_mesh(8))
+    make_training(config)
 
 
 def test_a_run_without_a_step_is_a_mistake(tiny, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from jax_robust import config as config_lib
 from jax_robust.data import mixture
 from jax_robust.jobs import generate
-from jax_robust.runs import build
+from jax_robust.runs import build, training
 from jax_robust.train import metrics, parallel
 
 METHODS = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
@@ -28,15 +28,15 @@ def load(reference, **changes):
 @pytest.fixture(scope="module")
 def shard_folder(tmp_path_factory):
   """Shards as the generation job writes them: Gaussians fitted to the made images."""
-  folder = tmp_path_factory.mktemp("shards") / "generated"
+  folder = tmp_path_factory.mktemp("shards")
   config = load("cifar10_smoothing:smoke")
   config.generate = {
     "method": "gaussian", "covariance": "diagonal", "num_examples": NUM_GENERATED,
     "num_shards": NUM_SHARDS,
   }  # fmt: skip
-  written = generate.write_shards(config, str(folder))
+  written = generate.write_shards(config, folder)
   assert written == {"num_examples": NUM_GENERATED, "num_shards": NUM_SHARDS}
-  return folder
+  return folder / generate.SHARDS
 
 
 def originals_kept(rows, share):
@@ -82,7 +82,7 @@ def test_every_chunk_of_the_pipeline_keeps_its_share(shard_folder, reference, si
     for kind, source in ((False, sets.train), (True, sets.generated))
   }
   assert not known[False] & known[True]
-  batches = build.train_batches(config, sets, parallel.data_mesh(size))(0)
+  batches = training.make_training(config, mesh=parallel.data_mesh(size)).make_batches(0)
   seen = set()
   for _ in range(4):
     batch = {name: np.asarray(value) for name, value in next(batches).items()}

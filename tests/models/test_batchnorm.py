@@ -2,6 +2,7 @@
 
 import functools
 
+import closeness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,9 +39,7 @@ def train(layer, variables, x):
   return layer.apply(variables, x, train=True, mutable=["batch_stats"])
 
 
-def assert_close(actual, expected, rtol=2e-5):
-  close = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=rtol)
-  jax.tree.map(close, actual, expected)
+assert_close = functools.partial(closeness.assert_close, tolerance=2e-5)
 
 
 def test_training_and_evaluation_formulas():

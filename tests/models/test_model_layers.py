@@ -7,13 +7,13 @@ import pytest
 
 from jax_robust.models.layers import (
   ACTIVATIONS,
-  check_name,
   conv,
   fan_in_truncated_normal,
-  linear,
   normalise,
 )
 from jax_robust.models.normalization import CONSTANTS, constants
+
+pytestmark = pytest.mark.fast
 
 
 def test_kernel_is_cut_at_two_sigmas_and_not_corrected():
@@ -34,13 +34,6 @@ def test_same_padding_with_stride_two_pads_after():
   np.testing.assert_array_equal(y[0, :, :, 0], expected)
 
 
-@pytest.mark.parametrize("zero_init", [True, False])
-def test_linear_starts_as_asked(zero_init):
-  params = linear(3, name="logits", zero_init=zero_init).init(jax.random.key(0), jnp.ones((1, 5)))
-  assert (params["params"]["kernel"] == 0).all() == zero_init
-  assert (params["params"]["bias"] == 0).all()
-
-
 def test_normalise_per_channel_and_for_all():
   x = jnp.full((1, 2, 2, 3), 0.5)
   y = normalise(x, (0.5, 0.25, 0.0), (1.0, 0.5, 0.25))
@@ -59,13 +52,6 @@ def test_activations():
   assert ACTIVATIONS["relu"](jnp.array(-1.0)) == 0
   for name in ("swish", "silu"):
     assert ACTIVATIONS[name](jnp.array(1.0)) == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-6)
-
-
-def test_check_name_offers_the_near_miss():
-  with pytest.raises(ValueError, match=r"activation='swihs'.*relu.*Did you mean 'swish'\?"):
-    check_name("activation", "swihs", ACTIVATIONS)
-  with pytest.raises(ValueError, match=r"expected one of .*swish\.$"):
-    check_name("activation", "zzzz", ACTIVATIONS)
 
 
 def test_constants_of_datasets():

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 
 from jax_robust import models
 from jax_robust.models.convert import from_torch, load_arrays
@@ -46,13 +47,12 @@ def test_float64(name, draw_variables):
     assert {a.dtype for a in jax.tree.leaves((double, state))} == {jnp.dtype("float64")}
     double, state = jax.tree.map(np.asarray, (double, state))
   assert (double.astype(np.float32) != double).any()
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
-  jax.tree.map(close, (single, single_state), (double, state))
+  assert_close((single, single_state), (double, state), 1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(set(models.MODELS) - {"lenet"}))  # which has none
 def test_batchnorm_fields_reach_every_layer(name, shapes_of):
-  norm = {"norm": True} if name == "mlp" else {}
+  options = {"mlp": {"norm": True}, "cifar_resnet": {"depth": 8}, "wide_resnet": {"depth": 10}}
   net = models.create(
     name,
     num_classes=5,
@@ -62,7 +62,7 @@ def test_batchnorm_fields_reach_every_layer(name, shapes_of):
     bn_epsilon=0.1,
     bn_debias=True,
     dtype="bfloat16",
-    **norm,
+    **options.get(name, {}),
   )
   layers = []
 
@@ -88,7 +88,7 @@ def test_pad_to_pads_with_black_before_normalisation(draw_variables):
   x = images(side=9, channels=1)
   padded = jnp.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)))
   inside = net.clone(pad_to=12).apply(variables, x)
-  np.testing.assert_allclose(inside, net.apply(variables, padded), rtol=1e-6)
+  assert_close(inside, net.apply(variables, padded), 1e-6)
   with pytest.raises(ValueError, match=r"pad_to=8 is smaller than the images, \(9, 9\)"):
     net.clone(pad_to=8).apply(variables, x)
 
@@ -97,7 +97,9 @@ def test_pad_to_pads_with_black_before_normalisation(draw_variables):
 def test_head_starts_as_asked(zero):
   net = models.MLP(num_classes=3, hidden=(), zero_init_logits=zero)
   logits, _ = net.init_with_output(jax.random.key(0), images())
-  assert (logits == 0).all() == zero
+  params = net.init(jax.random.key(0), images())["params"]["logits"]
+  assert (logits == 0).all() == (params["kernel"] == 0).all() == zero
+  assert (params["bias"] == 0).all()
   assert models.WideResNet(num_classes=3).zero_init_logits
 
 
@@ -113,7 +115,7 @@ def test_linear_classifier_is_linear(draw_variables):
   x = images()
   params = draw_variables(net)["params"]["logits"]
   expected = np.asarray(x).reshape(4, -1) @ params["kernel"] + params["bias"]
-  np.testing.assert_allclose(net.apply({"params": {"logits": params}}, x), expected, atol=1e-5)
+  assert_close(net.apply({"params": {"logits": params}}, x), expected, 1e-5)
 
 
 def test_small_cnn_agrees_with_the_recorded_net(oracles):
@@ -131,7 +133,7 @@ def test_small_cnn_agrees_with_the_recorded_net(oracles):
   shapes = jax.eval_shape(net.init, jax.random.key(0), x)
   variables = from_torch(load_arrays(path, prefix="weights/"), shapes, names="small_cnn")
   logits = jax.jit(net.apply)(variables, x)
-  np.testing.assert_allclose(logits, recorded["logits"][:20], rtol=0, atol=1e-4)
+  assert_close(logits, recorded["logits"][:20], 1e-4)
 
 
 def test_small_cnn_default_is_small():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 
 from jax_robust import models
 from jax_robust.models.convert import from_torch, load_arrays, to_torch
@@ -33,14 +34,13 @@ def test_released_program_agrees(oracles, shapes_of):
   x = jnp.asarray(recorded["images_uint8"], jnp.float32) / 255
 
   @jax.jit
-  def ask(x):
+  def logits_and_gradient(x):
     logits, pull_back = jax.vjp(lambda x: net.apply(variables, x), x)
     return logits, pull_back(jnp.zeros_like(logits).at[:, 3].set(1))[0]
 
-  logits, gradient = ask(x)
-  np.testing.assert_allclose(logits, recorded["logits"], atol=1e-4)
-  expected = recorded["input_gradient_nhwc"]
-  np.testing.assert_allclose(gradient, expected, atol=1e-4 * np.abs(expected).max())
+  logits, gradient = logits_and_gradient(x)
+  assert_close(logits, recorded["logits"], 1e-4)
+  assert_close(gradient, recorded["input_gradient_nhwc"], 1e-4)
 
 
 def test_torchvision_names(shapes_of):
@@ -79,25 +79,11 @@ def test_bad_depth(depth):
     models.create("cifar_resnet", num_classes=10, depth=depth)
 
 
-def test_recomputed_blocks_give_the_same_gradient(draw_variables):
-  net = models.create("cifar_resnet", num_classes=3, depth=8)
-  variables = draw_variables(net)
-  x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
-
-  def gradient(net):
-    return jax.jit(jax.grad(lambda p: jnp.sum(net.apply({**variables, "params": p}, x) ** 2)))(
-      variables["params"]
-    )
-
-  for a, b in zip(*map(jax.tree.leaves, map(gradient, (net, net.clone(remat=True)))), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max())
-
-
 def test_lenet_of_odd_sizes_leaves_the_last_row_out():
   net = models.LeNet(num_classes=10)
   x = jax.random.uniform(jax.random.key(0), (2, 29, 29, 1))
-  variables = net.init(jax.random.key(1), x)
-  assert net.apply(variables, x).shape == (2, 10)
+  logits, variables = jax.jit(net.init_with_output)(jax.random.key(1), x)
+  assert logits.shape == (2, 10)
   bound = 1 / np.sqrt(25)
   kernel = variables["params"]["conv_0"]["kernel"]
   assert 0.9 * bound < np.abs(kernel).max() <= bound  # PyTorch's uniform, not a normal

@@ -1,5 +1,6 @@
 """Weights to and from PyTorch and flat names."""
 
+import functools
 import pickle
 import zipfile
 
@@ -27,6 +28,7 @@ NETS = {
 }
 
 
+@functools.cache
 def random_variables(net):
   """Variables with every entry different, so that a transposed or swapped array shows."""
   shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
@@ -103,7 +105,7 @@ def test_every_mismatch_is_listed():
 
 
 def test_misspelt_names():
-  message = r"names='wide_resent'.*Did you mean 'wide_resnet'\?"
+  message = r"names='wide_resent': did you mean 'wide_resnet'\?"
   with pytest.raises(ValueError, match=message):
     from_torch({}, {}, names="wide_resent")
   with pytest.raises(ValueError, match=message):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from smoothing_net import (
   BATCH,
   KERNEL,
@@ -54,7 +55,7 @@ def test_gaussian_is_the_cross_entropy_of_one_noisy_copy():
     lambda kernel: cross_entropy(logits_of(kernel, X, drawn()), TARGETS).mean()
   )
   got = gradient_of(lambda params: step(gaussian, params=params, sigma=SIGMA)[0])
-  np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+  assert_close(got, expected)
 
 
 @pytest.mark.parametrize(("objective", "noisy_pass"), [(gaussian, 0), (stability, 1)])
@@ -88,7 +89,7 @@ def test_stability_loss_and_gradient_are_those_by_hand(lbd):
 
   got = gradient_of(lambda params: stability_at(params=params, lbd=lbd)[0])
   expected = numerical_gradient(lambda kernel: stability_by_hand(kernel, lbd))
-  np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+  assert_close(got, expected)
   clean = softmax(logits_of(KERNEL, X, np.zeros_like(ONE)))[:, 0]
   one_sided = numerical_gradient(lambda kernel: stability_by_hand(kernel, lbd, held=clean))
   assert np.abs(got - one_sided).max() > 1e-2, "it flows through the clean prediction too"

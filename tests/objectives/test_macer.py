@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from scipy.special import ndtri
 from smoothing_net import (
   BATCH,
@@ -76,7 +77,7 @@ def test_loss_and_gradient_are_those_by_hand(changes, num_counted):
   soft = softmax(logits_of(KERNEL, X)).mean(1)
   np.testing.assert_allclose(metrics["smoothed_accuracy"], (soft.argmax(1) == LABELS).mean())
   expected = numerical_gradient(lambda kernel: by_hand(kernel, **options)[0])
-  np.testing.assert_allclose(gradient, expected, rtol=2e-3, atol=2e-4)
+  assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize("excess", [-1e-4, 1e-4])
@@ -143,7 +144,7 @@ def test_the_radius_is_deferred_up_to_and_with_an_epoch():
 def test_bad_options_are_refused():
   with pytest.raises(ValueError, match="sigma=-1.0: expected"):
     step(macer, sigma=-1.0)
-  with pytest.raises(ValueError, match="num_noise_vec=0: expected at least 1"):
+  with pytest.raises(ValueError, match="num_noise_vec=0: expected .*at least 1"):
     step(macer, sigma=SIGMA, num_noise_vec=0)
   with pytest.raises(ValueError, match="lbd=-1.0: expected at least 0"):
     step(macer, sigma=SIGMA, lbd=-1.0)

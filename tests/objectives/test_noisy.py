@@ -90,20 +90,3 @@ def test_warmup_is_constant_within_an_epoch():
   steps = np.arange(11_000)
   epochs = steps * 64 // 60_000
   np.testing.assert_allclose(factor(steps), np.minimum(1, (epochs + 1) / 10), rtol=1e-6)
-
-
-@pytest.mark.parametrize("sigma", [0.0, -0.5, float("nan")])
-def test_no_noise_is_refused(sigma):
-  with pytest.raises(ValueError, match=f"sigma={sigma}: expected .* above 0"):
-    noisy.check_sigma(sigma)
-
-
-@pytest.mark.parametrize("value", [-1e-9, float("nan")])
-def test_what_is_below_0_is_refused(value):
-  with pytest.raises(ValueError, match=f"eta={value}: expected at least 0"):
-    noisy.check_not_negative(lbd=0.0, eta=value)
-
-
-def test_counts_below_one_are_refused():
-  with pytest.raises(ValueError, match="num_steps=0: expected at least 1"):
-    noisy.check_count(num_noise_vec=1, num_steps=0)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from smoothing_net import (
   BATCH,
   KERNEL,
@@ -73,7 +74,7 @@ def test_smoothadv_is_the_cross_entropy_at_adversarial_points(asked):
   expected = numerical_gradient(
     lambda kernel: cross_entropy(logits_of(kernel, X_ADV, drawn(NOISES)), TARGETS).mean()
   )
-  np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
+  assert_close(got, expected)
 
 
 def test_defaults_are_the_published(asked):
@@ -159,7 +160,7 @@ def test_consistency_loss_and_gradient_are_those_by_hand(lbd, eta):
   assert model_state["passes"] == 1 and metrics["divergence"] > 0.05
   got = gradient_of(lambda params: consistency_at(params=params, lbd=lbd, eta=eta)[0])
   expected = numerical_gradient(lambda kernel: consistency_by_hand(kernel, lbd, eta))
-  np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+  assert_close(got, expected)
 
 
 def test_consistency_gradient_flows_through_the_smoothed_prediction():
@@ -186,8 +187,8 @@ def test_agreeing_noises_cost_nothing():
 
 BAD = [
   ({"sigma": 0.0}, "sigma=0.0: expected the standard deviation of the noise, above 0"),
-  ({"num_noise_vec": 0}, "num_noise_vec=0: expected at least 1"),
-  ({"num_steps": 0}, "num_steps=0: expected at least 1"),
+  ({"num_noise_vec": 0}, "num_noise_vec=0: expected .*at least 1"),
+  ({"num_steps": 0}, "num_steps=0: expected .*at least 1"),
   ({"epsilon": -0.5}, "epsilon=-0.5: expected at least 0"),
   ({"method": "pdg"}, "method='pdg': did you mean 'pgd'"),
 ]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 
 from jax_robust import models
 from jax_robust.models.convert import from_torch, load_arrays, to_torch
@@ -163,7 +164,7 @@ def test_smoothadv_attacks(recorded, method):
     outputs = split_copies(recorded.logits_fn(noisy_copies(point, recorded.noises)), 2)
     return -np.take_along_axis(np.asarray(log_mean_probs(outputs)), recorded.file["y"][:, None], 1)
 
-  np.testing.assert_allclose(loss(x_adv), loss(theirs), atol=2e-3)
+  assert_close(loss(x_adv), loss(theirs), 5e-5)
   distance, expected = (
     np.linalg.norm((p - recorded.x).reshape(24, -1), axis=1) for p in (x_adv, theirs)
   )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close
 from smoothing_net import (
   BATCH,
   KERNEL,
@@ -98,7 +99,7 @@ def test_loss_and_gradient_are_those_by_hand(changes):
   np.testing.assert_allclose(loss, loss_by_hand(KERNEL, ends, **options), rtol=1e-4)
   assert model_state["passes"] == 2
   expected = numerical_gradient(lambda kernel: loss_by_hand(kernel, ends, **options))
-  np.testing.assert_allclose(gradient["kernel"], expected, rtol=2e-3, atol=2e-4)
+  assert_close(gradient["kernel"], expected)
 
 
 def test_gradient_flows_through_the_mixed_target():
@@ -208,8 +209,8 @@ def test_attack_leaves_statistics_alone():
   ("options", "words"),
   [
     ({"sigma": 0.0}, "sigma=0.0: expected the standard deviation of the noise, above 0"),
-    ({"num_noise_vec": 0}, "num_noise_vec=0: expected at least 1"),
-    ({"num_steps": 0}, "num_steps=0: expected at least 1"),
+    ({"num_noise_vec": 0}, "num_noise_vec=0: expected .*at least 1"),
+    ({"num_steps": 0}, "num_steps=0: expected .*at least 1"),
     ({"alpha": -1.0}, "alpha=-1.0: expected at least 0"),
     ({"eta": -1.0}, "eta=-1.0: expected at least 0"),
     ({"num_steps": 1, "mix_step": 1}, "mix_step=1: expected one of the 1 iterates from 0 on"),

@@ -68,7 +68,7 @@ def test_every_objective_trains(name):
   """Each learns which corner of an image is bright, by the update that the loop calls."""
   net = models.create("mlp", num_classes=4, hidden=(8,), norm=True)
   optimizer = optax.sgd(0.5)
-  state = create_state(net, optimizer, (2, 2, 1), seed=0)
+  state = create_state(net, optimizer, [jnp.zeros((1, 2, 2, 1))], seed=0)
   labels = np.arange(16) % 4
   corners = np.eye(4, dtype=np.float32)[labels]
   batch = {

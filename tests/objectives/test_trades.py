@@ -215,5 +215,5 @@ def test_attack_moves_the_prediction():
 def test_misspelt_options():
   with pytest.raises(ValueError, match="attack_statistics='runing': did you mean 'running'"):
     run(attack_statistics="runing")
-  with pytest.raises(ValueError, match="attack_target='labels': expected 'prediction' or 'label'"):
+  with pytest.raises(ValueError, match="attack_target='labels': did you mean 'label'"):
     run(attack_target="labels")

@@ -51,7 +51,7 @@ def optimizer():
 
 def initial_state(net):
   """A train state in float64 whose running statistics are not those of the start."""
-  fresh = in_float64(state.create_state(net, optimizer(), IMAGE, seed=0))
+  fresh = in_float64(state.create_state(net, optimizer(), [jnp.zeros((1, *IMAGE))], seed=0))
   return fresh._replace(model_state=jax.tree.map(lambda leaf: leaf + 0.25, fresh.model_state))
 
 

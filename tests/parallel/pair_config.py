@@ -14,6 +14,7 @@ def get_config(arg=""):
   }  # fmt: skip
   ascent = {"name": "pgd", "norm": "l2", "eps": 0.3, "num_steps": 2, "step_size": 0.2}
   config.attack = {**ascent, "loss": "kl_divergence"}
-  config.evaluation.attack = ascent
+  config.evals.robust.attack = ascent
   config.schedule.learning_rate = 0.02
+  config.generate = {"method": "gaussian", "num_examples": 41, "num_shards": 2, "chunk_size": 3}
   return config

@@ -1,5 +1,7 @@
-"""Certification over devices and processes: the rows are those of one device, whatever happens."""
+"""Jobs in pieces over devices and processes: the rows are those of one device, whatever happens."""
 
+import json
+import re
 import signal
 import time
 
@@ -9,8 +11,10 @@ import numpy as np
 import pair_config
 import pytest
 from pair_process import ARGUMENT, starter
+from PIL import Image
 
-from jax_robust import smoothing
+from jax_robust import config as config_lib
+from jax_robust import job_table, smoothing
 from jax_robust.jobs import certify, merge
 from jax_robust.models.convert import flatten_variables
 from jax_robust.runs import build, row_log
@@ -59,7 +63,7 @@ def rows_of(folder):
   """Rows of all pieces, but for the time that they took; none may be there twice."""
   rows = {}
   for file in sorted((folder / PLACE).glob("piece-*.jsonl")):
-    found = row_log.read(file)[1]
+    found = row_log.read(file).rows
     assert not found.keys() & rows.keys()
     rows |= {key: {**row, "seconds": None} for key, row in found.items()}
   return rows
@@ -86,7 +90,7 @@ def test_two_processes_share_the_images(mode, start, expected):
   pair = start(parallel=mode)
   assert pair.finish() == [0, 0], pair.printed()
   run = pair.workdir / "run"
-  shares = [row_log.read(run / PLACE / f"piece-{i}-of-2.jsonl")[1] for i in range(2)]
+  shares = [row_log.read(run / PLACE / f"piece-{i}-of-2.jsonl").rows for i in range(2)]
   assert list(map(len, shares)) == [7, 6]
   assert rows_of(run) == expected
   log = smoothing.read_log(run / PLACE / "certify.tsv", num_examples=NUM_IMAGES)
@@ -107,8 +111,7 @@ def stopped(start, number, **changes):
   """The workdir of a pair that both got a signal before the end."""
   pair = start(**changes)
   wait_for_rows(pair, 2)
-  for process in pair.processes:
-    process.send_signal(number)
+  pair.send_signal(number)
   began = time.monotonic()
   assert set(pair.finish()) <= {-number, 128 + number}, pair.printed()
   assert time.monotonic() - began < 10
@@ -149,3 +152,37 @@ def test_two_processes_killed_by_9_go_on(start, weights, tmp_path):
   config.smoothing.update(MANY)
   certify.certify(config, str(tmp_path / "whole"))
   assert rows_of(run) == rows_of(tmp_path / "whole")
+
+
+def results_of(folder, job):
+  """What a job leaves, but for names and times."""
+  if job == "generate":
+    return {path.name: path.read_bytes() for path in (folder / "generated").iterdir()}
+  if job == "predict":
+    return (folder / "results" / "predict.csv").read_text()
+  evaluation = json.loads((folder / "results" / "autoattack.json").read_text())
+  return [each["flags"] for each in evaluation["evaluations"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["autoattack", "predict", "generate"])
+def test_two_processes_share_every_job_in_pieces(job, weights, tmp_path):
+  (tmp_path / "images").mkdir()
+  draw = np.random.default_rng(0)
+  for i in range(5):
+    pixels = draw.integers(0, 256, (12, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+  options = {
+    "job": job, "init_from": weights, "autoattack.version": "apgd-ce", "autoattack.chunk_size": 3,
+    "smoothing.images": tmp_path / "images", "smoothing.sigma": 0.25, "smoothing.n": 400,
+  }  # fmt: skip
+  with starter(tmp_path, **options) as start:
+    pair = start()
+    assert pair.finish() == [0, 0], pair.printed()
+  config = pair_config.get_config(ARGUMENT)
+  for key, value in options.items():
+    config_lib.override(config, key, str(value))
+  job_table.load(job_table.JOBS[job].function)(config, str(tmp_path / "one"))
+  assert results_of(pair.workdir / "run", job) == results_of(tmp_path / "one", job)
+  done = [re.search(r"\d+/\d+ ", log.read_text())[0] for log in pair.logs]
+  assert len(done) == 2, "each process did a share"

@@ -9,6 +9,7 @@ from mapped_problems import assert_same, in_float64
 
 from jax_robust.errors import ConfigError
 from jax_robust.runs import build, devices
+from jax_robust.runs.training import make_training
 from jax_robust.train import parallel
 
 STEPS = 3
@@ -31,14 +32,11 @@ def make_config(model, **changes):
 
 def train(config, mesh, initial, batches):
   """State and last metrics after three updates, on the devices of a mesh."""
-  sets = build.data(config)
-  net = build.model(config, sets.train.num_classes)
-  mesh = mesh or devices.make_mesh(config, net)
-  update = build.make_step(config, net, sets, mesh)
-  current = parallel.replicate(initial, mesh)
+  training = make_training(config, mesh=mesh)
+  current = parallel.place_state(initial, training.mesh)
   for batch in batches:
-    current, metrics = update(current, parallel.shard_batch(batch, mesh))
-  assert mesh.devices.size == len(current.step.sharding.device_set)
+    current, metrics = training.step_fn(current, parallel.shard_batch(batch, training.mesh))
+  assert training.mesh.devices.size == len(current.step.sharding.device_set)
   return jax.device_get((current, metrics))
 
 
@@ -46,12 +44,10 @@ def assert_eight_are_one(modes, model, **changes):
   """Compares the modes on eight devices with one device, which sees the batch undivided."""
   with jax.enable_x64(True):
     undivided = make_config(model, **{**changes, "batch__microbatch": 0})
-    sets = build.data(undivided)
-    net = build.model(undivided, sets.train.num_classes)
     one = parallel.data_mesh(1)
-    initial = jax.device_get(in_float64(build.initial_state(undivided, net, sets)))
-    batches = build.train_batches(undivided, sets, one)(0)
-    batches = jax.device_get(list(itertools.islice(batches, STEPS)))
+    training = make_training(undivided, mesh=one)
+    initial = jax.device_get(in_float64(training.make_state()))
+    batches = jax.device_get(list(itertools.islice(training.make_batches(0), STEPS)))
     expected = train(undivided, one, initial, batches)
     assert int(expected[0].step) == STEPS and expected[1]["finite"]
     for mode in modes:

@@ -5,27 +5,26 @@ import pytest
 import tiny_config
 
 from jax_robust.jobs import train
-from jax_robust.runs import build
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_no_recompilation_after_step_2(mode, tmp_path, caplog, monkeypatch):
   compiled_before = []
-  make_step = build.make_step
+  make_training = train.make_training
 
   def compilations():
     return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
 
-  def watched(*args):
-    step_fn = make_step(*args)
+  def watched(config):
+    training = make_training(config)
 
-    def call(state, batch):
+    def step_fn(state, batch):
       compiled_before.append(len(compilations()))
-      return step_fn(state, batch)
+      return training.step_fn(state, batch)
 
-    return call
+    return training._replace(step_fn=step_fn)
 
-  monkeypatch.setattr(build, "make_step", watched)
+  monkeypatch.setattr(train, "make_training", watched)
   config = tiny_config.get_config("steps=6,save=2,evaluate=2,log=1")
   config.parallel = mode
   config.objective = {"name": "standard"}

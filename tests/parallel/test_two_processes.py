@@ -48,7 +48,7 @@ def rows_of(folder):
     assert key not in rows, f"{key} was written twice"
     rows[key] = {name: value for name, value in row.items() if not name.startswith("time/")}
   logged = [(step, "train") for step in range(EVERY, STEPS + 1, EVERY)]
-  assert set(rows) == {*logged, (50, "evaluate"), (STEPS, "evaluate")}
+  assert set(rows) == {*logged, (30, "evaluate"), (STEPS, "evaluate")}
   return rows
 
 
@@ -67,7 +67,7 @@ def assert_close(folder, other, *, rtol):
 def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
   first = start("pair")
   wait_for_rows(first, 1)
-  first.processes[1].send_signal(signal.SIGTERM)
+  first.send_signal(signal.SIGTERM, 1)
   assert first.finish() == [143, 143], first.printed()
   run = first.workdir / "run"
   assert not (run / "results").exists()
@@ -86,8 +86,7 @@ def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
 def test_kill_9_of_both_resumes_to_the_same_bits(mode, start):
   killed = start("killed", parallel=mode)
   wait_for_rows(killed, 3)  # the save after the first was waited for by the second
-  for process in killed.processes:
-    process.kill()
+  killed.send_signal(signal.SIGKILL)
   assert killed.finish() == [-9, -9]
   again = start("killed", parallel=mode)
   assert again.finish() == [0, 0], again.printed()

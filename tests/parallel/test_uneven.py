@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tiny_config
 
-from jax_robust.data import pipeline, sources
-from jax_robust.evaluate import scoring
+from jax_robust import presets
+from jax_robust.data import sources
 from jax_robust.jobs import train
-from jax_robust.runs import build
+from jax_robust.runs import build, evaluation
 from jax_robust.train import metrics, parallel
 
 
@@ -21,7 +21,7 @@ def test_batch_of_20_trains_on_five_of_eight_devices(tmp_path, caplog):
   config = tiny_config.get_config("steps=2,save=0,evaluate=0,log=1")
   config.batch.size, config.data.num_heldout = 20, 13
   config.objective = {"name": "standard"}
-  config.evaluation.attack = {"name": "fgsm", "eps": 0.1}
+  config.evals = presets.evals({"name": "fgsm", "eps": 0.1})
   result = train.train(config, str(tmp_path))
   assert result["step"] == 2
   assert "20 rows can't be shared out evenly among 8 devices: running on 5" in caplog.text
@@ -65,21 +65,15 @@ def problem():
     draw.integers(0, 256, (13, 4, 4, 3), np.uint8), draw.integers(0, 3, 13), num_classes=3
   )
   variables = dict(net.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3))))
-  rng = jax.random.key_data(jax.random.key(0))
-  return config, net, source, scoring.Weights(variables.pop("params"), variables, 0.1, rng)
+  return config, net, source, (variables.pop("params"), variables)
 
 
 def score(mesh, *, batch_size, mode):
   """Flags and adversarial images of the 13 examples, scored on the devices of a mesh."""
-  config, net, source, weights = problem()
-  config.parallel = mode
-  return scoring.score(
-    train.make_scorer(config, net, mesh),
-    parallel.replicate(weights, mesh),
-    pipeline.eval_batches(source, batch_size=batch_size),
-    place=functools.partial(parallel.shard_batch, mesh=mesh),
-    names=("clean", "robust", "x_adv"),
-  )
+  config, net, source, variables = problem()
+  config.parallel, config.evaluation.batch_size = mode, batch_size
+  run = evaluation.make_score(config, net, source, mesh=mesh)
+  return run(*variables, ("clean", "robust", "robust/x_adv"))
 
 
 @functools.cache
@@ -96,7 +90,7 @@ def test_13_examples_on_eight_devices_are_those_on_one(mode):
   np.testing.assert_array_equal(found["label"], problem()[2].read(np.arange(13))[1])
   for name in ("clean", "robust"):
     np.testing.assert_array_equal(found[name], expected[name])
-  np.testing.assert_allclose(found["x_adv"], expected["x_adv"], rtol=0, atol=1e-6)
+  np.testing.assert_allclose(found["robust/x_adv"], expected["robust/x_adv"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", parallel.MODES)

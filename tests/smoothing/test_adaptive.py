@@ -1,16 +1,15 @@
 """Sequential tests: error rates at all times, few draws, decisions that depend on one image."""
 
-import dataclasses
 import functools
-import gzip
 
 import numpy as np
 import pytest
 import voters
 from scipy import special, stats
+from voters import KEY
 
 from jax_robust import smoothing
-from jax_robust.smoothing.stopping import AtRadii, Levels, Within
+from jax_robust.smoothing import adaptive
 
 LOOKS = smoothing.look_totals(100_000)
 
@@ -95,73 +94,83 @@ def test_sequence_ends():
     smoothing.lower_sequence(1, 2, alpha=0.6)
 
 
+def follow(plan, counts, looks):
+  """The result of a plan for one image whose class has `counts` of the draws at each look."""
+  assert next(plan) == {smoothing.SELECTION: 100, smoothing.ESTIMATION: looks[0]}
+  for i, (count, total) in enumerate(zip(counts, looks, strict=True)):
+    try:
+      wanted = plan.send(np.array([[1, 99], [total - count, count], [0, 0]]))
+    except StopIteration as end:
+      return end.value
+    assert wanted[smoothing.ESTIMATION] == looks[i + 1]
+  raise AssertionError("it wants more draws than n")
+
+
 @pytest.mark.parametrize("last", [3000, 100_000])
 def test_no_radius_is_certified_wrongly(last):
-  """Simulated classifiers, most of whose radii are as near to a false one as can be."""
-  levels = Levels(last, 0.05, 1e-6)  # who gives up late errs most
-  looks = smoothing.look_totals(last)
-  scores = np.array([0.0, 0.3, 0.6, 0.9, 1.2])
+  """Simulated models, most of whose radii are as near to a false one as can be."""
+  alpha, futility = 0.05, 1e-6  # who gives up late errs most
+  looks, scores = smoothing.look_totals(last), np.array([0.0, 0.3, 0.6, 0.9, 1.2])
   truth = np.random.default_rng(1).uniform(-0.3, 1.3, 400)
   truth[50:] = scores[np.arange(350) % 5] - 1e-9
-  wrong, useless = [], []
-  for i, z in enumerate(truth):
-    rule, counts = AtRadii(levels, scores), paths(special.ndtr(z), 1, i, looks)[0]
-    for count, total in zip(counts, looks, strict=True):
-      if rule.update(int(count), int(total)):
-        break
-    assert rule.num_draws.max() == total
-    assert np.all(np.diff(rule.certified.astype(int)) <= 0)
-    evidence = smoothing.log_evidence(counts[:, None], looks[:, None], scores)
-    evidence = np.where(looks[:, None] <= rule.num_draws, evidence, -np.inf).max(axis=0)
-    np.testing.assert_array_equal(rule.certified, evidence >= np.log(1 / 0.05))
-    wrong.append(np.any(rule.certified & (scores > z)))
-    useless.append(~rule.certified[scores < z - 0.2])
-  assert_rare(np.array(wrong), 0.05)
-  assert np.concatenate(useless).mean() < (0.1 if last == 100_000 else 0.5)
+  counts = paths(special.ndtr(truth)[:, None], 400, looks=looks)
+  k, n, z = counts[..., None], looks[:, None], scores
+  yes = smoothing.log_evidence(k, n, z) >= -np.log(alpha)
+  no = smoothing.log_evidence(n - k, n, -z) >= -np.log(futility)
+  no |= smoothing.log_evidence(k + last - n, last, z) < -np.log(alpha)
+  first = np.argmax(yes | no, axis=1)
+  certified = np.take_along_axis(yes, first[:, None], axis=1)[:, 0]
+  assert_rare(np.any(certified & (scores > truth[:, None]), axis=1), alpha)
+  assert np.all(np.diff(certified.astype(int), axis=1) <= 0)
+  lost = ~certified[scores < truth[:, None] - 0.2]
+  assert lost.mean() < (0.1 if last == 100_000 else 0.5)
+  for i in range(0, 400, 8):
+    plan = adaptive.decide(scores, n0=100, n=last, alpha=alpha, futility=futility)
+    found = follow(plan, counts[i], looks)
+    np.testing.assert_array_equal(found.certified, certified[i])
+    np.testing.assert_array_equal(found.num_draws, looks[first[i]])
+    assert found.label == (1 if certified[i].any() else smoothing.ABSTAIN)
 
 
 def test_radius_holds_whenever_it_stops():
   """For tolerances of all sizes, as the user may choose, and where draws run out."""
-  rng, wrong, widths = np.random.default_rng(2), [], []
-  for i in range(150):
-    z, width, last = (
-      rng.uniform(-0.2, 2),
-      float(rng.choice([0.5, 0.2, 0.1])),
-      rng.choice([900, 10_000]),
-    )
-    levels, looks = Levels(int(last), 0.05, 0.05), smoothing.look_totals(int(last))
-    rule, counts = Within(levels, width), paths(special.ndtr(z), 1, i, looks)[0]
-    for count, total in zip(counts, looks, strict=True):
-      if rule.update(int(count), int(total)):
-        break
-    wrong.append(rule.low > z)
-    low = smoothing.lower_sequence(counts, looks, alpha=0.05)
-    assert rule.low == low[looks <= total].max()
-    if total < last:
-      widths.append(max(rule.high, 0) - max(rule.low, 0) <= width)
-  assert_rare(np.array(wrong), 0.05)
-  assert len(widths) > 30 and np.all(widths)
+  rng, widths = np.random.default_rng(2), []
+  # The lower end is above z at some look if and only if the evidence is there.
+  z = rng.uniform(-0.2, 2, 2000)
+  counts = paths(special.ndtr(z)[:, None], 2000)
+  evidence = smoothing.log_evidence(counts, LOOKS, z[:, None])
+  assert_rare((evidence >= -np.log(0.05)).any(axis=1), 0.05)
+  for i in range(50):
+    tolerance, last = float(rng.choice([0.5, 0.2, 0.1])), int(rng.choice([900, 10_000]))
+    looks = smoothing.look_totals(last)
+    counts = paths(special.ndtr(z[i]), 1, i, looks)[0]
+    options = {"n0": 100, "n": last, "alpha": 0.05, "futility": 0.05}
+    found = follow(adaptive.narrow(tolerance, 0.0, sigma=1.0, **options), counts, looks)
+    seen = looks <= found.total
+    assert found.count == counts[seen][-1]
+    low = smoothing.lower_sequence(counts[seen], looks[seen], alpha=0.05).max()
+    assert found.lower_bound == special.ndtr(low) and found.radius == pytest.approx(max(low, 0))
+    if found.total < last:
+      widths.append(found.upper_radius - max(low, 0) <= tolerance)
+  assert len(widths) > 10 and np.all(widths)
 
 
-def published_probabilities(path, sigma):
+def published_probabilities(log, sigma):
   """p_A of every 20th image of a log, from its radius; of an abstention, below 1/2."""
-  rows = [
-    line.split("\t") for line in gzip.decompress(path.read_bytes()).decode().split("\n")[1:-1]
-  ]
-  rows = [row for row in rows if int(row[0]) % 20 == 0]
-  low = special.ndtr(np.array([float(row[3]) for row in rows]) / sigma)
+  rows = log.idx % 20 == 0
+  low = special.ndtr(log.radius[rows] / sigma)
   k = np.arange(50_000, 100_001)
   p = k[np.searchsorted(smoothing.lower_bound(k, 100_000, alpha=0.001), low)[:] - 1] / 1e5
   p[low >= smoothing.lower_bound(100_000, 100_000, alpha=0.001) - 1e-6] = 1.0
-  return np.where(np.array([int(row[2]) for row in rows]) < 0, 0.45, p)
+  return np.where(log.predict[rows] < 0, 0.45, p)
 
 
 @pytest.mark.parametrize(
   ("name", "sigma"), [("mnist_gaussian_sigma0.50", 0.5), ("mnist_smoothmix_sigma0.25", 0.25)]
 )
-def test_decisions_take_five_times_fewer_draws(oracles, name, sigma):
+def test_decisions_take_ten_times_fewer_draws(published_log, name, sigma):
   """Over 500 images and the grid of radii, against CERTIFY at N = 100,000 on the same draws."""
-  p = published_probabilities(oracles / "certify_logs" / f"{name}.gz", sigma)
+  p = published_probabilities(published_log(name), sigma)
   assert len(p) == 500
   counts = paths(p[:, None], 500)
   radii = np.arange(0, smoothing.max_radius(sigma=sigma, n=100_000, alpha=0.001), 0.25)
@@ -180,38 +189,53 @@ def test_decisions_take_five_times_fewer_draws(oracles, name, sigma):
   assert np.mean(changed) < 0.01
 
 
+RADII = (0.0, 0.05, 0.1, 0.2)
+OPTIONS = {"sigma": 0.2, "n": 5050}
+
+
 @functools.cache
-def adaptive(batch_size=1000, noise="gaussian"):
-  return smoothing.make_adaptive_certifier(
-    voters.linear, image_shape=voters.SHAPE, sigma=0.2, n=5050, batch_size=batch_size, noise=noise
+def sampler(batch_size=1000, noise="gaussian"):
+  return smoothing.Sampler(
+    voters.linear, image_shape=voters.SHAPE, batch_size=batch_size, noise=noise
   )
 
 
-RADII = (0.0, 0.05, 0.1, 0.2)
+def at(x, radii=RADII, model=None, **options):
+  """Decisions at the radii."""
+  return smoothing.certify_at(model or sampler(), x, KEY, radii, **OPTIONS, **options)
+
+
+def within(x, tolerance, model=None):
+  """Radii to within a tolerance."""
+  return smoothing.certify_within(model or sampler(), x, KEY, tolerance=tolerance, **OPTIONS)
+
+
+@functools.cache
+def decisions():
+  """The decisions for 40 images."""
+  return at(voters.images(40))
 
 
 def test_decisions_depend_on_the_image_only():
-  x = voters.images(40)
-  whole = adaptive().at(x, voters.KEY, RADII)
+  x, whole = voters.images(40), decisions()
   assert whole.certified.any() and (whole.label == -1).any()
   assert len(np.unique(whole.num_draws)) > 8 and whole.num_draws.max() <= 5050
   order = np.array([31, 4, 17])
-  for other in (adaptive(300), adaptive(3000)):
-    some = other.at(x[order], voters.KEY, RADII, ids=order)
+  for batch_size in (300, 3000):
+    some = at(x[order], model=sampler(batch_size), ids=order)
     for got, wanted in zip(some, whole, strict=True):
       np.testing.assert_array_equal(got, wanted[order])
-  for got, wanted in zip(adaptive(300).at(x, voters.KEY, RADII), whole, strict=True):
+  for got, wanted in zip(at(x, model=sampler(300)), whole, strict=True):
     np.testing.assert_array_equal(got, wanted)
 
 
 def test_draws_are_those_of_certify():
   x = voters.images(8)
-  found = adaptive().within(x, voters.KEY, 0.05)
-  fixed_certifier = smoothing.Certifier(adaptive().sampler, 0.2, 100, 5050, 0.001)
+  found = within(x, 0.05)
   assert len(np.unique(found.total)) > 2
   for place in range(8):
-    again = dataclasses.replace(fixed_certifier, n=int(found.total[place]))
-    fixed = again(x[place : place + 1], voters.KEY, ids=np.array([place]))
+    options = {**OPTIONS, "n": int(found.total[place]), "ids": np.array([place])}
+    fixed = smoothing.certify_images(sampler(), x[place : place + 1], KEY, **options)
     assert fixed.count[0] == found.count[place]
     assert fixed.radius[0] >= found.radius[place]  # optional stopping has its price
     assert fixed.label[0] == found.label[place] or found.label[place] == -1
@@ -221,26 +245,26 @@ def test_draws_are_those_of_certify():
 
 
 def test_radii_and_interval_agree():
-  x = voters.images(20)
-  found = adaptive().within(x, voters.KEY, 0.02)
-  certified = adaptive().at(x, voters.KEY, RADII).certified
+  found = within(voters.images(40)[:20], 0.02)
+  certified = decisions().certified[:20]
   both = [found.radius >= r + 0.05 for r in RADII], [found.upper_radius < r for r in RADII]
   assert certified[np.transpose(both[0]) & (found.label >= 0)[:, None]].all()
   assert not certified[np.transpose(both[1])].any()
 
 
 def test_images_come_out_as_they_are_finished():
-  places = [place for place, _ in adaptive(300).each_at(voters.images(40), voters.KEY, RADII)]
+  found = smoothing.each_decision(sampler(300), voters.images(40), KEY, RADII, **OPTIONS)
+  places = [place for place, _, _ in found]
   assert sorted(places) == list(range(40)) and places != sorted(places)
 
 
 def test_sound_noise_needs_a_little_more():
   x = np.rint(voters.images(3) * 255).astype(np.float32) / 255
-  found = adaptive(noise="sound").at(x, voters.KEY, [0.0, 50.0])
+  sound = sampler(noise="sound")
+  found = at(x, [0.0, 50.0], sound)
   assert not found.certified[:, 1].any() and np.all(found.num_draws[:, 1] == 100)
-  plain = adaptive().at(x, voters.KEY, [0.0])
-  np.testing.assert_array_equal(found.certified[:, 0], plain.certified[:, 0])
-  assert adaptive(noise="sound").within(x, voters.KEY, 0.1).radius.max() > 0
+  np.testing.assert_array_equal(found.certified[:, 0], at(x, [0.0]).certified[:, 0])
+  assert within(x, 0.1, sound).radius.max() > 0
 
 
 @pytest.mark.parametrize(
@@ -260,11 +284,9 @@ def test_sound_noise_needs_a_little_more():
 def test_errors_name_what_is_wrong(changes, message):
   options = {"radii": [0.1], "sigma": 0.2, "n": 100, **changes}
   with pytest.raises(ValueError, match=message):
-    smoothing.certify_at(
-      voters.linear, voters.images(1), voters.KEY, options.pop("radii"), **options
-    )
+    smoothing.certify_at(voters.linear, voters.images(1), KEY, options.pop("radii"), **options)
 
 
 def test_tolerances_are_positive():
   with pytest.raises(ValueError, match="tolerance=0.0"):
-    smoothing.certify_within(voters.linear, voters.images(1), voters.KEY, sigma=0.2, tolerance=0.0)
+    smoothing.certify_within(voters.linear, voters.images(1), KEY, sigma=0.2, tolerance=0.0)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from jax_robust import smoothing
-from jax_robust.smoothing import checks
+
+pytestmark = pytest.mark.fast
 
 ALPHA = 0.001
 
@@ -25,6 +26,17 @@ def test_lower_bound_covers(total, alpha):
   fails = (stats.binom.pmf(counts[None], total, p) * (low[None] > p)).sum(1)
   assert fails.max() <= alpha * (1 + 1e-9)
   assert fails.max() >= alpha * 0.99
+
+
+@pytest.mark.parametrize(("total", "confidence"), [(1, 0.95), (30, 0.8), (1000, 0.99)])
+def test_interval_is_scipys(total, confidence):
+  """Bit by bit, since printed intervals must not change; that it covers is tested in `evaluate`."""
+  k, tail = np.arange(total + 1), (1 - confidence) / 2
+  low, high = smoothing.clopper_pearson(k, total, confidence=confidence)
+  np.testing.assert_array_equal(low[1:], stats.beta.ppf(tail, k[1:], total - k[1:] + 1))
+  np.testing.assert_array_equal(high[:-1], stats.beta.ppf(1 - tail, k[:-1] + 1, total - k[:-1]))
+  assert low[0] == 0.0 and high[-1] == 1.0
+  assert smoothing.clopper_pearson(0, 0, confidence=confidence) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("total", [1, 10, 1000, 100_000, 10**7])
@@ -127,8 +139,7 @@ def test_results_are_float64():
 def test_never_more_than_the_radius(value, digits):
   text = smoothing.format_radius(value, digits)
   assert float(text) <= value
-  assert float(text) == smoothing.floor_radius(value, digits)
-  assert smoothing.floor_radius(float(text), digits) == float(text)
+  assert smoothing.format_radius(float(text), digits) == text
   if value > 1e-290:
     step = 10.0 ** (math.floor(math.log10(value) + 1e-12) - digits + 1)
     assert value - float(text) <= step * 1.001
@@ -142,10 +153,10 @@ def test_printing_is_that_of_the_field_rounded_down():
   assert smoothing.format_radius(1.12999e-5) == "1.12e-05"
   for value in (-1.0, math.nan, math.inf):
     with pytest.raises(ValueError, match="value="):
-      smoothing.floor_radius(value)
+      smoothing.format_radius(value)
   for digits in (0, 16):
     with pytest.raises(ValueError, match=f"digits={digits}"):
-      smoothing.floor_radius(1.0, digits)
+      smoothing.format_radius(1.0, digits)
 
 
 @pytest.mark.parametrize(
@@ -170,14 +181,18 @@ def test_printing_is_that_of_the_field_rounded_down():
     (lambda: smoothing.check_predict_budget(n=10, alpha=0.001), "n=10: .* at least 11"),
     (lambda: smoothing.check_predict_budget(n=0, alpha=0.9999), "n=0"),
     (lambda: smoothing.least_count(5, alpha=0.001), "n=5"),
-    (lambda: smoothing.check_labels(np.array([0, 3]), 3), "such as 3 of image 1; expected 0 to 2"),
-    (lambda: smoothing.check_labels(np.array([-1, 3]), 4), "such as -1 of image 0"),
-    (lambda: checks.check_counts("votes", np.array([0.5, 1])), "votes have dtype float64"),
+    (lambda: smoothing.clopper_pearson(1, 2, confidence=1.0), "confidence=1.0"),
+    (lambda: smoothing.clopper_pearson(3, 2, confidence=0.95), "counts=3, totals=2"),
   ],
 )
 def test_errors_name_what_is_wrong(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_counts_that_are_no_integers_are_refused():
+  with pytest.raises((ValueError, TypeError)):  # TypeError: of the types' checker
+    smoothing.certify(np.array([0.5, 1]), np.array([1, 2]), sigma=1.0, alpha=0.1)
 
 
 def test_counts_of_different_shapes_are_refused():
@@ -187,9 +202,9 @@ def test_counts_of_different_shapes_are_refused():
 
 @pytest.mark.parametrize("power", range(1, 40))
 def test_budgets_are_exact_at_powers_of_two(power):
-  checks.check_budget(n=power, alpha=2.0**-power)
+  smoothing.check_budget(n=power, alpha=2.0**-power)
   with pytest.raises(ValueError, match="too few"):
-    checks.check_budget(n=power, alpha=2.0**-power * 0.999)
-  checks.check_predict_budget(n=power + 1, alpha=2.0**-power)
+    smoothing.check_budget(n=power, alpha=2.0**-power * 0.999)
+  smoothing.check_predict_budget(n=power + 1, alpha=2.0**-power)
   with pytest.raises(ValueError, match="too few"):
-    checks.check_predict_budget(n=power, alpha=2.0**-power)
+    smoothing.check_predict_budget(n=power, alpha=2.0**-power)

@@ -5,6 +5,8 @@ import pytest
 
 from jax_robust.smoothing import calibration
 
+pytestmark = pytest.mark.fast
+
 
 def test_bins_hold_their_upper_edge():
   confidence = np.array([0.0, 0.25, 0.2500001, 0.5, 1.0])

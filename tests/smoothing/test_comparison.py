@@ -9,6 +9,7 @@ from jax_robust import smoothing
 from jax_robust.smoothing.log import make_log
 
 FIRST = make_log(range(4), [1] * 4, [1, 1, -1, 1], [0.5, 0.9, 0.0, 0.3], header={"n": 1000})
+COLUMNS = ("idx", "label", "predict", "radius", "correct")
 SECOND = make_log(range(4), [1] * 4, [1, 2, 1, 1], [0.4, 0.9, 0.1, 0.3], header={"n": 1000})
 
 
@@ -23,18 +24,16 @@ def test_differences_are_counted_by_image():
   assert smoothing.compare_logs(FIRST, FIRST).difference[:2] == (0.0, 0.0)
 
 
-def test_intervals_cover(oracles):
+def test_intervals_cover(published_log):
   """Samples of two published logs: the paired interval holds the whole difference, and is short."""
   names = ("mnist_smoothmix_T1_alpha8_sigma1.00", "mnist_gaussian_sigma1.00")
-  logs = [smoothing.read_log(oracles / "certify_logs" / f"{name}.gz") for name in names]
+  logs = [published_log(name) for name in names]
   whole = smoothing.compare_logs(*logs).difference
   rng = np.random.default_rng(0)
   trials, hits = 500, 0
   for _ in range(trials):
     rows = rng.integers(0, len(logs[0].idx), 100)
-    samples = [
-      make_log(range(100), log.label[rows], log.predict[rows], log.radius[rows]) for log in logs
-    ]
+    samples = [log._replace(**{name: getattr(log, name)[rows] for name in COLUMNS}) for log in logs]
     found = smoothing.compare_logs(*samples, confidence=0.9).difference
     hits += found.low <= whole.value <= found.high
   assert abs(hits / trials - 0.9) < 4 * math.sqrt(0.9 * 0.1 / trials)

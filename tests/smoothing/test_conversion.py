@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jax_robust.smoothing import bounds, conversion, curves
-from jax_robust.smoothing.log import make_log, read_log, select_images
+from jax_robust.smoothing.comparison import select_images
+from jax_robust.smoothing.log import make_log
 
 N, ALPHA = 100_000, 0.001
 
@@ -29,10 +30,11 @@ def convert(log, n_to, *, sigma, seed=0, **options):
 
 
 @pytest.mark.parametrize("name", BUDGET)
-def test_budget_table_is_met(oracles, name):
+def test_budget_table_is_met(published_log, name):
   """Two emulations differ by their draws; some of the recorded ones are of another training run."""
   sigma, averages, clean = BUDGET[name]
-  log = read_log(oracles / f"certify_logs/{name}.gz", num_examples=10_000)
+  log = published_log(name)
+  assert len(log.idx) == 10_000
   run = abs(curves.average_certified_radius(log) - averages[0])  # 0 up to rounding, or .002 or .003
   for i, n_to in enumerate((N, 10_000, 1000, 100)):
     converted = convert(log, n_to, sigma=sigma)
@@ -100,9 +102,8 @@ def test_upwards_a_row_at_the_cap_goes_to_the_new_cap():
   assert more.radius.item() == pytest.approx(cap, rel=1e-12)
 
 
-def test_same_key_same_log(oracles):
-  log = read_log(oracles / "certify_logs/cifar10_smoothmix_sigma0.25.gz")
-  log = select_images(log, range(0, 10_000, 20))
+def test_same_key_same_log(published_log):
+  log = select_images(published_log("cifar10_smoothmix_sigma0.25"), range(0, 10_000, 20))
   first, again, other = (convert(log, 1000, sigma=0.25, seed=seed) for seed in (1, 1, 2))
   assert np.array_equal(first.radius, again.radius) and not np.array_equal(
     first.radius, other.radius
@@ -110,7 +111,7 @@ def test_same_key_same_log(oracles):
 
 
 def test_a_log_of_other_settings_is_refused():
-  """Logs of the wild reach 3.91 sigma, which alpha = .001 and N = 100,000 can't give."""
+  """Some published logs reach 3.91 sigma, which alpha = .001 and N = 100,000 can't give."""
   log = make_log([0, 20], [7, 7], [7, 7], [0.5, 0.977], name="cohen")
   with pytest.raises(
     ValueError, match=r"cohen, image 20: radius=0.977 is above 0.9528.*alpha=0.001"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jax_robust.smoothing import curves
-from jax_robust.smoothing.log import make_log, read_log
+from jax_robust.smoothing.log import make_log
 
 
 def log_of(radii, *, wrong=()):
@@ -20,12 +20,12 @@ def log_of(radii, *, wrong=()):
 
 
 @pytest.fixture(scope="module")
-def published(oracles):
-  """Every published log, and what it amounts to."""
+def published(oracles, published_log):
+  """Every published log, and its recorded numbers."""
   folder = oracles / "certify_logs"
   expected = json.loads((folder / "expected.json").read_text())
   assert sorted(expected) == sorted(path.name[:-3] for path in folder.glob("*.gz"))
-  return {name: (read_log(folder / f"{name}.gz"), row) for name, row in expected.items()}
+  return {name: (published_log(name), row) for name, row in expected.items()}
 
 
 def test_published_logs_give_their_numbers(published):

@@ -2,7 +2,6 @@
 
 import errno
 import gzip
-import json
 import pathlib
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jax_robust.smoothing import log as logs
-from jax_robust.smoothing import log_rows
+from jax_robust.smoothing.comparison import select_images
 
 HEAD = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 ROWS = (
@@ -67,7 +66,7 @@ def test_a_log_is_read(tmp_path):
     ("-1 day, 23:59:59", -1.0),  # a clock that was set back
   ],
 )
-def test_times_of_the_wild(tmp_path, time, seconds):
+def test_times_are_read_in_every_published_form(tmp_path, time, seconds):
   log = read(tmp_path, f"{HEAD}0\t1\t1\t0.5\t1\t{time}\n")
   assert log.seconds.tolist() == [seconds]
 
@@ -79,12 +78,12 @@ def test_times_of_the_wild(tmp_path, time, seconds):
     ("3.9085", 3.9085), ("1.9057312345678901234", 1.9057312345678901), ("-0.0", 0.0),
   ],
 )  # fmt: skip
-def test_radii_of_the_wild(tmp_path, cell, radius):
+def test_radii_are_read_in_every_published_form(tmp_path, cell, radius):
   log = read(tmp_path, f"{HEAD}0\t1\t1\t{cell}\t1\t1.0\n")
   assert log.radius.tolist() == [radius]
 
 
-def test_forms_of_the_wild(tmp_path):
+def test_line_ends_encodings_and_column_orders_are_read(tmp_path):
   plain = read(tmp_path, TEXT)
   assert equal(plain, read(tmp_path, TEXT.replace("\n", "\r\n")))
   assert equal(plain, read(tmp_path, b"\xef\xbb\xbf" + TEXT.encode()))
@@ -222,29 +221,35 @@ def test_a_log_survives_writing(tmp_path):
   )
 
 
-def test_published_logs_are_written_as_they_were(tmp_path, oracles):
+def test_published_logs_are_written_as_they_were(tmp_path, oracles, published_log):
   names = ("mnist_smoothmix_onestep_sigma1.00", "cifar10_smoothmix_onestep_sigma0.5")
   for name in names:
-    path = oracles / f"certify_logs/{name}.gz"
+    content = gzip.decompress((oracles / f"certify_logs/{name}.gz").read_bytes())
     for digits in (3, 15):
-      logs.write_log(tmp_path / "log", logs.read_log(path), digits=digits)
-      assert (tmp_path / "log").read_bytes() == gzip.decompress(path.read_bytes())
+      logs.write_log(tmp_path / "log", published_log(name), digits=digits)
+      assert (tmp_path / "log").read_bytes() == content
 
 
-def test_a_row_is_rounded_down():
-  cap = 0.5 * 3.8114636
-  assert log_rows.format_row(0, 1, 1, cap, 1.0, digits=3) == "0\t1\t1\t1.9\t1\t0:00:01\n"
-  assert log_rows.format_row(0, 1, 1, np.float64(0.1) * 3, 0.5).split("\t")[3] == "0.3"
-  assert (
-    log_rows.format_row(*np.array([3, 1, -1]), 0.0, 0.5) == "3\t1\t-1\t0.0\t0\t0:00:00.500000\n"
+def written(tmp_path, log, **options):
+  """The text of a log."""
+  logs.write_log(tmp_path / "log", log, **options)
+  return (tmp_path / "log").read_text()
+
+
+def test_a_row_is_rounded_down(tmp_path):
+  log = logs.make_log([0, 1, 3], [1, 1, 1], [1, 1, -1], [0.5 * 3.8114636, 0.3, 0.0], [1, 0.5, 16.6])
+  assert written(tmp_path, log, digits=3) == HEAD + (
+    "0\t1\t1\t1.9\t1\t0:00:01\n1\t1\t1\t0.3\t1\t0:00:00.500000\n3\t1\t-1\t0.0\t0\t0:00:16.600000\n"
   )
+  log = log._replace(radius=np.array([0.1 * 3, 0.1, 0.0]))  # 0.30000000000000004
+  assert "\t0.3\t" in written(tmp_path, log)
 
 
-def test_the_header_is_a_comment():
-  head = log_rows.format_header({"n": 10, "alpha": 0.001})
-  assert head == '# {"alpha": 0.001, "n": 10}\n' + HEAD
-  assert json.loads(head.splitlines()[0][1:]) == {"n": 10, "alpha": 0.001}
-  assert log_rows.format_header() == HEAD
+def test_the_header_is_a_comment(tmp_path):
+  log = logs.make_log([0], [1], [1], [0.5], header={"n": 10, "alpha": 0.001})
+  head, rest = written(tmp_path, log).split("\n", 1)
+  assert head == '# {"alpha": 0.001, "n": 10}' and rest.startswith(HEAD)
+  assert written(tmp_path, log._replace(header={})).startswith(HEAD)
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
@@ -288,10 +293,10 @@ def test_rows_that_cannot_be_read_are_not_written(tmp_path):
 
 def test_images_are_selected(tmp_path):
   log = read(tmp_path, TEXT)
-  some = logs.select_images(log, [0, 40])
+  some = select_images(log, [0, 40])
   assert some.idx.tolist() == [0, 40] and some.predict.tolist() == [7, -1]
   assert some.seconds.tolist() == [16.602175, 3723.0] and some.name == log.name
   with pytest.raises(ValueError, match="log.tsv has no image 10 \\(2 missing\\)"):
-    logs.select_images(log, [0, 10, 30])
+    select_images(log, [0, 10, 30])
   with pytest.raises(ValueError, match="idx=0 after 40"):
-    logs.select_images(log, [40, 0])
+    select_images(log, [40, 0])

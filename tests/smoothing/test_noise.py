@@ -75,7 +75,7 @@ def test_draws_depend_on_the_chunk_only():
   np.testing.assert_array_equal(one[0], whole[2])
 
 
-def test_idle_rows_vote_for_nobody():
+def test_idle_rows_vote_for_no_class():
   assert votes_of(voters.linear, rows_of(voters.images(2), num_draws=0)).sum() == 0
 
 
@@ -87,7 +87,7 @@ def test_images_stages_and_chunks_have_keys_of_their_own():
 
 
 def test_noise_is_float32_and_normal():
-  """A law with bfloat16's 128 values, or without tails, would fail here."""
+  """A distribution with bfloat16's 128 values, or without tails, would fail here."""
   copies = jax.jit(noise.GAUSSIAN.draw)(np.float32(0.5), voters.KEY, jnp.zeros((2000,)))
   assert copies.dtype == jnp.float32
   sample = np.asarray(copies, np.float64).ravel() / 0.5
@@ -96,7 +96,7 @@ def test_noise_is_float32_and_normal():
   assert abs(np.corrcoef(sample[:-1], sample[1:])[0, 1]) < 0.01
 
 
-def test_products_are_asked_for_in_full_precision():
+def test_matrix_products_have_full_precision():
   net = lift(keyed(voters.linear), IMAGE, jax.random.split(voters.KEY, 1))
   shared = net.constants, np.float32(0.2), voters.KEY
   text = str(jax.make_jaxpr(noise.make_votes(net))(shared, rows_of(voters.images(2))))
@@ -109,7 +109,7 @@ def test_ties_go_to_the_lowest_class():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_vote_for_nobody(bad):
+def test_logits_that_are_not_finite_vote_for_no_class(bad):
   broken = lambda x: jnp.where(jnp.arange(3) == 1, bad, jnp.zeros((x.shape[0], 3)))  # noqa: E731
   assert votes_of(broken, rows_of(voters.images(1))).sum() == 0
   with pytest.raises(ValueError, match="NaN or infinite for noisy copies of image 5"):
@@ -121,11 +121,13 @@ def test_logits_that_are_not_finite_vote_for_nobody(bad):
 @pytest.mark.parametrize(
   ("logits_fn", "message"),
   [
-    (lambda x: (voters.linear(x), voters.linear(x)), "several outputs"),
-    (lambda x: voters.linear(x)[:, 0], r"shape \(100,\)"),
-    (lambda x: voters.linear(x)[:, :1], r"shape \(100, 1\)"),
+    (lambda x: (voters.linear(x), voters.linear(x)), "2 exits: randomized smoothing .*select_exit"),
+    (lambda x: (voters.linear(x), x), "all of one shape"),
+    (lambda x: {"logits": voters.linear(x)}, "a dict: expected logits"),
+    (lambda x: voters.linear(x)[:, 0], r"shape \(1,\)"),
+    (lambda x: voters.linear(x)[:, :1], r"shape \(1, 1\)"),
   ],
 )
 def test_nets_without_a_class_are_refused(logits_fn, message):
   with pytest.raises(ValueError, match=message):
-    smoothing.make_certifier(logits_fn, image_shape=voters.SHAPE, sigma=0.1)
+    smoothing.Sampler(logits_fn, image_shape=voters.SHAPE)

@@ -33,10 +33,10 @@ def test_it_is_the_probability_of_the_true_class():
 
 
 def test_first_position_is_the_image():
-  predictor = smoothing.make_predictor(two_classes, image_shape=(4,), sigma=0.5, n=2000)
-  votes = dict(predictor.each(X, KEY))
-  shares = path(positions=(0.0,))[:, 0]
-  assert shares.tolist() == [votes[i][LABELS[i]] / 2000 for i in range(2)]
+  sampler = smoothing.Sampler(two_classes, image_shape=(4,))
+  found = smoothing.each_prediction(sampler, X, KEY, sigma=0.5, n=2000)
+  expected = [votes[smoothing.PREDICTION, LABELS[place]] / 2000 for place, votes, _ in found]
+  assert path(positions=(0.0,))[:, 0].tolist() == expected
 
 
 def test_points_of_one_way_share_their_noise():
@@ -48,9 +48,9 @@ def test_points_of_one_way_share_their_noise():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"ends": ENDS[:1]}, "expected one end and one label an image"),
-    ({"labels": LABELS[:1]}, "expected one end and one label an image"),
-    ({"labels": np.array([0, 2])}, "expected 0 to 1"),
+    ({"ends": ENDS[:1]}, "expected one end and one label per image"),
+    ({"labels": LABELS[:1]}, "expected one end and one label per image"),
+    ({"labels": np.array([0, 2])}, "outside 0 to 1"),
     ({"positions": (0.0, 1.5)}, "expected numbers in"),
     ({"sigma": 0.0}, "sigma=0.0"),
   ],

@@ -1,4 +1,4 @@
-"""Sound noise: an exact law on a grid, whatever float32 does."""
+"""Sound noise: an exact distribution on a grid, whatever float32 does."""
 
 import bisect
 import decimal
@@ -29,7 +29,7 @@ def sizes_of(sigma, numbers, steps=255):
   padded = numbers + [0] * (-len(numbers) % 8192)
   high = np.array([each >> 32 for each in padded], np.uint32)
   low = np.array([each & 0xFFFFFFFF for each in padded], np.uint32)
-  return np.asarray(invert(sound.make_table(sigma, steps), high, low))[: len(numbers)]
+  return np.asarray(invert(sound.law_table(sigma, steps), high, low))[: len(numbers)]
 
 
 def sizes_by_hand(sigma, numbers, steps=255):
@@ -74,7 +74,7 @@ def test_table_is_exact(sigma):
   assert (
     exact[-1] >= 2.0**-64 and special.erfc((len(found) + 0.5) / (sigma * 255 * 2**0.5)) < 2**-63
   )
-  table = sound.make_table(sigma, 255)
+  table = sound.law_table(sigma, 255)
   rows = table.entries.astype(object)
   assert [row[0] << 32 | row[1] for row in rows[1:]] == [row[2] << 32 | row[3] for row in rows[:-1]]
   assert tuple(row[2] << 32 | row[3] for row in rows)[: len(found)] == sound.thresholds(sigma, 255)
@@ -97,11 +97,11 @@ def test_table_is_exact_to_63_bits():
       assert int((exact * TOP).to_integral_value()) == found[j - 1]
 
 
-def test_law_is_that_of_rounded_normals():
+def test_distribution_is_that_of_rounded_normals():
   """Chi-squared, on 200,000 pixels: sizes, signs, and no dependence between neighbours."""
   sigma, middle = 0.02, 100
   image = jnp.full((2000,), middle / 255, jnp.float32)
-  noisy = np.asarray(jax.jit(sound.SOUND.draw)(sound.make_table(sigma, 255), voters.KEY, image))
+  noisy = np.asarray(jax.jit(sound.SOUND.draw)(sound.law_table(sigma, 255), voters.KEY, image))
   assert noisy.dtype == np.float32 and noisy.shape == (100, 2000)
   integers = np.rint(noisy * 255).astype(int)
   np.testing.assert_array_equal(noisy, integers.astype(np.float32) * np.float32(1 / 255))

@@ -6,8 +6,8 @@ import io
 import numpy as np
 import pytest
 
-from jax_robust.smoothing import curves, tables
-from jax_robust.smoothing.log import make_log, read_log
+from jax_robust.smoothing import curves, rounding, tables
+from jax_robust.smoothing.log import make_log
 
 
 def log_of(radii, **options):
@@ -16,9 +16,9 @@ def log_of(radii, **options):
 
 
 @pytest.fixture(scope="module")
-def published(oracles):
+def published(published_log):
   names = ("mnist_gaussian_sigma0.50", "mnist_smoothmix_eta5_sigma0.50")
-  return {name: read_log(oracles / f"certify_logs/{name}.gz") for name in names}
+  return {name: published_log(name) for name in names}
 
 
 def test_a_published_row(published):
@@ -60,7 +60,7 @@ def test_exact_decimals_stay():
     log = log._replace(correct=np.arange(1000) < count)
     (row,) = tables.make_table({"log": log}, [0.5])
     assert row["r=0.5"] == f"{count // 10}.{count % 10}"
-  assert tables.round_down(0.7356, 4) == "0.7356" and tables.round_down(1.82999, 2) == "1.82"
+  assert rounding.round_down(0.7356, 4) == "0.7356" and rounding.round_down(1.82999, 2) == "1.82"
 
 
 def test_settings_are_shown_where_a_log_knows_them():

@@ -1,6 +1,5 @@
 """Whether certificates can be trusted: their error rate, and nets whose distances are known."""
 
-import dataclasses
 import functools
 
 import jax
@@ -95,17 +94,14 @@ def test_linear_nets_are_never_certified_beyond_their_distance(num_classes, nois
   distances, labels = distance_and_class(x, num_classes)
   if noise == "sound":  # a net that rounds may change its class half a step later
     distances = distances + SIZE**0.5 / 510
-  options = {"sigma": 0.3 if num_classes == 2 else 0.1, "n": 2000, "alpha": 1e-5, "noise": noise}
-  certifier = smoothing.make_certifier(logits_fn, image_shape=(SIZE,), batch_size=4000, **options)
-  found = certifier(x, KEY)
+  options = {"sigma": 0.3 if num_classes == 2 else 0.1, "n": 2000, "alpha": 1e-5}
+  sampler = smoothing.Sampler(logits_fn, image_shape=(SIZE,), batch_size=4000, noise=noise)
+  found = smoothing.certify_images(sampler, x, KEY, **options)
   claims = found.label >= 0
   assert claims.sum() >= 4
   np.testing.assert_array_equal(found.label[claims], labels[claims])
   assert np.all(found.radius[claims] <= distances[claims])
-  adaptive = smoothing.AdaptiveCertifier(
-    certifier.sampler, options["sigma"], 100, 2000, 1e-5, futility=1e-3
-  )
-  found = adaptive.within(x, KEY, 0.05)
+  found = smoothing.certify_within(sampler, x, KEY, tolerance=0.05, **options)
   assert np.all(found.radius <= distances) and (found.label >= 0).sum() >= 4
 
 
@@ -114,11 +110,10 @@ def test_linear_net_of_two_classes_is_certified_up_to_its_distance():
   logits_fn, x = problem(2, num_images=5)
   distances, _ = distance_and_class(x, 2)
   distances, x = distances[distances < 0.9], x[distances < 0.9]
-  certifier = smoothing.make_certifier(
-    logits_fn, image_shape=(SIZE,), sigma=0.3, n=100_000, batch_size=10_000
-  )
+  sampler = smoothing.Sampler(logits_fn, image_shape=(SIZE,), batch_size=10_000)
   gaps = [
-    distances - dataclasses.replace(certifier, n=n)(x, KEY).radius for n in (1000, 10_000, 100_000)
+    distances - smoothing.certify_images(sampler, x, KEY, sigma=0.3, n=n).radius
+    for n in (1000, 10_000, 100_000)
   ]
   assert len(x) >= 4
   assert np.all(np.array(gaps) > 0) and np.all(np.diff(gaps, axis=0) < 0)

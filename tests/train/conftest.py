@@ -52,7 +52,7 @@ def make_problem(backend: str) -> Problem:
     logits = net.apply(variables, jnp.asarray(images, jnp.float32) / 255, train=False)
     return jnp.mean(jnp.argmax(logits, -1) == labels)
 
-  initial = jax.device_get(state.create_state(net, optimizer, (4, 4, 1), seed=0))
+  initial = jax.device_get(state.create_state(net, optimizer, [jnp.zeros((1, 4, 4, 1))], seed=0))
   return Problem(
     lambda: jax.device_put(copy.deepcopy(initial)),
     jax.jit(update, donate_argnums=0),

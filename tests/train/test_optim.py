@@ -71,7 +71,7 @@ def test_scaled_learning_rate(batch_size, expected):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"name": "cosin"}, "schedule name='cosin': expected 'cosine'"),
+    ({"name": "cosin"}, "schedule name='cosin': did you mean 'cosine'"),
     ({"name": "spiral"}, "schedule name='spiral': expected one of 'constant', 'cosine', 'milesto"),
     ({"milestone_steps": [5]}, r"milestone_steps=\[5\] with schedule name='cosine'"),
     (
@@ -88,7 +88,7 @@ def test_schedule_errors(options, message):
 
 
 def test_optimizer_error():
-  with pytest.raises(ValueError, match="optimizer name='adm': expected 'adam'"):
+  with pytest.raises(ValueError, match="optimizer name='adm': did you mean 'adam'"):
     optim.make_optimizer(optax.constant_schedule(0.1), name="adm")
 
 

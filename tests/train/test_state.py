@@ -16,7 +16,7 @@ OPTIMIZER = optax.trace(0.9)
 
 @pytest.fixture(scope="module")
 def state():
-  return create_state(NET, OPTIMIZER, SHAPE, seed=0)
+  return create_state(NET, OPTIMIZER, [jnp.zeros((1, *SHAPE))], seed=0)
 
 
 def assert_equal(actual, expected):
@@ -44,8 +44,8 @@ def test_no_two_leaves_share_a_buffer(state):
 
 
 def test_the_seed_decides_everything(state):
-  assert_equal(create_state(NET, OPTIMIZER, SHAPE, seed=0), state)
-  other = create_state(NET, OPTIMIZER, SHAPE, seed=1)
+  assert_equal(create_state(NET, OPTIMIZER, [jnp.zeros((1, *SHAPE))], seed=0), state)
+  other = create_state(NET, OPTIMIZER, [jnp.zeros((1, *SHAPE))], seed=1)
   assert np.any(other.params["logits"]["kernel"] != state.params["logits"]["kernel"])
   assert np.any(other.rng != state.rng)
   assert np.any(state.rng != jax.random.key_data(jax.random.key(0)))
@@ -78,7 +78,7 @@ def test_training_returns_new_statistics_and_leaves_the_old(state):
 
 def test_a_net_without_statistics():
   net = models.create("mlp", num_classes=3, hidden=())
-  state = create_state(net, OPTIMIZER, SHAPE, seed=0)
+  state = create_state(net, OPTIMIZER, [jnp.zeros((1, *SHAPE))], seed=0)
   assert state.model_state == {}
   apply_fn = make_apply_fn(net)
   logits, model_state = apply_fn(state.params, {}, X, train=True)

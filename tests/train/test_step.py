@@ -46,7 +46,7 @@ def updated():
   """
   net = models.create("mlp", num_classes=3, hidden=(5,), norm=True, bn_debias=True, dtype="float64")
   with jax.enable_x64(True):
-    start = create_state(net, optax.sgd(1.0), (4, 4, 1), seed=0)
+    start = create_state(net, optax.sgd(1.0), [jnp.zeros((1, 4, 4, 1))], seed=0)
   attack = attacks.make_attack("pgd", eps=0.1, num_steps=1)
 
   @functools.cache
@@ -277,7 +277,7 @@ def broken(apply_fn, params, model_state, batch, rng, progress):
 )
 def test_a_broken_contract_is_an_error_when_traced(objective, rows, message):
   net = models.create("mlp", num_classes=3, hidden=(5,), norm=True)
-  state = create_state(net, optax.sgd(1.0), (4, 4, 1), seed=0)
+  state = create_state(net, optax.sgd(1.0), [jnp.zeros((1, 4, 4, 1))], seed=0)
   update = step.make_update(
     objective, make_apply_fn(net), optax.sgd(1.0), prepare=lambda raw, key: raw, steps_per_epoch=1.0
   )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from closeness import assert_close
 
 from jax_robust import attacks, losses, models, objectives
 from jax_robust.models.convert import from_torch, to_torch
@@ -205,8 +206,8 @@ def updated(request, recorded):
 def test_logits_and_losses(updated):
   _, expected, (_, _, metrics) = updated
   clean_logits, adv_logits = metrics["outputs"]
-  np.testing.assert_allclose(clean_logits, expected["clean_logits"], rtol=0, atol=1e-4)
-  np.testing.assert_allclose(adv_logits, expected["adv_logits"], rtol=0, atol=1e-4)
+  assert_close(clean_logits, expected["clean_logits"], 2e-5)
+  assert_close(adv_logits, expected["adv_logits"], 2e-5)
   np.testing.assert_allclose(metrics["cross_entropy"], expected["cross_entropy"].mean(), rtol=1e-4)
   np.testing.assert_allclose(metrics["kl"], expected["kl"].mean(), rtol=1e-4)
   np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-4)

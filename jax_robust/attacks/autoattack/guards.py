@@ -20,9 +20,7 @@ SQUARE_GAIN = 0.002
 """By how much Square may be better than all the gradient attacks together."""
 
 
-def check_model(
-  logits_fn: LogitsFn, x: np.ndarray, labels: np.ndarray, keys: Any, randomised: bool
-) -> list[str]:
+def check_model(logits_fn: LogitsFn, x: Any, labels: Any, keys: Any, randomised: bool) -> list[str]:
   """Examines a model on one batch; returns warnings.
 
   They name randomised or batch-dependent logits, probabilities in place of logits, gradients that

@@ -101,7 +101,7 @@ def compile_search(
 
   programs = map(devices.compile_fn, (start, refill, advance))
   constants = devices.share(net.constants)
-  return Compiled(search, stop_when_found, constants, *programs, devices)
+  return Compiled(search, stop_when_found, constants, *programs, devices=devices)
 
 
 def _steps_per_call() -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_robust.evaluate import plotting
+from jax_robust.evaluate import attack_plots
 
 RED = (214, 39, 40)  # matplotlib's tab:red, in which wrong predictions are written
 
@@ -14,7 +14,7 @@ def example(label=1, *, fooled=True, channels=3, seed=0):
   rng = np.random.default_rng(seed)
   x = rng.uniform(size=(8, 8, channels)).astype(np.float32)
   probs = np.eye(3, dtype=np.float32)[1] * 0.7 + 0.1
-  return plotting.Example(
+  return attack_plots.Example(
     x=x,
     x_adv=np.clip(x + rng.choice([-0.1, 0.1], x.shape), 0, 1).astype(np.float32),
     label=label,
@@ -23,12 +23,12 @@ def example(label=1, *, fooled=True, channels=3, seed=0):
   )
 
 
-CURVE = plotting.Curve([0.0, 0.1, 0.2], [0.9, 0.5, 0.1], [0.85, 0.4, 0.05], [0.95, 0.6, 0.2])
+CURVE = attack_plots.Curve([0.0, 0.1, 0.2], [0.9, 0.5, 0.1], [0.85, 0.4, 0.05], [0.95, 0.6, 0.2])
 
 
 def draw(path, examples, curves=None, *, eps=0.1, norm="linf"):
   curves = curves or dict.fromkeys(examples, CURVE)
-  plotting.draw_evaluation(path, examples, curves, eps=eps, norm=norm)
+  attack_plots.draw_evaluation(path, examples, curves, eps=eps, norm=norm)
   with Image.open(path) as image:
     assert image.format == "PNG"
     return np.asarray(image.convert("RGB"), int)

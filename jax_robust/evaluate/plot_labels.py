@@ -1,4 +1,4 @@
-"""Where to write beside points, so that no label covers another, a point or a line."""
+"""Places for the labels of points in a plot, so that none covers another, a point or a line."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,26 +12,26 @@ _DIRECTIONS = (
   (0.5, 1), (-0.5, 1), (0.5, -1), (-0.5, -1),
 )  # fmt: skip
 _REACHES = (1.0, 1.4, 1.8, 2.4, 3.2, 4.0, 5.0, 6.5, 8.0)
-_LEADER = 2.0  # the reach from which on a thin line leads to the point
-_ILLEGIBLE = 100  # what covering a label, or leaving the axes, counts for
+_LEADER = 2.0  # from this reach on, a thin line leads to the point
+_ILLEGIBLE = 100  # the cost of covering a label, or of leaving the axes
 
 
 def place_labels(figure, axes, texts: Sequence, lines: Sequence[tuple]) -> None:
-  """Moves texts, which stand at their points, to where they cover least.
+  """Moves labels away from their points, to where they cover least.
 
-  One text after the other takes the nearest place that is free: right, left, above, below, aslant.
+  One label after the other takes the nearest free place: right, left, above, below, diagonal.
 
   Args:
-    figure: that they are drawn in; its layout is settled by this.
-    axes: that they are drawn in, with its limits settled.
+    figure: matplotlib's; its layout is final afterwards.
+    axes: matplotlib's, with final limits.
     texts: matplotlib's, each at the point that it names.
-    lines: x and y of the points of each line, which are not to be covered.
+    lines: x and y of the points of each line that must not be covered.
   """
   for text in texts:
     text.set_in_layout(False)
   figure.draw_without_rendering()
   renderer = figure.canvas.get_renderer()
-  figure.set_layout_engine("none")  # it would move the axes away from what is reckoned here
+  figure.set_layout_engine("none")  # it would move the axes after the places are computed
   scale = figure.dpi / 72
   frame = axes.get_window_extent(renderer)
   near = np.concatenate([_along(axes.transData.transform(np.stack(line, 1))) for line in lines])
@@ -58,19 +58,19 @@ def place_labels(figure, axes, texts: Sequence, lines: Sequence[tuple]) -> None:
 
 
 def _places(point: np.ndarray, size: np.ndarray, gap: float) -> Iterator[tuple[float, np.ndarray]]:
-  """Boxes around a point, the nearest first: how far, and left, lower, right, upper end."""
+  """Boxes around a point, the nearest first: the reach, and [left, lower, right, upper]."""
   for reach, direction in itertools.product(_REACHES, _DIRECTIONS):
     middle = point + np.array(direction) * (size / 2 + reach * gap)
     yield reach, np.concatenate([middle - size / 2, middle + size / 2])
 
 
 def _along(line: np.ndarray) -> np.ndarray:
-  """Points on a line, a few pixels apart, its own among them."""
-  pieces = [line[:1]]
+  """Points on a line, at most a few pixels apart, with the ends of its segments among them."""
+  parts = [line[:1]]
   for start, end in itertools.pairwise(line):
     count = max(int(np.hypot(*(end - start)) // 4), 1)
-    pieces.append(start + (end - start) * (np.arange(1, count + 1) / count)[:, None])
-  return np.concatenate(pieces)
+    parts.append(start + (end - start) * (np.arange(1, count + 1) / count)[:, None])
+  return np.concatenate(parts)
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> int:

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jax_robust.evaluate import report
+from jax_robust.evaluate import intervals, tables
+
+pytestmark = pytest.mark.fast
 
 
 @pytest.mark.parametrize(("total", "confidence"), [(1, 0.95), (30, 0.95), (30, 0.8), (200, 0.99)])
 def test_interval_covers(total, confidence):
   """Summed over all outcomes, exactly: never less than the confidence, and not always one."""
-  intervals = [report.binomial_interval(k, total, confidence=confidence) for k in range(total + 1)]
-  low, high = (np.array([getattr(i, end) for i in intervals]) for end in ("low", "high"))
+  each = [intervals.binomial_interval(k, total, confidence=confidence) for k in range(total + 1)]
+  low, high = (np.array([getattr(i, end) for i in each]) for end in ("low", "high"))
   # Coverage is lowest right outside an end, so the ends are looked at from both sides.
   ends = np.concatenate([low, high])
   p = np.clip(np.concatenate([np.linspace(0, 1, 201), ends - 1e-9, ends + 1e-9]), 0, 1)[:, None]
@@ -25,19 +27,19 @@ def test_interval_covers(total, confidence):
 
 def test_interval_covers_in_simulation():
   draws = np.random.default_rng(0).binomial(50, 0.9, 2000)
-  intervals = [report.binomial_interval(int(k), 50) for k in draws]
-  assert np.mean([each.low <= 0.9 <= each.high for each in intervals]) >= 0.95
+  every = [intervals.binomial_interval(int(k), 50) for k in draws]
+  assert np.mean([each.low <= 0.9 <= each.high for each in every]) >= 0.95
 
 
 @pytest.mark.parametrize(("successes", "total"), [(0, 10), (10, 10), (63, 100), (1, 1)])
 def test_interval_is_scipys(successes, total):
   expected = stats.binomtest(successes, total).proportion_ci(0.95, "exact")
-  interval = report.binomial_interval(successes, total)
+  interval = intervals.binomial_interval(successes, total)
   np.testing.assert_allclose(interval, (successes / total, expected.low, expected.high), rtol=1e-8)
 
 
 def test_interval_of_ten_thousand_is_a_percent_wide():
-  value, low, high = report.binomial_interval(6000, 10_000)
+  value, low, high = intervals.binomial_interval(6000, 10_000)
   assert value == 0.6 and 0.0095 < value - low < 0.0098 and 0.0095 < high - value < 0.0098
 
 
@@ -53,16 +55,16 @@ def test_interval_of_ten_thousand_is_a_percent_wide():
 )
 def test_interval_errors(arguments, message):
   with pytest.raises(ValueError, match=message):
-    report.binomial_interval(**arguments)
+    intervals.binomial_interval(**arguments)
 
 
 def test_summary_counts_flags_and_fits_into_json():
-  flags = {"clean": np.arange(40) % 4 > 0, "robust": np.arange(40) % 2 > 0, "id": np.arange(40)}
-  summary = json.loads(json.dumps(report.summarise(flags)))
+  flags = {"clean": np.arange(40) % 4 > 0, "robust": np.arange(40) % 2 > 0}
+  summary = json.loads(json.dumps(intervals.summarise(flags)))
   assert summary["num_examples"] == 40
   assert summary["clean"] == 0.75 and summary["robust"] == 0.5
-  assert summary["clean_interval"] == list(report.binomial_interval(30, 40)[1:])
-  assert summary["robust_interval"] == list(report.binomial_interval(20, 40)[1:])
+  assert summary["clean_interval"] == list(intervals.binomial_interval(30, 40)[1:])
+  assert summary["robust_interval"] == list(intervals.binomial_interval(20, 40)[1:])
 
 
 def test_table_is_markdown_with_aligned_columns():
@@ -71,7 +73,7 @@ def test_table_is_markdown_with_aligned_columns():
     {"net": "longer", "clean": np.float64(0.8125), "images": 3, "robust": 0.0},
     {"net": "short"},
   ]
-  assert report.table(rows).splitlines() == [
+  assert tables.markdown_table(rows).splitlines() == [
     "| net    | clean | robust | images |",
     "|--------|-------|--------|--------|",
     "| a      | 1.000 | .500   | 10000  |",

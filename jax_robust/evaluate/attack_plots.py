@@ -1,10 +1,15 @@
-"""Pictures of an evaluation, drawn from its numbers alone."""
+"""Plots of attacked images and of robust accuracy over the attack's radius."""
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from jax_robust.evaluate import plot_style
+
+PICTURED = 6
+"""How many images a picture shows."""
 
 
 class Example(NamedTuple):
@@ -34,7 +39,7 @@ def draw_evaluation(
   eps: float,
   norm: str,
 ) -> None:
-  """Draws attacked images, one block of rows a net, and robust accuracy against eps.
+  """Draws attacked images, a block of rows for each net, and robust accuracy against eps.
 
   A block has three rows: the images, the perturbations (grey is none; scaled so that ±eps, or the
   largest entry where the ball is no cube, fills the range), and the attacked images. Class and
@@ -47,14 +52,10 @@ def draw_evaluation(
     eps: radius that the examples were attacked with.
     norm: of the ball, for the axis.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
   columns = max(len(rows) for rows in examples.values())
   height = 3 * len(examples)
   pictures = 1.25 * columns + 1.4  # inches, the names at the left included
-  figure = Figure(figsize=(pictures + 5.2, 1.45 * height + 0.6), layout="constrained")
-  FigureCanvasAgg(figure)
+  figure = plot_style.make_figure(pictures + 5.2, 1.45 * height + 0.6)
   left, right = figure.subfigures(1, 2, width_ratios=(pictures, 5.2))
   grid = left.subplots(height, columns, squeeze=False)
   for axes in grid.flat:

@@ -7,7 +7,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jax_robust.evaluate import label_places
+from jax_robust.evaluate import plot_labels
+
+pytestmark = pytest.mark.fast
 
 
 def place(points, names, lines):
@@ -19,7 +21,7 @@ def place(points, names, lines):
     axes.plot(*line)
   axes.margins(0.15)
   texts = [axes.text(*point, name) for point, name in zip(points, names, strict=True)]
-  label_places.place_labels(figure, axes, texts, lines)
+  plot_labels.place_labels(figure, axes, texts, lines)
   figure.draw_without_rendering()
   renderer = figure.canvas.get_renderer()
   return figure, axes, [text.get_window_extent(renderer) for text in texts]

@@ -1,0 +1,56 @@
+"""Fractions with exact confidence intervals, and the summary of an evaluation's flags."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_robust.smoothing import clopper_pearson
+
+
+class Interval(NamedTuple):
+  """A fraction and the two-sided confidence interval around it."""
+
+  value: float
+  low: float
+  high: float
+
+
+def binomial_interval(successes: int, total: int, *, confidence: float = 0.95) -> Interval:
+  """Clopper and Pearson's exact interval of a success probability.
+
+  Guarantees:
+    `interval_covers`: the true probability lies inside with probability at least `confidence`.
+
+  Args:
+    successes: how often it happened, 0 to `total`.
+    total: how often it could have, at least 1.
+    confidence: of the interval, in (0, 1).
+
+  Returns:
+    The fraction and its bounds.
+
+  Raises:
+    ValueError: counts or confidence out of range.
+
+  >>> binomial_interval(0, 10).low, round(binomial_interval(0, 10).high, 4)
+  (0.0, 0.3085)
+  """
+  if not 0 <= successes <= total or total < 1:
+    raise ValueError(f"successes={successes}, total={total}: expected 0 <= successes <= total > 0")
+  low, high = clopper_pearson(successes, total, confidence=confidence)
+  return Interval(successes / total, float(low), float(high))
+
+
+def summarise(flags: Mapping[str, np.ndarray]) -> dict[str, float | list[float] | int]:
+  """Shares of flags per image, by name, their 95 % intervals, and the number of images.
+
+  >>> summarise({"clean": np.array([True, True]), "robust": np.array([True, False])})["robust"]
+  0.5
+  """
+  result: dict = {"num_examples": len(next(iter(flags.values())))}
+  for name, column in flags.items():
+    interval = binomial_interval(int(column.sum()), len(column))
+    result[name] = interval.value
+    result[f"{name}_interval"] = [interval.low, interval.high]
+  return result

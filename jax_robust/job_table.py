@@ -1,0 +1,115 @@
+"""The table of jobs: a new job is one row of `JOBS` and a function `(config, workdir) -> result`.
+
+It names functions and imports none, so that configs, runs, jobs and the command line can read it.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Job(NamedTuple):
+  """What there is to know of a job.
+
+  Attributes:
+    function: `module:name` of the function, imported when the job is wanted.
+    block: name of the config's block that only this job, or its kin, reads.
+    defaults: what the block holds.
+    optional: whether only some configs have the block.
+    may_change: config keys, by their beginning, that may differ between two starts in one workdir,
+      since they change no result or the results' own identity tells.
+    trains: whether its config stays in the workdir when a job that reads its result runs there.
+    results: `module:name` of a function `(config, workdir, folders) -> result` that writes what the
+      pieces in `folders` amount to. The pieces of job J lie in WORKDIR/results/J or J_NAME;
+      where `results` is given, the job `merge` puts those of several workdirs together.
+  """
+
+  function: str
+  block: str = ""
+  defaults: Mapping[str, Any] = {}
+  optional: bool = False
+  may_change: tuple[str, ...] = ()
+  trains: bool = False
+  results: str = ""
+
+
+_AUTOATTACK = {
+  "version": "standard",
+  "norm": "",
+  "eps": 0.0,
+  "chunk_size": 500,
+  "shard": "0/1",
+  "save_examples": False,
+  "pieces": (),
+}
+
+_SMOOTHING = {
+  "sigma": 0.0,
+  "sigma_list": (),
+  "weights": (),
+  "images": "",
+  "logs": (),
+  "n0": 100,
+  "n": 100_000,
+  "alpha": 0.001,
+  "skip": 1,
+  "start": 0,
+  "stop": 0,
+  "max": 0,
+  "noise": "gaussian",
+  "radii": (),
+  "tolerance": 0.0,
+  "batch_size": 1000,
+  "shard": "0/1",
+  "pieces": (),
+}
+
+_SMOOTHED = {"block": "smoothing", "defaults": _SMOOTHING, "may_change": ("smoothing.",)}
+
+JOBS = {
+  "train": Job("jax_robust.jobs.train:train", trains=True),
+  "evaluate": Job("jax_robust.jobs.evaluate:evaluate"),
+  "autoattack": Job(
+    "jax_robust.jobs.autoattack:autoattack",
+    block="autoattack",
+    defaults=_AUTOATTACK,
+    may_change=("autoattack.",),
+    results="jax_robust.jobs.autoattack:write_results",
+  ),
+  "certify": Job(
+    "jax_robust.jobs.certify:certify",
+    results="jax_robust.jobs.certify:write_results",
+    **_SMOOTHED,
+  ),
+  "predict": Job(
+    "jax_robust.jobs.predict:predict",
+    results="jax_robust.jobs.predict:write_results",
+    **_SMOOTHED,
+  ),
+  "analyse": Job("jax_robust.jobs.analyse:analyse", **_SMOOTHED),
+  "merge": Job("jax_robust.jobs.merge:merge"),
+  "generate": Job(
+    "jax_robust.jobs.generate:generate",
+    block="generate",
+    defaults={"shard": "0/1", "pieces": ()},
+    optional=True,
+    may_change=("generate.shard", "generate.pieces"),
+    results="jax_robust.jobs.generate:write_results",
+  ),
+  "export": Job("jax_robust.jobs.export:export"),
+  "compare": Job("jax_robust.jobs.compare:compare", block="runs", optional=True, trains=True),
+}
+"""What `config.job` may name."""
+
+
+def blocks(*, optional: bool = False) -> dict[str, dict[str, Any]]:
+  """The jobs' blocks by name, with their defaults: those of every config, or the optional ones."""
+  return {
+    job.block: dict(job.defaults) for job in JOBS.values() if job.block and job.optional == optional
+  }
+
+
+def load(reference: str) -> Callable[..., Mapping[str, Any]]:
+  """Imports the function that `module:name` stands for, with all that it needs."""
+  module, _, name = reference.partition(":")
+  return getattr(importlib.import_module(module), name)

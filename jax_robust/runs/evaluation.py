@@ -1,0 +1,141 @@
+"""What a config's `evals` measure: evaluators with their options bound, run over a whole source."""
+
+import functools
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jax_robust.attacks.recipes import keywords
+from jax_robust.data.evaluation import eval_batches
+from jax_robust.data.sources import Source
+from jax_robust.errors import ConfigError
+from jax_robust.evaluate import evaluators, scoring
+from jax_robust.runs import build, nets, weights
+from jax_robust.runs.blocks import block, check_name, check_options, from_config
+from jax_robust.train import parallel
+
+
+class AttackSetting(NamedTuple):
+  """The ball that an evaluation attacks in, and the attack if the config names one."""
+
+  name: str
+  norm: str
+  eps: float
+  attack: dict[str, Any]
+
+
+def make_evaluators(config: Any) -> dict[str, functools.partial]:
+  """The evaluators of a config, by the names it gives them.
+
+  Raises:
+    ConfigError: an unknown evaluator or option, with the near miss; no sigma for noise.
+  """
+  return {name: _make_evaluator(config, name) for name in config.evals}
+
+
+def _make_evaluator(config, name: str) -> functools.partial:
+  """One evaluator, its attack built; an option that may be traced keeps its keyword."""
+  key, options = f"evals.{name}", block(config.evals, name)
+  kind = options.pop("evaluator", "")
+  check_name(f"{key}.evaluator", kind, evaluators.EVALUATORS)
+  function = evaluators.EVALUATORS[kind]
+  known = keywords(function)
+  check_options(key, options, known - {"eps"})
+  if "attack" in known:
+    attack = options.get("attack") or {}
+    if "eps" not in attack:
+      raise ConfigError(f"config.{key}.attack needs name, norm and eps, such as presets.pgd40()")
+    build.attack(f"{key}.attack", attack)
+    options["attack"] = lambda eps: build.attack(f"{key}.attack", attack, eps=eps)
+    options["eps"] = attack["eps"]
+  if "sigma" in known:
+    options["sigma"] = options.get("sigma") or noise_level(config)
+    if not options["sigma"]:
+      raise ConfigError(f"config.{key}.sigma is 0, and the objective has no sigma: set it")
+  return functools.partial(function, **options)
+
+
+def noise_level(config: Any) -> float:
+  """`smoothing.sigma`, or for 0 that of the objective; 0 if neither says one."""
+  return config.smoothing.sigma or config.objective.get("sigma", 0.0)
+
+
+def attack_setting(config: Any) -> AttackSetting | None:
+  """The `attacked` entry of evals that `select` names, or else the first one."""
+  names = sorted(config.evals, key=lambda name: (name != config.select[0], name))
+  for name in names:
+    if config.evals[name].evaluator == "attacked":
+      attack = block(config.evals[name], "attack")
+      return AttackSetting(name, attack.get("norm", "linf"), float(attack["eps"]), attack)
+  return None
+
+
+def autoattack_ball(config: Any) -> tuple[str, float]:
+  """Norm and radius of AutoAttack: those of its block, or else those of the attack in `evals`.
+
+  Raises:
+    ConfigError: neither says one.
+  """
+  setting = attack_setting(config)
+  norm = config.autoattack.norm or (setting.norm if setting else "")
+  eps = config.autoattack.eps or (setting.eps if setting else 0.0)
+  if not norm or not eps:
+    raise ConfigError("config.evals has no attack: set --config.autoattack.norm and .eps")
+  return norm, float(eps)
+
+
+def make_score(
+  config: Any, net: Any, source: Source, *, mesh: Mesh | None = None
+) -> Callable[..., dict[str, np.ndarray]]:
+  """Builds and traces the evaluation of a config's `evals` over all images of a source.
+
+  Args:
+    config: of the run.
+    net: the module.
+    source: images and labels.
+    mesh: the devices; by default all.
+
+  Returns:
+    `score(params, model_state, names, eps={}) -> columns`: `names` are columns of
+    `scoring.make_scorer`, and `eps` replaces the radius of evaluators by name. It compiles once,
+    whatever the weights and radii.
+
+  Raises:
+    ConfigError: what can't be evaluated, by its key.
+  """
+  batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
+  mesh = mesh or parallel.data_mesh(batch_size)
+  bound = make_evaluators(config)
+  make = functools.partial(nets.make_logits_fn, config, net, precision=config.evaluation.precision)
+  body = scoring.make_scorer(make, bound)
+  scorer = parallel.map_step(lambda axis_name: body, mesh, mode=config.parallel, per_row=True)
+  radii = {name: each.keywords["eps"] for name, each in bound.items() if "eps" in each.keywords}
+  rng = jax.random.key_data(jax.random.key(config.seed))
+
+  def weights_of(params, model_state, eps):
+    options = {name: {"eps": jnp.float32(value)} for name, value in (radii | eps).items()}
+    return scoring.Weights(params, model_state, rng, options)
+
+  batch = {name: jax.ShapeDtypeStruct((batch_size,), np.int32) for name in ("label", "id")}
+  batch["image"] = jax.ShapeDtypeStruct((batch_size, *source.image_shape), np.uint8)
+  with from_config("evals"):
+    params, model_state = weights.shapes(net, source.image_shape)
+    traced = scorer if config.parallel == "jit" else body
+    jax.eval_shape(traced, weights_of(params, model_state, {}), batch)
+
+  def score(params, model_state, names: Collection[str], eps: dict[str, float] | None = None):
+    return scoring.score(
+      scorer,
+      parallel.replicate(weights_of(params, model_state, eps or {}), mesh),
+      eval_batches(
+        source, batch_size=batch_size, process=(jax.process_index(), jax.process_count())
+      ),
+      place=functools.partial(parallel.shard_batch, mesh=mesh),
+      names=names,
+    )
+
+  return score

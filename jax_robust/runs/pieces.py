@@ -1,0 +1,187 @@
+"""The store of resumable work: pieces in a folder, each id computed once, whatever stops a job.
+
+A piece belongs to a work (its `identity`: config, weights, data), covers ids of it, and carries
+digests that are verified when it is read. There are two kinds. `Rows` are small results, one an id,
+appended to a log `piece-I-of-N.jsonl`. `Arrays` are large ones, one npz file for a range of ids.
+A job is
+
+    store = pieces.Rows(folder, identity, ids, share=pieces.share_of(key, "I/N"))
+    for some in store.missing(256):
+      for row in compute(some):
+        store.write(row)
+    if pieces.wait([store]):
+      ...  # write what `pieces.find([store.folder])` amounts to
+
+and the same command goes on with what is missing after a kill, on any number of processes.
+"""
+
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_robust.errors import ConfigError, WorkdirError
+from jax_robust.runs import array_file, row_log, workdir
+from jax_robust.runs import identity as identity_lib
+from jax_robust.runs.piece_files import IDENTITY, Work, array_path, find
+from jax_robust.runs.progress import Progress
+from jax_robust.train import metrics
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+Content = Mapping[str, Any]
+"""What is written at once: a row, or arrays by name; `id` is the row's id or the array of ids."""
+
+
+class Store:
+  """Where a process adds its share of the pieces of one work; see `Rows` and `Arrays`.
+
+  Args:
+    folder: of the pieces.
+    identity: what they belong to, as JSON can hold it.
+    ids: those of the whole work.
+    share: which pieces this process computes, as `share_of` reads it.
+    size: ids of a piece; it belongs into the identity if it may change.
+    name: what the line of progress begins with; the folder's name by default.
+    unit: what an id counts, for the line of progress.
+
+  Raises:
+    WorkdirError: as `find`; the folder holds pieces of another work.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    identity: Mapping[str, Any],
+    ids: range,
+    *,
+    share: tuple[int, int] = (0, 1),
+    size: int = 1,
+    name: str = "",
+    unit: str = "images",
+  ):
+    self.folder, self.identity, self.ids = folder, identity_lib.plain(identity), ids
+    found = find([folder], wanted=(self.identity, ids))
+    self._open(share, found)
+    num_undigested = sum(piece.num_undigested for piece in found.pieces)
+    if num_undigested:
+      metrics.report(f"{folder}: {num_undigested} pieces of an earlier version have no digest")
+    pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
+    num_shares = max(share[1] // jax.process_count(), 1)
+    self.job_ids = {key for piece in pieces[share[0] % num_shares :: num_shares] for key in piece}
+    mine = pieces[share[0] :: share[1]]
+    self.ids_there = {key for piece in mine for key in piece if key in found.owners}
+    self._missing = [piece for piece in mine if not self.ids_there.issuperset(piece)]
+    self._progress = Progress(
+      name or folder.name, sum(map(len, mine)), done=len(self.ids_there), unit=unit
+    )
+
+  def _open(self, share: tuple[int, int], found: Work) -> None:
+    """Says in the folder what its pieces belong to, unless it says so already."""
+    raise NotImplementedError
+
+  def _write(self, content: Content) -> None:
+    """Writes a piece, or a row of it."""
+    raise NotImplementedError
+
+  def missing(self, at_once: int = 1) -> Iterator[np.ndarray]:
+    """The ids that are to be computed, of so many pieces at once; written before the next."""
+    if jax.process_count() > 1:
+      # JAX's own handler of SIGTERM waits for a checkpoint; here all is on disk already.
+      signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for start in range(0, len(self._missing), at_once):
+      yield np.concatenate([np.asarray(piece) for piece in self._missing[start : start + at_once]])
+
+  def write(self, content: Content, *, note: Callable[[], str] = str) -> None:
+    """Writes a row, or the arrays of a piece; when this returns, a kill does not lose it.
+
+    Args:
+      content: the row or the arrays, with `id`.
+      note: what the line of progress says besides.
+
+    Raises:
+      OSError: it can't be written; nothing that was written before is lost.
+    """
+    self._write(content)
+    self._progress.add(np.size(content["id"]), note)
+
+
+class Rows(Store):
+  """Small results, an id a row, appended to a log of JSON lines."""
+
+  def _open(self, share, found):
+    self._path = self.folder / f"piece-{share[0]}-of-{share[1]}.jsonl"
+    self._work = row_log.start(self._path, self.identity, self.ids)
+
+  def _write(self, content):
+    row_log.append(self._path, content, work=self._work)
+
+
+class Arrays(Store):
+  """Large results, an npz file for every `size` ids."""
+
+  def _open(self, share, found):
+    if found.pieces:  # equal, but perhaps as 1.0 where this one has 1
+      self.identity = found.pieces[0].identity
+      return
+    ids = [self.ids.start, self.ids.stop, self.ids.step]
+    header = {**self.identity, "ids": ids, "versions": workdir.versions()}
+    workdir.write_json(self.folder / IDENTITY, header)
+
+  def _write(self, content):
+    path = array_path(self.folder, int(content["id"][0]))
+    array_file.write(path, content, work=identity_lib.digest(self.identity))
+
+
+def share_of(key: str, text: str) -> tuple[int, int]:
+  """Which share of the pieces this process computes, and of how many: `I/N` of a job's processes.
+
+  Raises:
+    ConfigError: it is something else; `key` is that of the config.
+
+  >>> share_of("autoattack.shard", "3/16")
+  (3, 16)
+  """
+  try:
+    share, num_shares = map(int, text.split("/"))
+  except ValueError:
+    share, num_shares = 0, 0
+  if not 0 <= share < num_shares:
+    raise ConfigError(f"{key}={text!r}: expected I/N with 0 <= I < N, such as 3/16")
+  return share + num_shares * jax.process_index(), num_shares * jax.process_count()
+
+
+def wait(stores: Sequence[Store]) -> bool:
+  """Waits until all processes have written their shares; True for the one that writes the results.
+
+  Files tell, not a collective operation, which would give up: Gloo's first after 30 s.
+  """
+  while jax.process_count() > 1:
+    if all(find([each.folder]).owners.keys() >= each.job_ids for each in stores):
+      break
+    time.sleep(SECONDS_BETWEEN_LOOKS)
+  return jax.process_index() == 0
+
+
+def merge(folders: Sequence[pathlib.Path], target: pathlib.Path) -> None:
+  """Puts the pieces of one work together in a folder; what is there already is kept.
+
+  Raises:
+    WorkdirError: as `find`; an id that is in no piece.
+  """
+  found = find(folders)
+  if found.num_missing:
+    first = next(key for key in found.ids if key not in found.owners)
+    raise WorkdirError(
+      f"gap: {found.num_missing} of the {len(found.ids)} ids of {target.name} are in no piece, the "
+      f"first {first}: finish the pieces, then merge"
+    )
+  kind = Arrays if any(piece.path.name == IDENTITY for piece in found.pieces) else Rows
+  store = kind(target, found.identity, found.ids)
+  for content in found.contents():
+    if not store.ids_there.issuperset(np.ravel(content["id"]).tolist()):
+      store.write(content)

@@ -1,0 +1,239 @@
+"""A training built from its config: data, net, optimiser, update, state and batches."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jax_robust import attacks, objectives
+from jax_robust import config as config_lib
+from jax_robust.data import augment, pipeline, sources
+from jax_robust.errors import ConfigError
+from jax_robust.runs import build, devices, weights
+from jax_robust.runs.blocks import block, call, check_name, check_options, from_config
+from jax_robust.train import optim, parallel, state, step
+from jax_robust.types import Update, UpdateRecipe
+
+PROVIDED = {"prepare_batch", "apply_gradients", "num_microbatches", "num_devices"}
+"""Keywords of `UpdateRecipe.make_update` that the loop provides; the others are options."""
+
+
+class Training(NamedTuple):
+  """Everything that the loop needs of a config, built and traced but not compiled.
+
+  Attributes:
+    sets: where the images come from.
+    net: the module.
+    mesh: the devices.
+    make_state: `() -> TrainState` at step 0, on the devices, from the config's seed.
+    step_fn: the compiled update.
+    make_batches: `step -> iterator` over sharded batches from that step on.
+  """
+
+  sets: build.Data
+  net: Any
+  mesh: Mesh
+  make_state: Callable[[], state.TrainState]
+  step_fn: Callable
+  make_batches: Callable[[int], Any]
+
+
+def make_training(config: Any, *, mesh: Mesh | None = None) -> Training:
+  """Opens the data of a training and builds its step; traces it, so that mistakes show at once.
+
+  Args:
+    config: of the run.
+    mesh: the devices; by default all that fit the batch.
+
+  Raises:
+    ConfigError, DataFileError: what can't be used, by its key or file.
+  """
+  sets = build.data(config)
+  net = build.model(config, sets.train.num_classes)
+  mesh = mesh or devices.make_mesh(config, net)
+  make_update = _update_maker(config, net, sets, mesh)
+  make_state = functools.partial(_fresh_state, config, net, sets)
+  abstract = jax.eval_shape(make_state)
+  step_fn = parallel.map_step(
+    make_update, mesh, mode=config.parallel, state_specs=parallel.state_specs(abstract), donate=True
+  )
+  with from_config("objective"):
+    # What jit traces here it need not trace again; under pmap, the trace of one device has to do.
+    traced = step_fn if config.parallel == "jit" else make_update(None)
+    jax.eval_shape(traced, abstract, _batch_shapes(sets.train, config.batch.size))
+  return Training(
+    sets,
+    net,
+    mesh,
+    lambda: parallel.place_state(make_state(), mesh),
+    step_fn,
+    _batch_maker(config, sets, mesh),
+  )
+
+
+def with_weights_of(reference: str, current: state.TrainState, training: Training) -> Any:
+  """A train state with the weights of a workdir or file (`config.init_from`)."""
+  params, model_state = weights.fit(
+    weights.read_weights(reference),
+    training.net,
+    training.sets.train.image_shape,
+    name=reference,
+  )
+  copy = functools.partial(jax.tree.map, jnp.copy)
+  current = current._replace(params=params, model_state=model_state, ema=copy(params))
+  return parallel.place_state(current, training.mesh)
+
+
+def training_method(config) -> UpdateRecipe:
+  """What `config.objective` names, an objective or an update, with its attack and constants bound.
+
+  Raises:
+    ConfigError: an unknown name or option, with the near miss.
+  """
+  options = block(config, "objective")
+  name = options.pop("name")
+  check_name("objective.name", name, (*objectives.OBJECTIVES, *objectives.UPDATES))
+  recipe = objectives.UPDATES.get(name)
+  function = recipe.make_update if recipe else objectives.OBJECTIVES[name]
+  known = attacks.recipes.keywords(function)
+  check_options("objective", options, known - {"attack", "loss_fn"} - PROVIDED)
+  if "attack" in known:
+    if "attack" not in config:
+      raise ConfigError(f"objective {name!r} needs the block 'attack', and the config has none")
+    options["attack"] = build.attack("attack", block(config, "attack"))
+
+  def bind(function) -> Any:
+    return functools.partial(function, **options)
+
+  if recipe:
+    return UpdateRecipe(*map(bind, recipe))
+  return UpdateRecipe(functools.partial(step.objective_update, bind(function)))
+
+
+def _update_maker(config, net, sets, mesh) -> Callable[[str | None], Update]:
+  """`axis_name -> update` of a config."""
+  method = training_method(config)
+  prepare_batch = functools.partial(
+    step.prepare_batch,
+    prepare=make_prepare(config, sets.train.num_classes),
+    steps_per_epoch=epoch_size(config, sets.train) / config.batch.size,
+  )
+  apply_gradients = functools.partial(
+    step.apply_gradients, optimizer=make_optimizer(config, sets.train), ema=block(config, "ema")
+  )
+  num_microbatches = devices.num_microbatches(config, net, mesh)
+  cuts = "num_microbatches" in attacks.recipes.keywords(method.make_update)
+  if num_microbatches > 1 and not cuts:
+    raise ConfigError(
+      f"batch.microbatch={config.batch.microbatch}: objective {config.objective.name!r} makes its "
+      "own updates and can't cut a batch; set batch.microbatch=0"
+    )
+
+  def make_update(axis_name):
+    gathers = axis_name if getattr(net, "bn_group_size", 0) is None else None
+    num_devices = mesh.devices.size if axis_name is None else 1
+    cut = {"num_microbatches": num_microbatches, "num_devices": num_devices} if cuts else {}
+    return method.make_update(
+      state.make_apply_fn(net, axis_name=gathers),
+      prepare_batch=prepare_batch,
+      apply_gradients=functools.partial(apply_gradients, axis_name=axis_name),
+      **cut,
+    )
+
+  return make_update
+
+
+def _fresh_state(config, net, sets) -> state.TrainState:
+  """The train state at step 0."""
+  image_shape = sets.train.image_shape
+  with from_config("model"):
+    return state.create_state(
+      net,
+      make_optimizer(config, sets.train),
+      [jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)],
+      seed=config.seed,
+      carry=training_method(config).init_carry(image_shape, config.batch.size),
+    )
+
+
+def _batch_shapes(source: sources.Source, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """A batch as the pipelines deliver it, without its content."""
+  kinds = {"image": np.uint8, "label": np.int32, "generated": np.bool_, "row": np.int32}
+  shapes = {"image": (size, *source.image_shape)}
+  return {
+    name: jax.ShapeDtypeStruct(shapes.get(name, (size,)), kind) for name, kind in kinds.items()
+  }
+
+
+def epoch_size(config, source: sources.Source) -> int:
+  """Images in an epoch: those of the training set, whatever their origin in a batch."""
+  return config.get("epoch_size", 0) or source.num_examples
+
+
+def duration(config, stem: str, source: sources.Source) -> int:
+  """A duration of the config, in steps."""
+  return config_lib.steps(
+    config, stem, batch_size=config.batch.size, epoch_size=epoch_size(config, source)
+  )
+
+
+def make_optimizer(config, source: sources.Source) -> optax.GradientTransformation:
+  """The optimiser with its schedule, which counts batches."""
+  options = block(config, "schedule")
+  sizes = {"batch_size": config.batch.size, "epoch_size": epoch_size(config, source)}
+  options["warmup_steps"] = config_lib.steps(options, "warmup", **sizes)
+  options["milestone_steps"] = [
+    config_lib.steps({f"milestone_{unit}": each}, "milestone", **sizes)
+    for unit in config_lib.UNITS
+    for each in options.get(f"milestone_{unit}", ())
+  ]
+  for stem in ("warmup", "milestone"):
+    for unit in ("epochs", "examples"):
+      options.pop(f"{stem}_{unit}", None)
+  peak = optim.scaled_learning_rate(options.pop("learning_rate"), config.batch.size)
+  total = duration(config, "total", source)
+  if not total:
+    raise ConfigError("the run has no step: set --config.total_steps (or _epochs, or _examples)")
+  check_name("schedule.name", options.get("name", "cosine"), optim.SCHEDULES)
+  schedule = call("schedule", optim.make_schedule, options=options, peak=peak, total_steps=total)
+  options = block(config, "optimizer")
+  check_name("optimizer.name", options.get("name", "sgd"), optim.OPTIMIZERS)
+  count = training_method(config).updates_per_batch()
+  return call("optimizer", optim.make_optimizer, schedule, options=options, updates_per_batch=count)
+
+
+def _batch_maker(config, sets, mesh) -> Callable[[int], Any]:
+  """`step -> iterator` over sharded batches from that step on."""
+  options = block(config, "batch")
+  options["batch_size"] = options.pop("size")
+  del options["microbatch"]
+  resident = options["backend"] == "resident"
+  if resident:
+    options["sharding"] = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+  else:
+    options["rows"] = parallel.process_rows(config.batch.size)
+  with from_config("batch"):
+    make = pipeline.make_train_batches(sets.train, sets.generated, seed=config.seed, **options)
+  if resident:
+    return make
+
+  def batches(start_step):
+    iterator = make(start_step)
+    try:
+      for batch in iterator:
+        yield parallel.shard_batch(batch, mesh)
+    finally:
+      iterator.close()
+
+  return batches
+
+
+def make_prepare(config, num_classes: int) -> Callable:
+  """Augmentation and targets."""
+  options = block(config, "augment")
+  return call("augment", augment.make_prepare, options=options, num_classes=num_classes)

@@ -1,0 +1,56 @@
+"""A file that is written in one piece: the old content or the new one, and no temporary left."""
+
+import os
+import threading
+
+import pytest
+
+from jax_robust.data.atomic import write_atomically
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("content", [b"abc", "abc", lambda stream: stream.write(b"abc")])
+def test_writes_bytes_text_or_what_a_function_writes(tmp_path, content):
+  path = tmp_path / "new" / "folder" / "file"
+  for _ in range(2):
+    write_atomically(path, content)
+    assert path.read_bytes() == b"abc"
+  assert list(path.parent.iterdir()) == [path]
+
+
+def fail(*args):
+  raise OSError("no more")
+
+
+@pytest.mark.parametrize("failing", ["content", "fsync", "replace"])
+def test_old_or_new_and_cleans_up(tmp_path, monkeypatch, failing):
+  path = tmp_path / "file"
+  write_atomically(path, b"old")
+  if failing == "fsync":
+    monkeypatch.setattr(os, "fsync", fail)
+  if failing == "replace":
+    monkeypatch.setattr(type(path), "replace", fail)
+  with pytest.raises(OSError, match="no more"):
+    write_atomically(path, fail if failing == "content" else b"new")
+  assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  path, events, sync = tmp_path / "file", [], os.fsync
+  monkeypatch.setattr(os, "fsync", lambda fd: (events.append(path.exists()), sync(fd)))
+  write_atomically(path, b"new")
+  assert events == [False, True]  # the file's, then its folder's
+
+
+def test_writers_at_once_leave_the_content_of_one_of_them(tmp_path):
+  contents = [bytes([i]) * 100_000 for i in range(8)]
+  threads = [
+    threading.Thread(target=write_atomically, args=(tmp_path / "file", content))
+    for content in contents
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert (tmp_path / "file").read_bytes() in contents and len(list(tmp_path.iterdir())) == 1
