@@ -33,7 +33,10 @@ NETS = {
   "probabilities": (lambda x: jax.nn.softmax(sound(x)), "returns probabilities"),
   "batch": (batch_norm, "depend on its neighbours"),
   "bfloat16": (coarse, "returns bfloat16 logits"),
-  "noise": (lambda x, rng: sound(x) + jax.random.normal(rng, (x.shape[0], 5)), "is randomised"),
+  "noise": (
+    lambda x, rng: sound(x) + jax.random.normal(rng, (x.shape[0], 5)),
+    "use version='rand'",
+  ),
   "steps": (lambda x: sound(jnp.round(4 * x) / 4), "exactly zero for 6 of 6"),
   "saturated": (lambda x: 1e4 * sound(x), "gradient of the cross entropy is exactly zero"),
 }
