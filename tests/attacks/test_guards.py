@@ -8,6 +8,8 @@ import pytest
 from jax_robust.attacks.autoattack import guards
 from jax_robust.nets.randomised import keyed
 
+pytestmark = pytest.mark.fast
+
 X = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(0), 6)
