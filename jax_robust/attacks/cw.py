@@ -32,7 +32,7 @@ class CwState(NamedTuple):
     c: the weight of the margin against the squared distance, `[b]`.
     lower: the largest c that found nothing, `[b]`.
     upper: the smallest c that did, infinite while none did, `[b]`.
-    fooled: whether the present c has led to an adversarial point, `[b]`.
+    succeeded: whether the present c has led to an adversarial point, `[b]`.
   """
 
   problem: Problem
@@ -45,7 +45,7 @@ class CwState(NamedTuple):
   c: Float[Array, " b"]
   lower: Float[Array, " b"]
   upper: Float[Array, " b"]
-  fooled: Bool[Array, " b"]
+  succeeded: Bool[Array, " b"]
 
 
 def cw_l2(
@@ -143,7 +143,7 @@ def _init(ball, problem, *, optimizer, initial_c):
     c=full(initial_c),
     lower=full(0.0),
     upper=full(jnp.inf),
-    fooled=jnp.zeros(problem.x.shape[:1], bool),
+    succeeded=jnp.zeros(problem.x.shape[:1], bool),
   )
 
 
@@ -172,15 +172,15 @@ def _step(ball, logits_fn, state, *, optimizer, num_steps, confidence):
     count=state.count + 1,
     w=state.w + updates,
     opt_state=opt_state,
-    fooled=state.fooled | adversarial,
+    succeeded=state.succeeded | adversarial,
   )
   return stepwise.select(state.count % num_steps == 0, _next_c(state, optimizer), state)
 
 
 def _next_c(state, optimizer):
   """The state at x again, with the c that follows from the outcome of the present one."""
-  lower = jnp.where(state.fooled, state.lower, jnp.maximum(state.lower, state.c))
-  upper = jnp.where(state.fooled, jnp.minimum(state.upper, state.c), state.upper)
+  lower = jnp.where(state.succeeded, state.lower, jnp.maximum(state.lower, state.c))
+  upper = jnp.where(state.succeeded, jnp.minimum(state.upper, state.c), state.upper)
   tenfold = jnp.minimum(10 * state.c, _LARGEST_C)
   w = _to_tanh_space(state.problem.x)
   return state._replace(
@@ -189,7 +189,7 @@ def _next_c(state, optimizer):
     c=jnp.where(jnp.isfinite(upper), 0.5 * (lower + upper), tenfold),
     lower=lower,
     upper=upper,
-    fooled=jnp.zeros_like(state.fooled),
+    succeeded=jnp.zeros_like(state.succeeded),
   )
 
 
