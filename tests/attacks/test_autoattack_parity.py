@@ -21,7 +21,7 @@ LOSSES = {"ce": losses.cross_entropy, "dlr": losses.dlr}
 # it is the share on which the reference differs between float32 and float64, and 3 points.
 MOST_DEVIATING = {"ce": 0.02, "dlr_Linf": 0.135 + 0.03, "dlr_L2": 0.05 + 0.03}
 
-SOME = slice(0, 200, 20)  # all 200 take minutes
+SOME = slice(0, 200, 10)  # all 200 take minutes
 
 
 @pytest.fixture(scope="module")
