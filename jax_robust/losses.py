@@ -20,7 +20,6 @@ _DLR_OFFSET = 1e-12  # as in the reference program
 def as_labels(targets: Any) -> Int[Array, " b"]:
   """Integer labels; of probabilities `[b, k]` the arg max.
 
-  >>> import jax.numpy as jnp
   >>> as_labels(jnp.array([[0.2, 0.8]])).tolist()
   [1]
   """
@@ -42,7 +41,6 @@ def cross_entropy(
   Returns:
     One loss per example, `[b]`, in nats.
 
-  >>> import jax.numpy as jnp
   >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)
   Array([1.3863], dtype=float32)
   """
@@ -69,7 +67,6 @@ def kl_divergence(outputs: Logits, targets: Float[Array, "b k"]) -> Float[Array,
   Returns:
     One divergence per example, `[b]`, in nats.
 
-  >>> import jax, jax.numpy as jnp
   >>> z = jnp.array([[1.0, 2.0]])
   >>> float(abs(kl_divergence(z, jax.nn.softmax(z)))[0]) < 1e-6
   True
@@ -93,7 +90,6 @@ def margin(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> 
 
   Reference: Carlini and Wagner, 2017, "Towards Evaluating the Robustness of Neural Networks".
 
-  >>> import jax.numpy as jnp
   >>> margin(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([0])).tolist()
   [-0.5]
   """
@@ -130,7 +126,6 @@ def dlr(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> Flo
   Reference: Croce and Hein, 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble
   of Diverse Parameter-free Attacks", https://arxiv.org/abs/2003.01690.
 
-  >>> import jax.numpy as jnp
   >>> dlr(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([0])).tolist()
   [-0.25]
   """
@@ -162,7 +157,6 @@ def targeted_dlr(
 
   Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690.
 
-  >>> import jax.numpy as jnp
   >>> targeted_dlr(jnp.array([[4.0, 3.0, 2.0, 2.0]]), jnp.array([0]), jnp.array([2])).tolist()
   [-1.0]
   """
@@ -201,7 +195,6 @@ def over_exits(loss_fn: LossFn) -> LossFn:
 
   A single array of logits counts as the only exit. Targets may be a tuple too, one entry per exit.
 
-  >>> import jax.numpy as jnp
   >>> z = jnp.zeros((1, 2))
   >>> over_exits(cross_entropy)((z, z), jnp.array([0])).round(3).tolist()
   [0.6930000185966492]

@@ -9,6 +9,8 @@ from scipy import special
 
 from jax_robust import losses
 
+pytestmark = pytest.mark.fast
+
 DRAW = np.random.default_rng(0)
 LOGITS = jnp.asarray(DRAW.normal(size=(6, 5)) * 3, jnp.float32)
 LABELS = jnp.array([0, 4, 2, 1, 1, 3])
@@ -161,9 +163,11 @@ def test_losses_are_per_example(name):
 
 @every_loss
 def test_losses_are_invariant_to_a_shift_of_the_logits(name):
+  shifted = LOGITS + 7
   np.testing.assert_allclose(
-    losses.LOSSES[name](LOGITS + 7, SOFT), losses.LOSSES[name](LOGITS, SOFT), atol=1e-5
-  )
+    losses.LOSSES[name](shifted, SOFT), losses.LOSSES[name](LOGITS, SOFT),
+    atol=8e-7 * jnp.abs(shifted).max(),
+  )  # fmt: skip
 
 
 @every_loss
@@ -184,3 +188,26 @@ def test_over_exits_is_the_mean_over_exits(name):
   expected = np.mean([loss(each, SOFT) for each in exits], axis=0)
   np.testing.assert_allclose(losses.over_exits(loss)(exits, SOFT), expected, rtol=1e-5)
   np.testing.assert_array_equal(losses.over_exits(loss)(LOGITS, SOFT), loss(LOGITS, SOFT))
+
+
+@every_loss
+def test_a_tuple_of_exits_is_refused_with_the_remedy(name):
+  message = rf"2 exits: losses\.{name} .* losses\.over_exits\(losses\.{name}\)"
+  with pytest.raises(ValueError, match=message):
+    losses.LOSSES[name]((LOGITS, LOGITS), SOFT)
+  with pytest.raises(ValueError, match=r"2 exits: losses\.targeted_dlr"):
+    losses.targeted_dlr((LOGITS, LOGITS), LABELS, LABELS)
+
+
+def test_over_exits_takes_targets_of_each_exit():
+  loss = losses.over_exits(losses.kl_divergence)
+  both = [losses.kl_divergence(LOGITS, each) for each in (SOFT, ONE_HOT)]
+  np.testing.assert_allclose(loss((LOGITS, LOGITS), (SOFT, ONE_HOT)), np.mean(both, 0), rtol=1e-5)
+  with pytest.raises(ValueError):
+    loss((LOGITS, LOGITS), (SOFT,))
+
+
+def test_over_exits_refuses_what_is_no_tuple_of_exits():
+  for outputs in ((LOGITS, LOGITS[:, :3]), {"logits": LOGITS}):
+    with pytest.raises(ValueError, match="expected .*exits? *|expected logits"):
+      losses.over_exits(losses.margin)(outputs, LABELS)

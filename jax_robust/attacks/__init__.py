@@ -11,8 +11,7 @@ Args:
   x: images in [0, 1], `[b, ...]`, floating-point. Normalisation belongs into the model.
   targets: labels `[b]`, or probabilities `[b, k]`: the loss decides what it takes, and where an
     attack needs the true class it is the arg max.
-  rng: one key, which is folded with the row number, or one key per example, `[b]`. A row of the
-    result depends on its image, target and key only.
+  rng: one key, which is folded with the row number, or one key per example, `[b]`.
   ball: the threat model: `linf_ball`, `l2_ball` or `l1_ball`, eps in units of the image.
   loss_fn: `(outputs, targets) -> [b]`, ascended. Default: cross entropy.
   num_steps: gradient steps of one run; static.
@@ -24,8 +23,13 @@ Args:
     transformation), in one pass of `eot` times the memory; static.
 
 Returns:
-  x_adv, `[b, ...]`, of the dtype of x: inside the ball, distance(x_adv, x) <= eps (1 + 1e-6), and
-  inside [0, 1]. No gradient flows through it. With eps = 0 it is x, bitwise.
+  x_adv, `[b, ...]`, of the dtype of x.
+
+Guarantees, unless a function says otherwise:
+  `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.
+  `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
+  `result_is_independent_of_the_batch`: row i depends on image, target and key i only.
+  `no_gradient_flows_out`: the result is a constant for whatever differentiates around it.
 
 Raises:
   TypeError: x is not floating-point.

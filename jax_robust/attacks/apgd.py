@@ -51,13 +51,9 @@ def apgd(
   followed is the mean over the draws, and the class that of their mean probabilities, not the last
   draw's.
 
-  Guarantees:
-    `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.
-    `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
+  Guarantees: those of `jax_robust.attacks`, and
     `linear_optimum_is_reached`: on a linear model, where the box is inactive, to 0.1 %; in l1,
       where the last steps still move two or three pixels together, to 10 %.
-    `result_is_independent_of_the_batch`: row i depends on image, target and key i only.
-    `no_gradient_flows_out`: the result is a constant for whatever differentiates around it.
     `more_restarts_never_help_the_defender`.
 
   Args: those of `jax_robust.attacks`, and
@@ -78,7 +74,6 @@ def apgd(
   of Diverse Parameter-free Attacks", https://arxiv.org/abs/2003.01690; 2021, "Mind the Box: l1-APGD
   for Sparse Adversarial Attacks on Image Classifiers", https://arxiv.org/abs/2103.01208.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> apgd(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25), num_steps=5).tolist()
@@ -124,7 +119,6 @@ def apgd_targeted(
 
   Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 4), 0.5), jnp.array([0])
   >>> x_adv = apgd_targeted(

@@ -104,7 +104,6 @@ class Ball:
 def linf_ball(eps: Any) -> Ball:
   """The ball |z_i - x_i| <= eps of every pixel; eps in units of the image.
 
-  >>> import jax.numpy as jnp
   >>> ball = linf_ball(0.25)
   >>> ball.project(jnp.array([[0.9, 0.1]]), jnp.array([[0.5, 0.5]])).tolist()
   [[0.75, 0.25]]
@@ -121,7 +120,6 @@ def l2_ball(eps: Any, *, exact: bool = False) -> Ball:
       The default scales, then clips, as published attacks do, and leaves part of eps unused where
       the box clips.
 
-  >>> import jax.numpy as jnp
   >>> l2_ball(1.0).ascent(jnp.array([[0.0, -4.0], [0.0, 0.0]])).tolist()
   [[0.0, -1.0], [0.0, 0.0]]
   """
@@ -139,7 +137,6 @@ def l1_ball(eps: Any, *, sparsity: Any = 0.01) -> Ball:
   Reference: Tramèr and Boneh, 2019, "Adversarial Training and Robustness for Multiple
   Perturbations", https://arxiv.org/abs/1904.13000.
 
-  >>> import jax.numpy as jnp
   >>> l1_ball(1.0, sparsity=0.5).ascent(jnp.array([[3.0, -4.0, 1.0, 0.0]])).tolist()
   [[0.5, -0.5, 0.0, 0.0]]
   """

@@ -72,12 +72,11 @@ def cw_l2(
   `num_searches=1` and some c it is the weak "CW" of many tables, not to be put beside numbers for
   an eps.
 
-  Guarantees:
-    `result_is_in_ball_and_box`: distance(x_adv, x) <= eps, 0 <= x_adv <= 1.
+  Guarantees: those of `jax_robust.attacks`, and
     `result_is_misclassified_or_x`: where nothing was found within eps, x is returned, bitwise.
     `linear_optimum_is_approached`: within 1 % of the least distance to a linear boundary that is
       many steps of Adam away; within about learning_rate / 5 of one that is not.
-    `result_is_independent_of_the_batch`, `success_never_falls_with_eps`, `no_gradient_flows_out`.
+    `success_never_falls_with_eps`.
 
   Args: those of `jax_robust.attacks`, and
     logits_fn: of one exit.
@@ -92,7 +91,6 @@ def cw_l2(
   https://arxiv.org/abs/1608.04644. Unlike their program it never gives up on a c before its last
   step.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import l2_ball
   >>> x, labels = jnp.array([[0.6, 0.4]]), jnp.array([0])
   >>> x_adv = cw_l2(lambda x: x, x, labels, jax.random.key(0), ball=l2_ball(1.0), num_steps=100)

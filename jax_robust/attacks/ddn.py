@@ -63,12 +63,11 @@ def ddn(
 
   It minimises a distance, so the search does not depend on eps, which only says what counts.
 
-  Guarantees:
-    `result_is_in_ball_and_box`: distance(x_adv, x) <= eps, 0 <= x_adv <= 1.
+  Guarantees: those of `jax_robust.attacks`, and
     `result_is_misclassified_or_x`: where nothing was found within eps, x is returned, bitwise.
     `linear_optimum_is_approached`: within 1 % of the least distance to a linear boundary.
     `levels_are_kept`: with `levels`, the pixels that moved are multiples of 1 / (levels - 1).
-    `result_is_independent_of_the_batch`, `success_never_falls_with_eps`, `no_gradient_flows_out`.
+    `success_never_falls_with_eps`.
 
   Args: those of `jax_robust.attacks`, and
     logits_fn: of one exit.
@@ -83,7 +82,6 @@ def ddn(
   Reference: Rony et al., 2019, "Decoupling Direction and Norm for Efficient Gradient-Based L2
   Adversarial Attacks and Defenses", https://arxiv.org/abs/1811.09600.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import l2_ball
   >>> x, labels = jnp.array([[0.6, 0.4]]), jnp.array([0])
   >>> x_adv = ddn(lambda x: x, x, labels, jax.random.key(0), ball=l2_ball(1.0))

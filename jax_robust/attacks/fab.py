@@ -42,13 +42,10 @@ def fab(
   linearisations are made at count too where they are adversarial, and the nearest point of all runs
   is returned, not that of the first successful run.
 
-  Guarantees:
+  Guarantees: those of `jax_robust.attacks`, and
     `result_is_adversarial_and_in_the_ball_or_is_x`.
     `linear_minimum_is_reached`: on a linear model, to one percent, if the box is inactive; in it
       the nearest boundary is chosen as if there were no box.
-    `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
-    `result_is_independent_of_the_batch`: row i depends on image, target and key i only.
-    `no_gradient_flows_out`: the result is a constant for whatever differentiates around it.
     `restarts_never_go_further`: more of them return a point at most as far away.
 
   Args: those of `jax_robust.attacks`, and
@@ -63,7 +60,6 @@ def fab(
   Reference: Croce and Hein, 2020, "Minimally distorted Adversarial Examples with a Fast Adaptive
   Boundary Attack", https://arxiv.org/abs/1907.02044; constants of `fra31/auto-attack`.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels, ball = jnp.array([[0.75, 0.25]]), jnp.array([0]), linf_ball(1.0)
   >>> x_adv = fab(lambda x: x, x, labels, jax.random.key(0), ball=ball, num_steps=5)
@@ -97,7 +93,6 @@ def fab_targeted(
   Reference: Croce and Hein, 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble
   of Diverse Parameter-free Attacks", https://arxiv.org/abs/2003.01690.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import l2_ball
   >>> x, labels, ball = jnp.array([[0.75, 0.25, 0.5]]), jnp.array([0]), l2_ball(1.0)
   >>> x_adv = fab_targeted(lambda x: x, x, labels, jax.random.key(0), ball=ball, num_steps=5)

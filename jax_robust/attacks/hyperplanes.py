@@ -29,7 +29,6 @@ def move_linf(point: Images, normal: Images, excess: Float[Array, " b"]) -> Imag
   Guarantees:
     `linf_move_is_shortest`: agrees with a float64 linear program.
 
-  >>> import jax.numpy as jnp
   >>> point, normal = jnp.array([[0.5, 0.125]]), jnp.array([[1.0, 1.0]])
   >>> move_linf(point, normal, jnp.array([0.5])).tolist()
   [[-0.375, -0.125]]
@@ -44,7 +43,6 @@ def move_l2(point: Images, normal: Images, excess: Float[Array, " b"]) -> Images
   Guarantees:
     `l2_move_is_shortest`: agrees with a float64 root finder.
 
-  >>> import jax.numpy as jnp
   >>> point, normal = jnp.array([[0.5, 0.5]]), jnp.array([[2.0, 1.0]])
   >>> move_l2(point, normal, jnp.array([0.625])).tolist()
   [[-0.25, -0.125]]
@@ -61,7 +59,6 @@ def move_l1(point: Images, normal: Images, excess: Float[Array, " b"]) -> Images
   Guarantees:
     `l1_move_is_shortest`: agrees with a float64 linear program.
 
-  >>> import jax.numpy as jnp
   >>> point, normal = jnp.array([[0.5, 0.5, 0.5]]), jnp.array([[2.0, 1.0, 4.0]])
   >>> move_l1(point, normal, jnp.array([2.5])).tolist()
   [[-0.25, -0.0, -0.5]]

@@ -57,11 +57,8 @@ def multi_targeted(
   its runs. Every run starts at a uniform point of the ball. Of all iterates of all runs, the one
   of the largest margin `max_{k != y} z_k - z_y` is returned, whatever its target class was.
 
-  Guarantees:
-    `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.
-    `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
+  Guarantees: those of `jax_robust.attacks`, and
     `every_target_is_tried`: an example that can only be moved to its third class is.
-    `result_is_independent_of_the_batch`, `no_gradient_flows_out`.
 
   Args: those of `jax_robust.attacks`, and
     logits_fn: of one exit.
@@ -76,7 +73,6 @@ def multi_targeted(
   https://arxiv.org/abs/1910.09338. 200 steps and ten restarts are those of "AA+MT"; the decay of
   the step is that of the same authors' PGD-40.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 3), 0.5), jnp.array([0])
   >>> attack = functools.partial(multi_targeted, num_steps=4, num_restarts=1, step_size=0.25)

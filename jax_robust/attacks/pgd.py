@@ -75,12 +75,8 @@ def pgd(
   batch size. With `optimizer`, the step is the optimiser's on minus the gradient, kept per image.
   Start and steps are followed by `ball.project`.
 
-  Guarantees:
-    `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.
-    `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
+  Guarantees: those of `jax_robust.attacks`, and
     `linear_optimum_is_reached`: on a linear model, where the box is inactive, the exact one.
-    `result_is_independent_of_the_batch`: row i depends on image, target and key i only.
-    `no_gradient_flows_out`: the result is a constant for whatever differentiates around it.
     `best_is_no_worse_than_last`: `keep_best` never returns a smaller loss than without it, where
       the model is deterministic.
 
@@ -102,7 +98,6 @@ def pgd(
   Training", https://arxiv.org/abs/2010.03593 (Adam on the input); Athalye et al., 2018,
   "Synthesizing Robust Adversarial Examples", https://arxiv.org/abs/1707.07397 (EOT).
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> logits_fn = lambda x: jnp.stack([x[:, 0], x[:, 1]], axis=1)
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
@@ -205,7 +200,6 @@ def fgsm(
   Reference: Goodfellow et al., 2015, "Explaining and Harnessing Adversarial Examples",
   https://arxiv.org/abs/1412.6572.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
@@ -239,7 +233,6 @@ def rs_fgsm(
   Reference: Wong et al., 2020, "Fast is better than free: Revisiting adversarial training",
   https://arxiv.org/abs/2001.03994.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> rs_fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).shape
@@ -267,9 +260,8 @@ def n_fgsm(
   **The result leaves the ball**: |x_adv - x| reaches k eps + step_size. It augments training, and
   never measures robustness.
 
-  Guarantees:
+  Guarantees: those of `jax_robust.attacks`, but that of the ball, and
     `n_fgsm_stays_within_noise_and_step`: |x_adv - x| <= k eps + step_size, 0 <= x_adv <= 1.
-    `zero_radius_is_the_identity`, `result_is_independent_of_the_batch`, `no_gradient_flows_out`.
 
   Args: those of `jax_robust.attacks`, and
     ball: an l-infinity ball, of which eps alone is used.
@@ -279,7 +271,6 @@ def n_fgsm(
   Reference: de Jorge et al., 2022, "Make Some Noise: Reliable and Efficient Single-Step Adversarial
   Training", https://arxiv.org/abs/2202.01181.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> n_fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.125)).shape
@@ -322,7 +313,6 @@ def bim(
   Reference: Kurakin et al., 2017, "Adversarial Examples in the Physical World",
   https://arxiv.org/abs/1607.02533.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> bim(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
@@ -363,7 +353,6 @@ def mim(
   Reference: Dong et al., 2018, "Boosting Adversarial Attacks with Momentum",
   https://arxiv.org/abs/1710.06081.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> mim(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
@@ -409,7 +398,6 @@ def cw_linf(
   https://arxiv.org/abs/1706.06083; Carlini and Wagner, 2017, "Towards Evaluating the Robustness of
   Neural Networks", https://arxiv.org/abs/1608.04644.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.full((1, 2), 0.5), jnp.array([0])
   >>> cw_linf(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()

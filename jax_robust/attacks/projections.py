@@ -63,7 +63,6 @@ def onto_linf(x_adv: Images, x: Images, eps: Radius) -> Images:
     `linf_result_is_in_ball_and_box`: |z - x| <= eps as the array's own arithmetic computes it.
     `linf_projection_keeps_what_is_inside`: bitwise.
 
-  >>> import jax.numpy as jnp
   >>> onto_linf(jnp.array([[0.9, 0.1]]), jnp.array([[0.5, 0.0]]), 0.25).tolist()
   [[0.75, 0.10000000149011612]]
   """
@@ -81,7 +80,6 @@ def onto_l2(x_adv: Images, x: Images, eps: Radius) -> Images:
   Guarantees:
     `l2_result_is_in_ball_and_box`: up to rounding of the norm, 1e-6 of eps.
 
-  >>> import jax.numpy as jnp
   >>> onto_l2(jnp.array([[0.75, 1.0]]), jnp.array([[0.0, 0.0]]), 0.625).tolist()
   [[0.375, 0.5]]
   """
@@ -102,7 +100,6 @@ def onto_l2_and_box(x_adv: Images, x: Images, eps: Radius) -> Images:
     `l2_projection_is_euclidean`: agrees with a float64 reference solver.
     `l2_result_is_in_ball_and_box`: up to rounding of the norm, 1e-6 of eps.
 
-  >>> import jax.numpy as jnp
   >>> onto_l2_and_box(jnp.array([[2.0, 1.0]]), jnp.array([[0.875, 0.0]]), 0.625).round(2).tolist()
   [[1.0, 0.6100000143051147]]
   """
@@ -115,9 +112,7 @@ def onto_l2_and_box(x_adv: Images, x: Images, eps: Radius) -> Images:
 
   zero = jnp.zeros_like(max_pixels(size))
   shift = _largest_shift_inside(shift, l2_norm, eps, inside=zero, outside=zero + 1)
-  projected = _add_towards(x, jnp.sign(delta) * shift)
-  in_box = jnp.clip(x_adv, 0.0, 1.0)
-  return jnp.where(l2_norm(in_box - x) <= eps, in_box, jnp.clip(projected, 0.0, 1.0))
+  return _clipped_or_shifted(x_adv, x, l2_norm, eps, jnp.sign(delta) * shift)
 
 
 def onto_l1(x_adv: Images, x: Images, eps: Radius) -> Images:
@@ -135,7 +130,6 @@ def onto_l1(x_adv: Images, x: Images, eps: Radius) -> Images:
   Reference: Croce and Hein, 2021, "Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image
   Classifiers", https://arxiv.org/abs/2103.01208.
 
-  >>> import jax.numpy as jnp
   >>> onto_l1(jnp.array([[2.0, 0.75, 0.5]]), jnp.array([[0.75, 0.0, 0.0]]), 1.0).round(2).tolist()
   [[1.0, 0.5, 0.25]]
   """
@@ -150,10 +144,19 @@ def onto_l1(x_adv: Images, x: Images, eps: Radius) -> Images:
   shift = _largest_shift_inside(
     shift, sum_pixels, eps, inside=highest, outside=jnp.zeros_like(highest)
   )
-  projected = _add_towards(x, jnp.sign(delta) * shift)
+  return _clipped_or_shifted(x_adv, x, _l1_norm, eps, jnp.sign(delta) * shift)
+
+
+def _l1_norm(values):
+  """The sum of absolute values of each example, keeping the rank."""
+  return sum_pixels(jnp.abs(values))
+
+
+def _clipped_or_shifted(x_adv, x, norm_fn, eps, shift):
+  """x_adv clipped to the box where that lies in the ball, else x + shift."""
   in_box = jnp.clip(x_adv, 0.0, 1.0)
-  inside = sum_pixels(jnp.abs(in_box - x)) <= eps
-  return jnp.where(inside, in_box, jnp.clip(projected, 0.0, 1.0))
+  projected = jnp.clip(_add_towards(x, shift), 0.0, 1.0)
+  return jnp.where(norm_fn(in_box - x) <= eps, in_box, projected)
 
 
 def _largest_shift_inside(

@@ -18,22 +18,12 @@ from jax_robust.losses import LOSSES
 from jax_robust.types import Attack
 
 ATTACKS = {
-  "fgsm": fgsm,
-  "rs_fgsm": rs_fgsm,
-  "n_fgsm": n_fgsm,
-  "pgd": pgd,
-  "bim": bim,
-  "mim": mim,
-  "cw_linf": cw_linf,
-  "multi_targeted": multi_targeted,
-  "cw_l2": cw_l2,
-  "ddn": ddn,
-  "apgd": apgd,
-  "apgd_targeted": apgd_targeted,
-  "fab": fab,
-  "fab_targeted": fab_targeted,
-  "square": square,
-}
+  attack.__name__: attack
+  for attack in (
+    fgsm, rs_fgsm, n_fgsm, pgd, bim, mim, cw_linf,
+    multi_targeted, cw_l2, ddn, apgd, apgd_targeted, fab, fab_targeted, square,
+  )
+}  # fmt: skip
 """The attacks by the name a config gives them."""
 
 OPTIMIZERS = {"adam": adam}

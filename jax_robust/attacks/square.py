@@ -43,13 +43,9 @@ def square(
   logits whose arg max is still the label is no success; in l2 and l1, tiles of images that the
   reference cannot tile (not square, or some below 25 pixels) are centred.
 
-  Guarantees:
-    `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.
-    `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
+  Guarantees: those of `jax_robust.attacks`, and
     `linear_optimum_is_approached`: linf, on a linear model.
     `best_margin_never_falls`: from query to query.
-    `result_is_independent_of_the_batch`: row i depends on image, target and key i only.
-    `no_gradient_flows_out`: the result is a constant for whatever differentiates around it.
 
   Args: those of `jax_robust.attacks`, and
     x: images in [0, 1], `[b, h, w, c]`.

@@ -13,7 +13,7 @@ import pytest
 from jax_robust import attacks, losses
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.apgd_search import apgd_search
-from jax_robust.attacks.autoattack import STAGES, Settings
+from jax_robust.attacks.autoattack import STAGES, Settings, evaluation
 from jax_robust.attacks.square_search import square_search
 from jax_robust.nets.exits import mean_of_exits, select_exit
 
@@ -112,8 +112,9 @@ def test_what_is_no_tuple_of_exits_is_refused(name, outputs, message):
     trace(make(name), outputs)
 
 
-@pytest.mark.parametrize("model", ["one", "one, randomised", "two", "two, randomised"])
-def test_autoattack_works_or_refuses(model):
+@pytest.mark.parametrize("model", MODELS)
+def test_autoattack_works_or_refuses(model, monkeypatch):
+  monkeypatch.setattr(evaluation, "_DRAWS", 2)  # quicker to compile
   evaluate = functools.partial(
     attacks.autoattack, x=X, labels=LABELS, rng=KEY, ball=attacks.linf_ball(0.1), version=ONCE
   )

@@ -21,7 +21,7 @@ LOSSES = {"ce": losses.cross_entropy, "dlr": losses.dlr}
 # it is the share on which the reference differs between float32 and float64, and 3 points.
 MOST_DEVIATING = {"ce": 0.02, "dlr_Linf": 0.135 + 0.03, "dlr_L2": 0.05 + 0.03}
 
-SOME = slice(0, 200, 10)  # all 200 take minutes
+SOME = slice(0, 200, 20)  # all 200 take minutes
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def recorded(oracles):
 def test_the_net_is_the_recorded_one(recorded):
   x, labels = oracle_net.images_and_labels(recorded)
   logits = jax.jit(oracle_net.make_logits_fn(recorded))(x)
-  np.testing.assert_allclose(logits, recorded["logits"], atol=1e-4)
+  largest = np.abs(recorded["logits"]).max()
+  np.testing.assert_allclose(logits, recorded["logits"], atol=1e-5 * largest)
   assert np.mean(np.argmax(logits, axis=1) == labels) == 0.61
 
 

@@ -6,6 +6,8 @@ import pytest
 from jax_robust import losses
 from jax_robust.attacks.classes import likeliest_wrong, misclassified
 
+pytestmark = pytest.mark.fast
+
 
 def test_misclassified():
   logits = jnp.array([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0], [1.0, jnp.nan], [-jnp.inf, 0.0]])

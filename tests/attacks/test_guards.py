@@ -8,6 +8,8 @@ import pytest
 from jax_robust.attacks.autoattack import guards
 from jax_robust.nets.randomised import keyed
 
+pytestmark = pytest.mark.fast
+
 X = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(0), 6)
@@ -33,7 +35,10 @@ NETS = {
   "probabilities": (lambda x: jax.nn.softmax(sound(x)), "returns probabilities"),
   "batch": (batch_norm, "depend on its neighbours"),
   "bfloat16": (coarse, "returns bfloat16 logits"),
-  "noise": (lambda x, rng: sound(x) + jax.random.normal(rng, (x.shape[0], 5)), "is randomised"),
+  "noise": (
+    lambda x, rng: sound(x) + jax.random.normal(rng, (x.shape[0], 5)),
+    "use version='rand'",
+  ),
   "steps": (lambda x: sound(jnp.round(4 * x) / 4), "exactly zero for 6 of 6"),
   "saturated": (lambda x: 1e4 * sound(x), "gradient of the cross entropy is exactly zero"),
 }

@@ -11,6 +11,8 @@ from scipy import optimize
 
 from jax_robust import attacks
 
+pytestmark = pytest.mark.fast
+
 ROWS, PIXELS = 3, 6
 
 unit = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1, width=32, allow_subnormal=False))

@@ -10,6 +10,8 @@ import pytest
 
 from jax_robust import attacks, losses
 
+pytestmark = pytest.mark.fast
+
 KEY = jax.random.key(0)
 
 

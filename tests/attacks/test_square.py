@@ -45,7 +45,8 @@ def test_best_margin_never_falls(norm):
   assert np.all(margins[-1] > margins[1])
   for state in states[1::20]:
     margin = losses.margin(robust_logits(state.x_adv), jnp.ones(NUM_ROWS, jnp.int32))
-    np.testing.assert_allclose(margin, state.best_margin, atol=1e-4)
+    largest = np.abs(state.best_margin).max()  # about 100
+    np.testing.assert_allclose(margin, state.best_margin, atol=1e-6 * largest)
   assert not np.any(states[-1].found)
 
 

@@ -5,8 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jax_robust import attacks
+
+pytestmark = pytest.mark.fast
 
 X = jnp.full((2, 3), 0.5)
 

@@ -114,7 +114,6 @@ def autoattack(
 
   Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690.
 
-  >>> import jax, jax.numpy as jnp
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.array([[0.9, 0.1, 0.5], [0.6, 0.5, 0.5]]), jnp.array([0, 0])
   >>> result = autoattack(

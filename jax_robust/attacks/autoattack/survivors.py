@@ -6,7 +6,8 @@ never attacked after it was broken, and batch sizes are few, so little is compil
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -143,7 +144,9 @@ def attack_survivors(
   num_runs, num_images = goals.shape
   found, x_adv = np.zeros(num_images, bool), np.array(x)
   steps = np.zeros(num_images, np.int64)
-  queue = _Queue(num_runs, num_images, found)
+  # First runs of all images, then second runs, ...; images that are broken by then are left out.
+  waiting = iter(range(num_runs * num_images))
+  queue = (divmod(number, num_images) for number in waiting if not found[number % num_images])
   shared = ball, compiled.constants
   size = row_count(num_runs * num_images, batch_size, compiled.devices.count)
   owner, rows = np.full(size, -1), None
@@ -165,26 +168,9 @@ def attack_survivors(
     over = is_busy & (ended | found[owner])
     np.add.at(steps, owner[over], spent[over])
     owner[over] = -1
-    report(queue.given - int((owner >= 0).sum()), num_runs * num_images, int(found.sum()))
+    left = operator.length_hint(waiting) + int((owner >= 0).sum())
+    report(num_runs * num_images - left, num_runs * num_images, int(found.sum()))
   return Broken(found, x_adv, steps)
-
-
-class _Queue:
-  """The runs that have not begun: first runs of all images, then second runs, ..."""
-
-  def __init__(self, num_runs: int, num_images: int, found: np.ndarray):
-    self.given = 0
-    self._total = num_runs * num_images
-    self._num_images = num_images
-    self._found = found
-
-  def __iter__(self) -> Iterator[tuple[int, int]]:
-    """Yields `(run, image)`, without those of images that are broken."""
-    while self.given < self._total:
-      number, image = divmod(self.given, self._num_images)
-      self.given += 1
-      if not self._found[image]:
-        yield number, image
 
 
 def _hand_out(rows, owner, queue, compiled, arrays, shared):

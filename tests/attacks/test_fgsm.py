@@ -8,6 +8,8 @@ import pytest
 from jax_robust import attacks, losses
 from jax_robust.types import as_keys
 
+pytestmark = pytest.mark.fast
+
 KEY = jax.random.key(0)
 EPS = 0.05
 

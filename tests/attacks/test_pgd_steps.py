@@ -5,6 +5,8 @@ import pytest
 
 from jax_robust import attacks
 
+pytestmark = pytest.mark.fast
+
 
 def sizes(schedule, steps):
   return [round(float(jax.jit(schedule)(step)), 6) for step in steps]
