@@ -20,6 +20,9 @@ from jax_robust.errors import ConfigError, near_miss, near_path
 
 UNITS = ("steps", "epochs", "examples")
 
+MOVED = {"evaluation.attack": "evals.robust.attack"}
+"""Blocks of earlier versions, and what they are called now."""
+
 
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
   """Reads a config's argument, such as `norm=l2,smoke`: a bare name means True.
@@ -181,6 +184,9 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   Raises:
     ConfigError: an unknown key, with the near miss, or a value of another type.
   """
+  for old, new in MOVED.items():
+    if key.startswith(f"{old}."):
+      raise ConfigError(f"config key {key!r} is now {new + key.removeprefix(old)!r}")
   *parents, name = key.split(".")
   block = config
   for i, parent in enumerate(parents):

@@ -1,4 +1,4 @@
-"""The table of jobs: a new job is one row of `JOBS` and a function `(config, workdir) -> result`.
+"""The table of jobs: a new job is one row of `JOBS` and a function `(config, path) -> result`.
 
 It names functions and imports none, so that configs, runs, jobs and the command line can read it.
 """
@@ -18,6 +18,12 @@ class Job(NamedTuple):
     optional: whether only some configs have the block.
     may_change: config keys, by their beginning, that may differ between two starts in one workdir,
       since they change no result or the results' own identity tells.
+    check: `module:name` of a function `(config)` that raises where the job could not run, before
+      the workdir is touched; what all jobs need is checked anyway.
+    opens: `module:name` of a function `(config, path) -> subject`: what the job is about, such as a
+      trained model and test images, is opened by it and given to the job as `subject`.
+    of_a_run: whether the workdir must be that of a run, unless the config names weights.
+    keeps_config: whether the workdir's config stays as it is, and is not compared.
     trains: whether its config stays in the workdir when a job that reads its result runs there.
     results: `module:name` of a function `(config, workdir, folders) -> result` that writes what the
       pieces in `folders` amount to. The pieces of job J lie in WORKDIR/results/J or J_NAME;
@@ -29,6 +35,10 @@ class Job(NamedTuple):
   defaults: Mapping[str, Any] = {}
   optional: bool = False
   may_change: tuple[str, ...] = ()
+  check: str = ""
+  opens: str = ""
+  of_a_run: bool = False
+  keeps_config: bool = False
   trains: bool = False
   results: str = ""
 
@@ -64,40 +74,58 @@ _SMOOTHING = {
   "pieces": (),
 }
 
+_MODEL = "jax_robust.runs.nets:open_model"
+
 _SMOOTHED = {"block": "smoothing", "defaults": _SMOOTHING, "may_change": ("smoothing.",)}
 
 JOBS = {
   "train": Job("jax_robust.jobs.train:train", trains=True),
-  "evaluate": Job("jax_robust.jobs.evaluate:evaluate"),
+  "evaluate": Job("jax_robust.jobs.evaluate:evaluate", opens=_MODEL, of_a_run=True),
   "autoattack": Job(
     "jax_robust.jobs.autoattack:autoattack",
     block="autoattack",
     defaults=_AUTOATTACK,
     may_change=("autoattack.",),
+    check="jax_robust.jobs.autoattack:check",
+    opens=_MODEL,
+    of_a_run=True,
     results="jax_robust.jobs.autoattack:write_results",
   ),
   "certify": Job(
     "jax_robust.jobs.certify:certify",
+    check="jax_robust.jobs.certify:check",
+    of_a_run=True,
     results="jax_robust.jobs.certify:write_results",
     **_SMOOTHED,
   ),
   "predict": Job(
     "jax_robust.jobs.predict:predict",
+    check="jax_robust.jobs.predict:check",
+    of_a_run=True,
     results="jax_robust.jobs.predict:write_results",
     **_SMOOTHED,
   ),
-  "analyse": Job("jax_robust.jobs.analyse:analyse", **_SMOOTHED),
-  "merge": Job("jax_robust.jobs.merge:merge"),
+  "analyse": Job(
+    "jax_robust.jobs.analyse:analyse", check="jax_robust.jobs.analyse:read_logs", **_SMOOTHED
+  ),
+  "merge": Job("jax_robust.jobs.merge:merge", check="jax_robust.jobs.merge:find_workdirs"),
   "generate": Job(
     "jax_robust.jobs.generate:generate",
     block="generate",
     defaults={"shard": "0/1", "pieces": ()},
     optional=True,
+    check="jax_robust.jobs.generate:check",
     may_change=("generate.shard", "generate.pieces"),
     results="jax_robust.jobs.generate:write_results",
   ),
-  "export": Job("jax_robust.jobs.export:export"),
-  "compare": Job("jax_robust.jobs.compare:compare", block="runs", optional=True, trains=True),
+  "export": Job("jax_robust.jobs.export:export", of_a_run=True, keeps_config=True),
+  "compare": Job(
+    "jax_robust.jobs.compare:compare",
+    block="runs",
+    optional=True,
+    check="jax_robust.jobs.compare:check_runs",
+    trains=True,
+  ),
 }
 """What `config.job` may name."""
 

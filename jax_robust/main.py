@@ -9,7 +9,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from jax_robust import config as config_lib
@@ -159,18 +159,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_config:
       print(json.dumps(config_lib.to_data(config), indent=2))
       return 0
-    name = config.get("job") or ""
-    errors.check_name("config.job", name, job_table.JOBS, error=errors.ConfigError)
-    job = job_table.load(job_table.JOBS[name].function)
   except errors.ConfigError as error:
     return _complain(error, 2)
   except KeyboardInterrupt:
     return _complain("interrupted", 130)
-  return run(job, config, arguments.workdir)
+  return run(config, arguments.workdir)
 
 
-def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str) -> int:
-  """Runs a job and turns what the user can change into a message; a bug keeps its traceback."""
+def run(config: Any, workdir: str) -> int:
+  """Runs a job; what the user can change becomes a message, and a bug keeps its traceback."""
+  from jax_robust import jobs
   from jax_robust.train.loop import NonFiniteError
 
   _set_up_logging()
@@ -178,7 +176,7 @@ def run(job: Callable[[Any, str], Mapping[str, Any]], config: Any, workdir: str)
     use_every_core()
     start_distributed(config)
     use_compilation_cache()
-    result = job(config, workdir)
+    result = jobs.run(config, workdir)
   except errors.UserError as error:
     return _complain(error, 2)
   except NonFiniteError as error:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
   "presets": ("config", "errors", "attacks", "job_table"),
   "runs": SHARED,
   "jobs": (*SHARED, "runs"),
-  "main": ("config", "errors", "job_table", "presets", "train"),
+  "main": ("config", "errors", "job_table", "jobs", "presets", "train"),
   "__init__": ("attacks", "errors", "losses", "nets", "smoothing", "jobs", "runs"),
 }
 """The rooms of the package, and those that each may import."""

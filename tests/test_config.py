@@ -224,3 +224,9 @@ def test_a_config_holds_data_only(config, value):
     config.job = value
   with pytest.raises(ConfigError, match="a config holds data only"):
     config_lib.to_data(config)
+
+
+def test_a_key_that_moved_is_named():
+  message = r"'evaluation.attack.eps' is now 'evals.robust.attack.eps'"
+  with pytest.raises(ConfigError, match=message):
+    config_lib.override(presets.base(), "evaluation.attack.eps", "8/255")

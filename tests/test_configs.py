@@ -44,14 +44,14 @@ def test_config_is_data_and_builds(reference):
   data = config_lib.to_data(config)
   again = config_lib.from_data(json.loads(json.dumps(data)))
   assert config_lib.to_data(again) == data
+  net = build.model(config, FakeSource.num_classes)
+  assert net == build.model(again, FakeSource.num_classes)
+  shape = (1, 28, 28, 1) if config.data.name == "mnist" else (1, 32, 32, 3)
+  variables = jax.eval_shape(
+    lambda key: net.init(key, jnp.zeros(shape), train=False), jax.random.key(0)
+  )
+  assert variables["params"]
   for built in (config, again):
-    net = build.model(built, FakeSource.num_classes)
-    shape = (1, 28, 28, 1) if built.data.name == "mnist" else (1, 32, 32, 3)
-    variables = jax.eval_shape(
-      lambda key, net=net, shape=shape: net.init(key, jnp.zeros(shape), train=False),
-      jax.random.key(0),
-    )
-    assert variables["params"]
     transformation = training.make_optimizer(built, FakeSource)
     assert jax.eval_shape(transformation.init, variables["params"])
     assert callable(training.training_method(built).make_update)

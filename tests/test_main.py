@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import errors, job_table, main
+from jax_robust import errors, job_table, jobs, main
 from jax_robust.errors import DataFileError, WorkdirError
 from jax_robust.train.checkpoint import (
   CheckpointDamagedError,
@@ -33,7 +33,7 @@ def job(monkeypatch):
   """`job(function)` runs in place of every job; it takes (config, workdir)."""
 
   def replace(function):
-    monkeypatch.setattr(job_table, "load", lambda reference: function)
+    monkeypatch.setattr(jobs, "run", function)
 
   return replace
 

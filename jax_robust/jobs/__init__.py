@@ -1,1 +1,41 @@
-"""What the command line can do: a module a job, each a function `(config, workdir) -> result`."""
+"""What the command line can do: a module a job, each with a function `(config, path) -> result`."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from jax_robust import job_table
+from jax_robust.errors import ConfigError, check_name
+from jax_robust.runs import check, workdir
+
+
+def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, Any]:
+  """Runs the job that a config names, as the command line does.
+
+  Every job begins alike: the config is checked, the workdir locked, and `config.json` written, or
+  compared with what is there.
+
+  Args:
+    config: from `config.load` or `presets`; `config.job` names the job.
+    folder: the workdir; it is made unless the job needs that of a run.
+    **given: what the caller has built already, such as a `Training` for the job `train`.
+
+  Returns:
+    What the job's function returns: its main numbers.
+
+  Raises:
+    UserError: a mistake in the config, the data or the workdir; the message says what to do.
+  """
+  name = config.get("job") or ""
+  check_name("config.job", name, job_table.JOBS, error=ConfigError)
+  job = job_table.JOBS[name]
+  check.check(config)
+  if job.check:
+    job_table.load(job.check)(config)
+  has_weights = bool(config.init_from or config.smoothing.weights)
+  with workdir.claimed(str(folder), create=has_weights or not job.of_a_run) as path:
+    if not job.keeps_config:
+      workdir.write_identity(path, config)
+    if job.opens:
+      given["subject"] = job_table.load(job.opens)(config, path)
+    return job_table.load(job.function)(config, path, **given)

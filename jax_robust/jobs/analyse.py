@@ -17,35 +17,43 @@ from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
 
 
-def analyse(config: Any, folder: str) -> dict[str, Any]:
+def analyse(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Compares certification logs (smoothing.logs='NAME=LOG,...'): a table and pictures."""
   found = _find(config.smoothing.logs)
+  logs = read_logs(config)
+  place = path / "results"
+  table = smoothing.markdown_table(logs)
+  write_atomically(place / "analysis.md", table + "\n")
+  write_atomically(place / "analysis.csv", smoothing.csv_table(logs))
+  smoothing_plots.draw_certified_accuracy(place / "certified_accuracy.png", logs)
+  smoothing_plots.draw_trade_off(place / "trade_off.png", _runs(logs))
+  sigmas = {name: log.header.get("sigma", config.smoothing.sigma) for name, log in logs.items()}
+  if all(sigmas.values()):
+    smoothing_plots.draw_probabilities(place / "probabilities.png", logs, sigmas)
+  else:
+    lacking = ", ".join(name for name, sigma in sigmas.items() if not sigma)
+    metrics.report(f"{lacking}: sigma unknown, set smoothing.sigma to see the probabilities")
+  votes = _votes(found)
+  if votes:
+    smoothing_plots.draw_reliability(place / "reliability.png", votes)
+  result = {
+    name: smoothing.estimate_average_radius(log)._asdict() | {"num_images": len(log.idx)}
+    for name, log in logs.items()
+  }
+  workdir.write_result(path, "analysis", {"average_certified_radius": result})
+  print(table)
+  return result
+
+
+def read_logs(config: Any) -> dict[str, smoothing.CertifyLog]:
+  """The logs that the config names, of the images that all have.
+
+  Raises:
+    ConfigError: nothing is named or found, or a file is no log.
+  """
+  found = _find(config.smoothing.logs)
   with from_config("smoothing.logs"):
-    logs = _on_common_images({name: smoothing.read_log(path) for name, path in found.items()})
-  with workdir.claimed(folder) as path:
-    workdir.write_identity(path, config)
-    place = path / "results"
-    table = smoothing.markdown_table(logs)
-    write_atomically(place / "analysis.md", table + "\n")
-    write_atomically(place / "analysis.csv", smoothing.csv_table(logs))
-    smoothing_plots.draw_certified_accuracy(place / "certified_accuracy.png", logs)
-    smoothing_plots.draw_trade_off(place / "trade_off.png", _runs(logs))
-    sigmas = {name: log.header.get("sigma", config.smoothing.sigma) for name, log in logs.items()}
-    if all(sigmas.values()):
-      smoothing_plots.draw_probabilities(place / "probabilities.png", logs, sigmas)
-    else:
-      lacking = ", ".join(name for name, sigma in sigmas.items() if not sigma)
-      metrics.report(f"{lacking}: sigma unknown, set smoothing.sigma to see the probabilities")
-    votes = _votes(found)
-    if votes:
-      smoothing_plots.draw_reliability(place / "reliability.png", votes)
-    result = {
-      name: smoothing.estimate_average_radius(log)._asdict() | {"num_images": len(log.idx)}
-      for name, log in logs.items()
-    }
-    workdir.write_result(path, "analysis", {"average_certified_radius": result})
-    print(table)
-    return result
+    return _on_common_images({name: smoothing.read_log(path) for name, path in found.items()})
 
 
 def _find(entries) -> dict[str, pathlib.Path]:

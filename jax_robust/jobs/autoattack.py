@@ -13,7 +13,7 @@ from jax_robust import attacks
 from jax_robust.attacks.autoattack import STAGES
 from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, tables
-from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
+from jax_robust.runs import devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.runs.evaluation import autoattack_ball
 from jax_robust.train import metrics, parallel
@@ -22,45 +22,45 @@ PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward
 """Fields of an `AutoAttackResult` that a piece keeps, besides `after/STAGE` for every stage."""
 
 
-def autoattack(config: Any, folder: str) -> dict[str, Any]:
+def autoattack(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[str, Any]:
   """Evaluates weights by AutoAttack (or AA+MT) in pieces, at every eps; resumes, and shards."""
-  check.check(config)
   norm, main_eps = autoattack_ball(config)
   options = read_options(config, norm)
   share = pieces.share_of("autoattack.shard", options["shard"])
-  with workdir.claimed(folder, create=bool(config.init_from)) as path:
-    workdir.write_identity(path, config)
-    source = build.eval_source(
-      build.load_split(config, config.data.test_split), config.evaluation.num_examples
+  source, net, params, model_state, info = subject
+  evaluate, predict = _make_evaluate(config, options, norm, net, params, model_state)
+  common = {
+    "version": options["version"],
+    "norm": norm,
+    "seed": config.seed,
+    "chunk_size": options["chunk_size"],
+    "data": config.data.name,
+    "split": config.data.test_split,
+    "num_examples": source.num_examples,
+    "weights_sha256": info["sha256"],
+    "precision": config.evaluation.precision,
+    **identity.sha256_of(source),
+  }
+  stores = []
+  for eps in sorted({*map(float, config.evaluation.eps_list), main_eps}):
+    store = pieces.Arrays(
+      path / "results" / f"autoattack_{common['norm']}_{eps:.6g}",
+      {**common, "eps": eps},
+      range(source.num_examples),
+      share=share,
+      size=options["chunk_size"],
+      name=f"eps {eps:.4g}",
     )
-    net, params, model_state, info = nets.load_net(config, path, source)
-    evaluate, predict = _make_evaluate(config, options, norm, net, params, model_state)
-    common = {
-      "version": options["version"],
-      "norm": norm,
-      "seed": config.seed,
-      "chunk_size": options["chunk_size"],
-      "data": config.data.name,
-      "split": config.data.test_split,
-      "num_examples": source.num_examples,
-      "weights_sha256": info["sha256"],
-      "precision": config.evaluation.precision,
-      **identity.sha256_of(source),
-    }
-    stores = []
-    for eps in sorted({*map(float, config.evaluation.eps_list), main_eps}):
-      store = pieces.Arrays(
-        path / "results" / f"autoattack_{common['norm']}_{eps:.6g}",
-        {**common, "eps": eps},
-        range(source.num_examples),
-        share=share,
-        size=options["chunk_size"],
-        name=f"eps {eps:.4g}",
-      )
-      _fill(store, options, source, evaluate, predict)
-      stores.append(store)
-    folders = [store.folder for store in stores]
-    return write_results(config, path, folders) if pieces.wait(stores) else {}
+    _fill(store, options, source, evaluate, predict)
+    stores.append(store)
+  folders = [store.folder for store in stores]
+  return write_results(config, path, folders) if pieces.wait(stores) else {}
+
+
+def check(config: Any) -> None:
+  """Raises ConfigError where a value of the block `autoattack` can't be used."""
+  options = read_options(config, autoattack_ball(config)[0])
+  pieces.share_of("autoattack.shard", options["shard"])
 
 
 def read_options(config: Any, norm: str) -> dict[str, Any]:

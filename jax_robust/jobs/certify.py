@@ -18,7 +18,7 @@ from jax_robust.errors import (
   check_sigma,
 )
 from jax_robust.evaluate import smoothing_plots
-from jax_robust.runs import build, check, devices, identity, nets, pieces, workdir
+from jax_robust.runs import build, devices, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import metrics
 
@@ -30,37 +30,39 @@ IMAGES_AT_ONCE = 256
 _GRID = 0.25  # radii of the tables, in units of the image
 
 
-def certify(config: Any, folder: str) -> dict[str, Any]:
+def certify(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Certifies a smoothed model, or several, image by image: CERTIFY, into a log that grows."""
-  check.check(config)
   options = read_options(config)
   share = pieces.share_of("smoothing.shard", options["shard"])
-  with workdir.claimed(folder, create=bool(config.init_from or options["weights"])) as path:
-    workdir.write_identity(path, config)
-    source = build.load_split(config, config.data.test_split)
-    images = select(options, source.num_examples)
-    names = ("n0", "n", "alpha", "noise", "radii", "tolerance", "start", "stop", "skip", "max")
-    common = {
-      **{name: options[name] for name in names},
-      "seed": config.seed,
-      "precision": config.evaluation.precision,
-      "data": config.data.name,
-      "split": config.data.test_split,
-      "num_images": len(images),
-      **identity.sha256_of(source, np.asarray(images)),
-    }
-    stores = []
-    for net in nets.each_net(config, path, source, options["weights"]):
-      for sigma in _sigmas(options, net):
-        belongs_to = {"net": net.name, "sigma": sigma, **common}
-        belongs_to |= {"trained_sigma": net.sigma, "weights_sha256": net.sha256}
-        place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
-        name = f"{net.name} at sigma {sigma:g}"
-        store = pieces.Rows(place, belongs_to, images, share=share, name=name)
-        _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
-        stores.append(store)
-    folders = [store.folder for store in stores]
-    return write_results(config, path, folders) if pieces.wait(stores) else {}
+  source = build.load_split(config, config.data.test_split)
+  images = select(options, source.num_examples)
+  names = ("n0", "n", "alpha", "noise", "radii", "tolerance", "start", "stop", "skip", "max")
+  common = {
+    **{name: options[name] for name in names},
+    "seed": config.seed,
+    "precision": config.evaluation.precision,
+    "data": config.data.name,
+    "split": config.data.test_split,
+    "num_images": len(images),
+    **identity.sha256_of(source, np.asarray(images)),
+  }
+  stores = []
+  for net in nets.each_net(config, path, source, options["weights"]):
+    for sigma in _sigmas(options, net):
+      belongs_to = {"net": net.name, "sigma": sigma, **common}
+      belongs_to |= {"trained_sigma": net.sigma, "weights_sha256": net.sha256}
+      place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
+      name = f"{net.name} at sigma {sigma:g}"
+      store = pieces.Rows(place, belongs_to, images, share=share, name=name)
+      _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
+      stores.append(store)
+  folders = [store.folder for store in stores]
+  return write_results(config, path, folders) if pieces.wait(stores) else {}
+
+
+def check(config: Any) -> None:
+  """Raises ConfigError where a value of the block `smoothing` can't be used."""
+  pieces.share_of("smoothing.shard", read_options(config)["shard"])
 
 
 def read_options(config: Any) -> dict[str, Any]:

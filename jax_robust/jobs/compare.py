@@ -1,50 +1,54 @@
 """The comparison job: several trainings that differ in a few blocks, evaluated side by side."""
 
+import pathlib
 from typing import Any
 
 import jax
 
+from jax_robust import jobs
 from jax_robust.errors import ConfigError, check_options
 from jax_robust.evaluate import tables
 from jax_robust.jobs import evaluate, generate
-from jax_robust.jobs.train import train
 from jax_robust.runs import check, workdir
+from jax_robust.runs.nets import open_model
 from jax_robust.runs.training import make_training
 
 
-def compare(config: Any, folder: str) -> dict[str, Any]:
+def compare(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Trains each of config.runs, whose blocks replace the config's; evaluates them in one table."""
+  shards = config.generated.path
+  if config.get("generate") and not shards:
+    generate.write_shards(config, path)
+    shards = str(path / generate.SHARDS)
+  # The run that changes nothing is what the others are compared with, and the headline.
+  names = sorted(config.runs, key=lambda name: len(config.runs[name]))
+  runs = {name: run_config(config, name, shards) for name in names}
+  trainings = {name: make_training(run) for name, run in runs.items()}
+  measured = {}
+  for name, run in runs.items():
+    place = path / "runs" / name
+    if jobs.run(run, place, training=trainings[name])["preempted"]:
+      return {"preempted": True}
+    measured[name] = evaluate.measure(run, open_model(run, place))
+  result = {
+    **next(iter(measured.values())).result,
+    "runs": {name: each.result for name, each in measured.items()},
+  }
+  workdir.write_result(path, "compare", result)
+  if jax.process_index() == 0:
+    evaluate.draw(path / "results" / "compare.png", measured)
+    print(tables.markdown_table([evaluate.row_of(name, each) for name, each in measured.items()]))
+    print(f"numbers: {path / 'results' / 'compare.json'}")
+    print(f"picture: {path / 'results' / 'compare.png'}")
+  return result
+
+
+def check_runs(config: Any) -> None:
+  """Raises ConfigError where there is no run, or one that could not be trained."""
   if not config.get("runs"):
     raise ConfigError("config.runs is empty: the job 'compare' needs runs, as {name: {block: …}}")
   for name in config.runs:
-    check.check(run_config(config, name, config.generated.path or folder))
-  with workdir.claimed(folder) as path:
-    workdir.write_identity(path, config)
-    shards = config.generated.path
-    if config.get("generate") and not shards:
-      generate.write_shards(config, path)
-      shards = str(path / generate.SHARDS)
-    # The run that changes nothing is what the others are compared with, and the headline.
-    names = sorted(config.runs, key=lambda name: len(config.runs[name]))
-    runs = {name: run_config(config, name, shards) for name in names}
-    trainings = {name: make_training(run) for name, run in runs.items()}
-    measured = {}
-    for name, run in runs.items():
-      place = path / "runs" / name
-      if train(run, str(place), trainings[name])["preempted"]:
-        return {"preempted": True}
-      measured[name] = evaluate.evaluate_weights(run, place)
-    result = {
-      **next(iter(measured.values())).result,
-      "runs": {name: each.result for name, each in measured.items()},
-    }
-    workdir.write_result(path, "compare", result)
-    if jax.process_index() == 0:
-      evaluate.draw(path / "results" / "compare.png", measured)
-      print(tables.markdown_table([evaluate.row_of(name, each) for name, each in measured.items()]))
-      print(f"numbers: {path / 'results' / 'compare.json'}")
-      print(f"picture: {path / 'results' / 'compare.png'}")
-    return result
+    check.check(run_config(config, name, config.generated.path or generate.SHARDS))
 
 
 def run_config(config: Any, name: str, shards: str) -> Any:

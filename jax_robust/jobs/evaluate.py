@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from jax_robust.evaluate import attack_plots, intervals, tables
-from jax_robust.runs import build, check, identity, workdir
+from jax_robust.runs import identity, workdir
 from jax_robust.runs.evaluation import attack_setting, make_score
-from jax_robust.runs.nets import load_net
+from jax_robust.runs.nets import Opened
 from jax_robust.train import metrics
 
 
@@ -21,17 +21,14 @@ class Evaluation(NamedTuple):
   curve: attack_plots.Curve | None
 
 
-def evaluate(config: Any, folder: str) -> dict[str, Any]:
+def evaluate(config: Any, path: pathlib.Path, subject: Opened) -> dict[str, Any]:
   """Measures config.evals of a run's weights (or init_from's) on test images, at several eps."""
-  check.check(config)
-  with workdir.claimed(folder, create=bool(config.init_from)) as path:
-    workdir.write_identity(path, config)
-    measured = evaluate_weights(config, path)
-    workdir.write_result(path, "evaluate", measured.result)
-    if jax.process_index() == 0:
-      draw(path / "results" / "evaluate.png", {config.model.name: measured})
-      print(tables.markdown_table([row_of(config.model.name, measured)]))
-    return measured.result
+  measured = measure(config, subject)
+  workdir.write_result(path, "evaluate", measured.result)
+  if jax.process_index() == 0:
+    draw(path / "results" / "evaluate.png", {config.model.name: measured})
+    print(tables.markdown_table([row_of(config.model.name, measured)]))
+  return measured.result
 
 
 def draw(path: pathlib.Path, measured: dict[str, Evaluation]) -> None:
@@ -63,12 +60,9 @@ def row_of(name: str, measured: Evaluation) -> dict[str, Any]:
   return row
 
 
-def evaluate_weights(config, path: pathlib.Path) -> Evaluation:
+def measure(config, subject: Opened) -> Evaluation:
   """Measures what `config.evals` names, and the curve of its attack over `evaluation.eps_list`."""
-  source = build.eval_source(
-    build.load_split(config, config.data.test_split), config.evaluation.num_examples
-  )
-  net, params, model_state, info = load_net(config, path, source)
+  source, net, params, model_state, info = subject
   score, names = make_score(config, net, source), sorted(config.evals)
   setting = attack_setting(config)
   extra = [f"{setting.name}/{column}" for column in EXAMPLE_COLUMNS] if setting else []

@@ -14,12 +14,11 @@ from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.types import LogitsFn
 
 
-def export(config: Any, folder: str) -> dict[str, Any]:
+def export(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes a run's averaged weights as `export/weights.safetensors`, with config and sha256."""
-  with workdir.claimed(folder, create=False) as path:
-    stored = workdir.read_config(path)
-    arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
-    return _write(path / "export", arrays, stored, info)
+  stored = workdir.read_config(path)
+  arrays, info = weights.run_weights(path, which=config.evaluation.checkpoint)
+  return _write(path / "export", arrays, stored, info)
 
 
 def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:

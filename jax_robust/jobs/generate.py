@@ -12,7 +12,7 @@ import numpy as np
 from jax_robust.data import convert, shard_writer, shards, sources
 from jax_robust.errors import ConfigError
 from jax_robust.generate import gaussian
-from jax_robust.runs import build, identity, pieces, workdir
+from jax_robust.runs import build, identity, pieces
 from jax_robust.runs.blocks import block, check_name, from_config
 from jax_robust.train import metrics
 
@@ -20,11 +20,14 @@ SHARDS = "generated"
 """The folder of the shards in a workdir."""
 
 
-def generate(config: Any, folder: str) -> dict[str, Any]:
+def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes shards to WORKDIR/generated: a Gaussian fit of the data set, or files converted."""
-  with workdir.claimed(folder) as path:
-    workdir.write_identity(path, config)
-    return write_shards(config, path)
+  return write_shards(config, path)
+
+
+def check(config: Any) -> None:
+  """Raises ConfigError where the method of generation is none of ours."""
+  check_name("generate.method", block(config, "generate").get("method", ""), METHODS)
 
 
 def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:
@@ -32,7 +35,6 @@ def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:
   options = block(config, "generate")
   method, shard = options.pop("method", ""), options.pop("shard", "0/1")
   options.pop("pieces", None)  # of the job `merge`
-  check_name("generate.method", method, METHODS)
   manifest, result = path / SHARDS / "manifest.json", None
   if not manifest.exists():
     with from_config("generate"):

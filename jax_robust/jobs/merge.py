@@ -7,11 +7,29 @@ from typing import Any
 
 from jax_robust import job_table
 from jax_robust.errors import ConfigError, WorkdirError
-from jax_robust.runs import pieces, workdir
+from jax_robust.runs import pieces
 
 
-def merge(config: Any, folder: str) -> dict[str, Any]:
+def merge(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Puts the pieces of an evaluation together; refuses gaps, overlaps and strangers."""
+  block, workdirs = find_workdirs(config)
+  result: dict[str, Any] = {}
+  for name, job in job_table.JOBS.items():
+    if job.block == block and job.results:
+      merged = _merge_job(name, workdirs, path)
+      if merged:
+        result |= job_table.load(job.results)(config, path, merged)
+  if not result:
+    raise WorkdirError(f"{', '.join(map(str, workdirs))}: there is no piece of any job")
+  return result
+
+
+def find_workdirs(config: Any) -> tuple[str, list[pathlib.Path]]:
+  """The block that names pieces, and the workdirs of these.
+
+  Raises:
+    ConfigError: no block does, or several; a workdir that is not there.
+  """
   blocks = dict.fromkeys(job.block for job in job_table.JOBS.values() if job.results)
   given = [name for name in blocks if config.get(name, {}).get("pieces")]
   if len(given) != 1:
@@ -20,18 +38,7 @@ def merge(config: Any, folder: str) -> dict[str, Any]:
       (f"{' and '.join(given)} are both given" if given else "pieces is empty")
       + f": name the workdirs of the pieces of one work, as {known}"
     )
-  workdirs = _workdirs(f"{given[0]}.pieces", config[given[0]].pieces)
-  with workdir.claimed(folder) as path:
-    workdir.write_identity(path, config)
-    result: dict[str, Any] = {}
-    for name, job in job_table.JOBS.items():
-      if job.block == given[0] and job.results:
-        merged = _merge_job(name, workdirs, path)
-        if merged:
-          result |= job_table.load(job.results)(config, path, merged)
-    if not result:
-      raise WorkdirError(f"{', '.join(map(str, workdirs))}: there is no piece of any job")
-    return result
+  return given[0], _workdirs(f"{given[0]}.pieces", config[given[0]].pieces)
 
 
 def _workdirs(key: str, patterns: Sequence[str]) -> list[pathlib.Path]:

@@ -18,54 +18,57 @@ from jax_robust.data import files
 from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import ConfigError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
-from jax_robust.runs import check, devices, nets, pieces, weights, workdir
+from jax_robust.runs import devices, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import metrics
 
 
-def predict(config: Any, folder: str) -> dict[str, Any]:
+def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Says what the smoothed model predicts for every image of a folder, or that it can't tell."""
-  check.check(config)
   options = block(config, "smoothing")
   share = pieces.share_of("smoothing.shard", options["shard"])
-  if not options["images"]:
-    raise ConfigError("smoothing.images is empty: name the folder of the images to predict")
-  if not pathlib.Path(options["images"]).is_dir():
-    raise ConfigError(f"smoothing.images={options['images']!r}: there is no such folder")
   names, source = files.unlabelled_folder(options["images"])
-  with workdir.claimed(folder, create=bool(config.init_from)) as path:
-    workdir.write_identity(path, config)
-    place, arrays, _ = weights.find(config, path)
-    num_classes = weights.num_classes(place, arrays)
-    net = next(nets.each_net(config, path, dataclasses.replace(source, num_classes=num_classes)))
-    sigma = options["sigma"] or net.sigma
-    if not sigma:
-      raise ConfigError("smoothing.sigma is 0, and the run does not say its own: set it")
-    with from_config("smoothing"):
-      check_sigma(sigma)
-      smoothing.check_predict_budget(n=options["n"], alpha=options["alpha"])
-      sampler = smoothing.Sampler(
-        net.logits_fn, image_shape=source.image_shape,
-        devices=devices.local_devices(config.parallel),
-        **{name: options[name] for name in ("noise", "batch_size")},
-      )  # fmt: skip
-    predictions = functools.partial(
-      smoothing.each_prediction, sampler, sigma=sigma, n=options["n"], alpha=options["alpha"]
-    )
-    identity = {
-      "sigma": sigma,
-      **{name: options[name] for name in ("n", "alpha", "noise")},
-      "seed": config.seed,
-      "precision": config.evaluation.precision,
-      "weights_sha256": net.sha256,
-      "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
-    }
-    place = path / "results" / "predict"
-    if jax.process_index() == 0:
-      _move_old_log(place, len(names))
-    store = pieces.Rows(place, identity, range(len(names)), share=share)
-    _fill(store, config, names, source, predictions)
-    return write_results(config, path, [place]) if pieces.wait([store]) else {}
+  place, arrays, _ = weights.find(config, path)
+  num_classes = weights.num_classes(place, arrays)
+  net = next(nets.each_net(config, path, dataclasses.replace(source, num_classes=num_classes)))
+  sigma = options["sigma"] or net.sigma
+  if not sigma:
+    raise ConfigError("smoothing.sigma is 0, and the run does not say its own: set it")
+  with from_config("smoothing"):
+    check_sigma(sigma)
+    smoothing.check_predict_budget(n=options["n"], alpha=options["alpha"])
+    sampler = smoothing.Sampler(
+      net.logits_fn, image_shape=source.image_shape,
+      devices=devices.local_devices(config.parallel),
+      **{name: options[name] for name in ("noise", "batch_size")},
+    )  # fmt: skip
+  predictions = functools.partial(
+    smoothing.each_prediction, sampler, sigma=sigma, n=options["n"], alpha=options["alpha"]
+  )
+  identity = {
+    "sigma": sigma,
+    **{name: options[name] for name in ("n", "alpha", "noise")},
+    "seed": config.seed,
+    "precision": config.evaluation.precision,
+    "weights_sha256": net.sha256,
+    "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+  }
+  place = path / "results" / "predict"
+  if jax.process_index() == 0:
+    _move_old_log(place, len(names))
+  store = pieces.Rows(place, identity, range(len(names)), share=share)
+  _fill(store, config, names, source, predictions)
+  return write_results(config, path, [place]) if pieces.wait([store]) else {}
+
+
+def check(config: Any) -> None:
+  """Raises ConfigError where there are no images, or a share that is none."""
+  options = config.smoothing
+  pieces.share_of("smoothing.shard", options.shard)
+  if not options.images:
+    raise ConfigError("smoothing.images is empty: name the folder of the images to predict")
+  if not pathlib.Path(options.images).is_dir():
+    raise ConfigError(f"smoothing.images={options.images!r}: there is no such folder")
 
 
 def _move_old_log(place: pathlib.Path, num_images: int) -> None:

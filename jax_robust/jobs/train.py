@@ -8,25 +8,22 @@ from typing import Any
 
 import jax
 
-from jax_robust.runs import check, workdir
+from jax_robust.runs import workdir
 from jax_robust.runs.evaluation import make_score
 from jax_robust.runs.training import Training, duration, make_training, with_weights_of
 from jax_robust.train import checkpoint, loop, metrics
 from jax_robust.train.state import TrainState
 
 
-def train(config: Any, folder: str, training: Training | None = None) -> dict[str, Any]:
+def train(config: Any, path: pathlib.Path, training: Training | None = None) -> dict[str, Any]:
   """Trains a net, or goes on where the workdir stands; evaluates it on held-out images."""
-  check.check(config)
-  with workdir.claimed(folder) as path:
-    workdir.write_identity(path, config)
-    training = training or make_training(config)
-    workdir.note_data(path, training.sets.train)
-    outcome = _train(config, path, training)
-    result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
-    if not outcome.preempted:
-      workdir.write_result(path, "train", result)
-    return result
+  training = training or make_training(config)
+  workdir.note_data(path, training.sets.train)
+  outcome = _train(config, path, training)
+  result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
+  if not outcome.preempted:
+    workdir.write_result(path, "train", result)
+  return result
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
@@ -125,7 +125,11 @@ def make_score(
   with from_config("evals"):
     params, model_state = weights.shapes(net, source.image_shape)
     traced = scorer if config.parallel == "jit" else body
-    jax.eval_shape(traced, weights_of(params, model_state, {}), batch)
+    jax.eval_shape(
+      traced,
+      parallel.abstract(weights_of(params, model_state, {}), mesh, PartitionSpec()),
+      parallel.abstract(batch, mesh, PartitionSpec(parallel.AXIS)),
+    )
 
   def score(params, model_state, names: Collection[str], eps: dict[str, float] | None = None):
     return scoring.score(

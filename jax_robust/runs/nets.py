@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jax_robust import config as config_lib
+from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError
 from jax_robust.nets.exits import Exit, select_exit
 from jax_robust.runs import build, weights, workdir
@@ -60,6 +61,31 @@ def each_net(
       ours = config_lib.from_data(config_lib.to_data(config))
       ours.init_from = reference
       yield _open(ours, pathlib.Path(), source, name)
+
+
+class Opened(NamedTuple):
+  """A trained model and the test images that a job is about.
+
+  Attributes:
+    source: the images, as many as `evaluation.num_examples` says.
+    net: the module.
+    params, model_state: its weights.
+    info: step, checkpoint and sha256 of the weights.
+  """
+
+  source: Source
+  net: Any
+  params: Any
+  model_state: Any
+  info: dict[str, Any]
+
+
+def open_model(config: Any, path: pathlib.Path) -> Opened:
+  """Opens the test split, and a workdir's weights or those of `config.init_from`."""
+  source = build.eval_source(
+    build.load_split(config, config.data.test_split), config.evaluation.num_examples
+  )
+  return Opened(source, *load_net(config, path, source))
 
 
 def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:

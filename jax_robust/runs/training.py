@@ -58,21 +58,27 @@ def make_training(config: Any, *, mesh: Mesh | None = None) -> Training:
   mesh = mesh or devices.make_mesh(config, net)
   make_update = _update_maker(config, net, sets, mesh)
   make_state = functools.partial(_fresh_state, config, net, sets)
-  abstract = jax.eval_shape(make_state)
+  shapes = jax.eval_shape(make_state)
+  specs = parallel.state_specs(shapes)
   step_fn = parallel.map_step(
-    make_update, mesh, mode=config.parallel, state_specs=parallel.state_specs(abstract), donate=True
+    make_update, mesh, mode=config.parallel, state_specs=specs, donate=True
   )
   with from_config("objective"):
     # What jit traces here it need not trace again; under pmap, the trace of one device has to do.
     traced = step_fn if config.parallel == "jit" else make_update(None)
-    jax.eval_shape(traced, abstract, _batch_shapes(sets.train, config.batch.size))
+    batch = _batch_shapes(sets.train, config.batch.size)
+    jax.eval_shape(
+      traced,
+      parallel.abstract(shapes, mesh, specs),
+      parallel.abstract(batch, mesh, PartitionSpec(parallel.AXIS)),
+    )
   return Training(
     sets,
     net,
     mesh,
     lambda: parallel.place_state(make_state(), mesh),
     step_fn,
-    _batch_maker(config, sets, mesh),
+    batch_maker(config, sets, mesh),
   )
 
 
@@ -207,7 +213,7 @@ def make_optimizer(config, source: sources.Source) -> optax.GradientTransformati
   return call("optimizer", optim.make_optimizer, schedule, options=options, updates_per_batch=count)
 
 
-def _batch_maker(config, sets, mesh) -> Callable[[int], Any]:
+def batch_maker(config, sets: build.Data, mesh: Mesh) -> Callable[[int], Any]:
   """`step -> iterator` over sharded batches from that step on."""
   options = block(config, "batch")
   options["batch_size"] = options.pop("size")

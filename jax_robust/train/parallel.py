@@ -102,6 +102,24 @@ def state_specs(state: Any) -> Any:
   return jax.tree_util.tree_map_with_path(spec, state)
 
 
+def abstract(tree: Any, mesh: Mesh, specs: Any) -> Any:
+  """Shapes and dtypes of a tree, placed on a mesh: a step traced with these is not traced again.
+
+  Args:
+    tree: arrays, or their shapes and dtypes.
+    mesh: the devices.
+    specs: a PartitionSpec for the tree, or for each array or part of it.
+  """
+
+  def place(spec, part):
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part
+    )
+
+  return jax.tree.map(place, specs, tree)
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Places a tree on every device of the mesh; every process must hold the same values."""
   return _place(tree, mesh, jax.tree.map(lambda leaf: PartitionSpec(), tree))

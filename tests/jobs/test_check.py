@@ -6,9 +6,9 @@ import json
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import presets
+from jax_robust import jobs, presets
 from jax_robust.errors import ConfigError
-from jax_robust.jobs import generate, train
+from jax_robust.jobs import train
 from jax_robust.runs import blocks, build, check, devices
 from jax_robust.runs.training import make_optimizer, make_training
 
@@ -117,7 +117,7 @@ def test_an_attack_that_the_objective_does_not_use_is_not_tried(tiny):
 
 def test_a_mistake_makes_no_workdir(tiny, tmp_path):
   with pytest.raises(ConfigError, match="'pgd'"):
-    train.train(tiny(attack__name="pdg"), str(tmp_path / "run"))
+    jobs.run(tiny(attack__name="pdg"), str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
 
 
@@ -181,7 +181,7 @@ def test_a_run_without_a_step_is_a_mistake(tiny, tmp_path):
   config = tiny()
   del config["total_steps"]
   with pytest.raises(ConfigError, match="the run has no step"):
-    train.train(config, str(tmp_path))
+    jobs.run(config, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -196,10 +196,10 @@ def test_a_run_without_a_step_is_a_mistake(tiny, tmp_path):
   ],
 )
 def test_a_mistake_in_what_is_generated_is_named(tiny, tmp_path, block, message):
-  config = tiny()
+  config = tiny(job="generate")
   config.generate = block
   with pytest.raises(ConfigError, match=message):
-    generate.generate(config, str(tmp_path))
+    jobs.run(config, str(tmp_path))
 
 
 def test_call_passes_on_what_is_no_mistake_of_the_config():

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from jax_robust import config as config_lib
+from jax_robust import jobs
 from jax_robust.errors import ConfigError
 from jax_robust.jobs import compare
 
@@ -58,13 +59,13 @@ def test_a_mistake_in_any_run_is_found_before_the_first_trains(tiny, tmp_path, c
   config = tiny(job="compare")
   config.runs = {"a": change, "b": {}}
   with pytest.raises(ConfigError, match=message):
-    compare.compare(config, str(tmp_path / "workdir"))
+    jobs.run(config, str(tmp_path / "workdir"))
   assert not (tmp_path / "workdir").exists()
 
 
 def test_no_runs_are_a_mistake(tiny, tmp_path):
   with pytest.raises(ConfigError, match=r"config\.runs is empty"):
-    compare.compare(tiny(), str(tmp_path))
+    jobs.run(tiny(job="compare"), str(tmp_path))
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(command, comparison, tmp_path):

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import main, presets
-from jax_robust.jobs import train
+from jax_robust import jobs, main, presets
 from jax_robust.runs import evaluation, workdir
 from jax_robust.runs.training import make_training
 from jax_robust.train import metrics
@@ -41,7 +40,7 @@ def test_the_names_are_the_config_s_and_select_takes_one_of_them(tiny, tmp_path)
     "weak": {"evaluator": "attacked", "attack": {**weak, "eps": 0.01}},
   }
   config.select = ("weak", "max")
-  result = train.train(config, str(tmp_path))
+  result = jobs.run(config, str(tmp_path))
   assert result["best"]["metric"] == "weak"
   rows = [row for row in metrics.read_metrics(tmp_path / "metrics.jsonl") if "weak" in row]
   assert rows and all({"accuracy", "strong", "weak"} <= set(row) for row in rows)
@@ -60,7 +59,7 @@ def test_autoattack_without_an_attack_in_evals_asks_for_a_ball():
 def test_a_workdir_of_an_earlier_version_is_read_and_resumed(tiny, tmp_path):
   """Its config names the attack of the evaluation where there are `evals` now."""
   config = tiny("steps=4,save=2,evaluate=2")
-  train.train(config, str(tmp_path))
+  jobs.run(config, str(tmp_path))
   data = json.loads((tmp_path / "config.json").read_text())
   data["evaluation"]["attack"] = data.pop("evals")["robust"]["attack"]
   del data["evaluation"]["exit"], data["autoattack"]["norm"], data["autoattack"]["eps"]
@@ -70,7 +69,7 @@ def test_a_workdir_of_an_earlier_version_is_read_and_resumed(tiny, tmp_path):
   assert read.evals == presets.complete(tiny("steps=4,save=2,evaluate=2")).evals
   assert read.evals == config.evals and read.evaluation.exit == "last"
   longer = tiny("steps=4,save=2,evaluate=2")
-  assert train.train(longer, str(tmp_path))["step"] == 4
+  assert jobs.run(longer, str(tmp_path))["step"] == 4
 
 
 def test_a_training_is_traced_with_its_own_net(tiny):

@@ -82,7 +82,7 @@ def test_every_chunk_of_the_pipeline_keeps_its_share(shard_folder, reference, si
     for kind, source in ((False, sets.train), (True, sets.generated))
   }
   assert not known[False] & known[True]
-  batches = training.make_training(config, mesh=parallel.data_mesh(size)).make_batches(0)
+  batches = training.batch_maker(config, sets, parallel.data_mesh(size))(0)
   seen = set()
   for _ in range(4):
     batch = {name: np.asarray(value) for name, value in next(batches).items()}

@@ -5,7 +5,7 @@ import time
 
 from jax_robust import job_table
 from jax_robust.data.atomic import write_atomically
-from jax_robust.runs import pieces, workdir
+from jax_robust.runs import pieces
 
 
 def register():
@@ -19,20 +19,18 @@ def register():
   )
 
 
-def toy(config, folder):
+def toy(config, path):
   """Squares whole numbers, slowly."""
-  with workdir.claimed(folder) as path:
-    workdir.write_identity(path, config)
-    store = pieces.Rows(
-      path / "results" / "toy",
-      {"base": config.toy.base},
-      range(config.toy.num),
-      share=pieces.share_of("toy.shard", config.toy.shard),
-    )
-    for ids in store.missing():
-      time.sleep(0.01)
-      store.write({"id": int(ids[0]), "power": int(ids[0]) ** config.toy.base})
-    return write_results(config, path, [store.folder]) if pieces.wait([store]) else {}
+  store = pieces.Rows(
+    path / "results" / "toy",
+    {"base": config.toy.base},
+    range(config.toy.num),
+    share=pieces.share_of("toy.shard", config.toy.shard),
+  )
+  for ids in store.missing():
+    time.sleep(0.01)
+    store.write({"id": int(ids[0]), "power": int(ids[0]) ** config.toy.base})
+  return write_results(config, path, [store.folder]) if pieces.wait([store]) else {}
 
 
 def write_results(config, path, folders):

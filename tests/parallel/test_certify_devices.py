@@ -14,8 +14,7 @@ from pair_process import ARGUMENT, starter
 from PIL import Image
 
 from jax_robust import config as config_lib
-from jax_robust import job_table, smoothing
-from jax_robust.jobs import certify, merge
+from jax_robust import job_table, jobs, smoothing
 from jax_robust.models.convert import flatten_variables
 from jax_robust.runs import build, row_log
 from jax_robust.train import parallel
@@ -51,7 +50,7 @@ def weights(tmp_path_factory):
 def expected(weights, tmp_path_factory):
   """The rows that eight devices give under jit."""
   folder = tmp_path_factory.mktemp("expected")
-  certify.certify(make_config(weights), str(folder))
+  jobs.run(make_config(weights), str(folder))
   rows = rows_of(folder)
   assert sorted(rows) == list(range(NUM_IMAGES))
   assert len({row["selected"] for row in rows.values()}) > 1
@@ -79,7 +78,7 @@ def start(tmp_path, weights):
 
 @pytest.mark.parametrize("mode", parallel.MODES[1:])
 def test_eight_devices_in_every_mode(mode, weights, expected, tmp_path):
-  certify.certify(make_config(weights, parallel=mode), str(tmp_path))
+  jobs.run(make_config(weights, parallel=mode), str(tmp_path))
   assert rows_of(tmp_path) == expected
 
 
@@ -134,9 +133,9 @@ def test_sigterm_stops_two_processes_and_one_goes_on(start, weights, tmp_path):
   config.smoothing.update(MANY)
   for place, shard in ((run, "0/2"), (tmp_path / "other", "1/2"), (tmp_path / "whole", "0/1")):
     config.smoothing.shard = shard
-    certify.certify(config, str(place))
+    jobs.run(config, str(place))
   config.job, config.smoothing.pieces = "merge", (str(run), str(tmp_path / "other"))
-  merge.merge(config, str(tmp_path / "merged"))
+  jobs.run(config, str(tmp_path / "merged"))
   assert rows_of(tmp_path / "merged") == rows_of(tmp_path / "whole")
   assert before.items() <= rows_of(tmp_path / "whole").items()
 
@@ -150,7 +149,7 @@ def test_two_processes_killed_by_9_go_on(start, weights, tmp_path):
   assert again.finish() == [0, 0], again.printed()
   config = make_config(weights)
   config.smoothing.update(MANY)
-  certify.certify(config, str(tmp_path / "whole"))
+  jobs.run(config, str(tmp_path / "whole"))
   assert rows_of(run) == rows_of(tmp_path / "whole")
 
 

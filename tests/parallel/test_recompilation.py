@@ -4,6 +4,7 @@ import jax
 import pytest
 import tiny_config
 
+from jax_robust import jobs
 from jax_robust.jobs import train
 
 
@@ -29,7 +30,7 @@ def test_no_recompilation_after_step_2(mode, tmp_path, caplog, monkeypatch):
   config.parallel = mode
   config.objective = {"name": "standard"}
   with jax.log_compiles():
-    train.train(config, str(tmp_path))
+    jobs.run(config, str(tmp_path))
   assert len(compiled_before) == 6
   assert compiled_before[0] < compiled_before[1], "compilations were not seen"
   assert compilations()[compiled_before[2] :] == []

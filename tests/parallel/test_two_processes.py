@@ -8,7 +8,7 @@ import pair_config
 import pytest
 from pair_process import ARGUMENT, EVERY, PATIENCE, STEPS, starter
 
-from jax_robust.jobs import train
+from jax_robust import jobs
 from jax_robust.train import checkpoint, metrics
 
 
@@ -27,7 +27,7 @@ def wait_for_rows(pair, count):
 
 def in_one_process(folder):
   """The same training in this process, on its eight devices."""
-  train.train(pair_config.get_config(ARGUMENT), str(folder))
+  jobs.run(pair_config.get_config(ARGUMENT), str(folder))
   return folder
 
 

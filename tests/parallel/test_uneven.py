@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import tiny_config
 
-from jax_robust import presets
+from jax_robust import jobs, presets
 from jax_robust.data import sources
-from jax_robust.jobs import train
 from jax_robust.runs import build, evaluation
 from jax_robust.train import metrics, parallel
 
@@ -22,7 +21,7 @@ def test_batch_of_20_trains_on_five_of_eight_devices(tmp_path, caplog):
   config.batch.size, config.data.num_heldout = 20, 13
   config.objective = {"name": "standard"}
   config.evals = presets.evals({"name": "fgsm", "eps": 0.1})
-  result = train.train(config, str(tmp_path))
+  result = jobs.run(config, str(tmp_path))
   assert result["step"] == 2
   assert "20 rows can't be shared out evenly among 8 devices: running on 5" in caplog.text
   assert caplog.text.count("running on") == 1

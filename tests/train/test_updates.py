@@ -10,9 +10,8 @@ import optax
 import pytest
 import toy_update
 
-from jax_robust import objectives
+from jax_robust import jobs, objectives
 from jax_robust.errors import ConfigError
-from jax_robust.jobs import train
 from jax_robust.runs.training import make_optimizer, make_training
 from jax_robust.train import checkpoint, optim, parallel, state
 
@@ -110,7 +109,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("end", ["asked", "killed"])
 def test_stopped_and_resumed_it_ends_bit_equal(tmp_path, monkeypatch, end):
   arg = "steps=5,save=2,evaluate=0,log=1"
-  train.train(make_config(arg), str(tmp_path / "whole"))
+  jobs.run(make_config(arg), str(tmp_path / "whole"))
   ready = make_training(make_config(arg))
   seen = []
 
@@ -126,10 +125,10 @@ def test_stopped_and_resumed_it_ends_bit_equal(tmp_path, monkeypatch, end):
   interrupted = ready._replace(step_fn=step_fn)
   if end == "killed":
     with pytest.raises(Killed):
-      train.train(make_config(arg), str(folder), interrupted)
+      jobs.run(make_config(arg), str(folder), training=interrupted)
   else:
-    assert train.train(make_config(arg), str(folder), interrupted)["preempted"]
-  assert train.train(make_config(arg), str(folder))["step"] == 5
+    assert jobs.run(make_config(arg), str(folder), training=interrupted)["preempted"]
+  assert jobs.run(make_config(arg), str(folder))["step"] == 5
   found, expected = left_in(folder), left_in(tmp_path / "whole")
   assert "carry/rows/delta" in found
   assert found == expected
@@ -146,4 +145,4 @@ def test_an_update_that_breaks_the_contract_is_refused(tmp_path, change, message
   training = make_training(make_config())
   broken = training._replace(step_fn=lambda *args: change(*training.step_fn(*args)))
   with pytest.raises(ValueError, match=message):
-    train.train(make_config(), str(tmp_path), broken)
+    jobs.run(make_config(), str(tmp_path), training=broken)

@@ -7,9 +7,9 @@ import pytest
 import two_exits
 
 import jax_robust
-from jax_robust import presets
+from jax_robust import jobs, presets
 from jax_robust.errors import ConfigError, UserError
-from jax_robust.jobs import autoattack, certify, evaluate, export, train
+from jax_robust.jobs import train
 from jax_robust.runs.training import make_training
 from jax_robust.train import metrics
 
@@ -37,7 +37,7 @@ def make(tiny):
 def run(make, tmp_path_factory):
   """The workdir of a TRADES training."""
   folder = tmp_path_factory.mktemp("exits") / "run"
-  assert train.train(make(), str(folder))["step"] == 4
+  assert jobs.run(make(), str(folder))["step"] == 4
   return folder
 
 
@@ -75,11 +75,11 @@ def test_load_gives_the_exit_of_the_config(logits):
 def test_evaluate_and_autoattack_answer_by_the_exit(make, run, exit):
   config = make(evaluation__exit=exit, evaluation__checkpoint="latest")
   config.job = "evaluate"
-  result = evaluate.evaluate(config, str(run))
+  result = jobs.run(config, str(run))
   assert result["exit"] == exit and 0 <= result["robust"] <= result["clean"] <= 1
   config.job, config.autoattack.version = "autoattack", "apgd-ce"
   config.autoattack.eps = {"last": 0.1, "mean": 0.11, 0: 0.12}[exit]
-  attacked = autoattack.autoattack(config, str(run))
+  attacked = jobs.run(config, str(run))
   assert attacked["clean"] == result["clean"]
 
 
@@ -87,14 +87,14 @@ def test_certify_smooths_the_exit(make, run):
   config = make(evaluation__checkpoint="latest", evaluation__exit="mean")
   config.job = "certify"
   config.smoothing.update({"sigma": 0.25, "n": 200, "n0": 10, "stop": 2})
-  result = next(iter(certify.certify(config, str(run)).values()))
+  result = next(iter(jobs.run(config, str(run)).values()))
   assert result["complete"] and result["num_images"] == 2
 
 
 def test_an_export_says_how_many_classes_there_are(make, run):
   config = make()
   config.job = "export"
-  export.export(config, str(run))
+  jobs.run(config, str(run))
   assert json.loads((run / "export" / "manifest.json").read_text())["data"] == {"num_classes": 10}
 
 
@@ -116,11 +116,11 @@ def test_images_of_other_classes_are_refused_on_resume(make, run):
   noted = json.loads((run / "data.json").read_text())
   (run / "data.json").write_text(json.dumps({**noted, "num_classes": 3}))
   with pytest.raises(UserError, match=r"data.json says .*'num_classes': 3.*use the data set"):
-    train.train(make(), str(run))
+    jobs.run(make(), str(run))
   (run / "data.json").write_text(json.dumps(noted))
 
 
 def test_a_multi_exit_net_trains_adversarially(make, tmp_path):
   config = make(objective={"name": "adversarial"}, attack__loss="cross_entropy")
   config.evals = presets.evals(config.evals.robust.attack.to_dict(), noise=0.25)
-  assert train.train(config, str(tmp_path))["step"] == 4
+  assert jobs.run(config, str(tmp_path))["step"] == 4
