@@ -77,7 +77,7 @@ outcome = loop.run(
   step_fn=jax.jit(update),
   make_batches=pipeline.make_train_batches(
     source, None, backend="resident", batch_size=4, original_share=1.0),
-  evaluate=lambda state: {{"clean": 0.5}}, schedule=loop.Schedule(2, 0, 0, 1),
+  evaluate=lambda state: {{"clean": 0.5}}, cadence=loop.Cadence(2, 0, 0, 1),
   checkpoints=loop.Checkpoints(*folders, "clean", "max"),
   writer=metrics.MetricsWriter({workdir!r}, tensorboard=False), batch_size=4)
 print(json.dumps(outcome.step))

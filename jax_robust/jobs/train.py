@@ -45,7 +45,7 @@ def open_checkpoints(config, path: pathlib.Path) -> Iterator[loop.Checkpoints]:
 def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
   """Restores what there is, and runs the loop."""
   evaluate = make_evaluate(config, training)
-  schedule = loop.Schedule(
+  cadence = loop.Cadence(
     **{
       stem: duration(config, stem, training.sets.train)
       for stem in ("total", "evaluate", "save", "log")
@@ -66,7 +66,7 @@ def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
       step_fn=training.step_fn,
       make_batches=training.make_batches,
       evaluate=evaluate,
-      schedule=schedule,
+      cadence=cadence,
       checkpoints=checkpoints,
       writer=writer,
       batch_size=config.batch.size,

@@ -28,7 +28,7 @@ from jax_robust.errors import ConfigError, WorkdirError
 from jax_robust.runs import array_file, row_log, workdir
 from jax_robust.runs import identity as identity_lib
 from jax_robust.runs.piece_files import IDENTITY, Work, array_path, find
-from jax_robust.runs.progress import Progress
+from jax_robust.runs.progress import ProgressLine
 from jax_robust.train import metrics
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -76,7 +76,7 @@ class Store:
     mine = pieces[share[0] :: share[1]]
     self.ids_there = {key for piece in mine for key in piece if key in found.owners}
     self._missing = [piece for piece in mine if not self.ids_there.issuperset(piece)]
-    self._progress = Progress(
+    self._progress = ProgressLine(
       name or folder.name, sum(map(len, mine)), done=len(self.ids_there), unit=unit
     )
 

@@ -8,7 +8,7 @@ from jax_robust.train import metrics
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
+class ProgressLine:
   """Counts what is done and prints a line from time to time, and at the end.
 
   Args:

@@ -21,7 +21,7 @@ class NonFiniteError(FloatingPointError):
   """Loss, gradient or parameters stopped being finite; nothing of it was saved."""
 
 
-class Schedule(NamedTuple):
+class Cadence(NamedTuple):
   """When things happen, in steps. 0 switches an item off, except at the end of the run."""
 
   total: int
@@ -54,14 +54,14 @@ def run(
   step_fn: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],
   make_batches: Callable[[int], Generator[Any, None, None]],
   evaluate: Callable[[TrainState], Mapping[str, float]],
-  schedule: Schedule,
+  cadence: Cadence,
   checkpoints: Checkpoints,
   writer: Any,
   batch_size: int,
   leave: Callable[[int], bool] = lambda step: False,
   report: Callable[[str], None] = metrics_lib.report,
 ) -> Outcome:
-  """Trains from `state.step` to `schedule.total`.
+  """Trains from `state.step` to `cadence.total`.
 
   Guarantees:
     `resume_is_bit_exact`: stopping at any step and starting again from the checkpoint gives the
@@ -73,7 +73,7 @@ def run(
     step_fn: the compiled update (see `types.Update`).
     make_batches: `step -> iterator` over the batches from that step on.
     evaluate: `state -> {name: value}`, on held-out data.
-    schedule: when to evaluate, save and log.
+    cadence: when to evaluate, save and log.
     checkpoints: where to save, and what 'best' means.
     writer: `write(step, kind, values)`.
     batch_size: rows of a batch, for the rate.
@@ -89,41 +89,41 @@ def run(
     CheckpointWriteError: a checkpoint could not be written.
   """
   step = resumed_at = int(state.step)
-  progress = metrics_lib.Progress(step, schedule.total, batch_size=batch_size)
+  pace = metrics_lib.Pace(step, cadence.total, batch_size=batch_size)
   unchecked: list[tuple[int, jax.Array]] = []
   with closing(make_batches(step)) as batches:
     while True:
-      at_end = step >= schedule.total
-      evaluating = _due(step, schedule.evaluate) or at_end
-      saving = _due(step, schedule.save) or at_end
+      at_end = step >= cadence.total
+      evaluating = _due(step, cadence.evaluate) or at_end
+      saving = _due(step, cadence.save) or at_end
       # What is due at the resumed step was done before that checkpoint was written.
       if (evaluating or saving) and step not in (0, resumed_at):
         _raise_if_not_finite(unchecked, state, checkpoints)
-        with progress.paused():
+        with pace.paused():
           if evaluating:
             values = evaluate(state)
             writer.write(step, "evaluate", values)
-            report(f"step {step}/{schedule.total}  evaluated  " + _join(values))
+            report(f"step {step}/{cadence.total}  evaluated  " + _join(values))
             _keep_if_best(step, state, values, checkpoints)
           if saving:
             checkpoints.latest.save(step, state)
       if at_end or leave(step):
         break
       # Opening the pipeline and compiling, the first time, say nothing about the rate.
-      with progress.paused() if step == resumed_at else nullcontext():
+      with pace.paused() if step == resumed_at else nullcontext():
         _hold_back(unchecked)
-        batch = _next(batches, unchecked, progress)
+        batch = _next(batches, unchecked, pace)
         state, values = step_fn(state, batch)
       step += 1
       if step == resumed_at + 1:
         _check_update(state, values, step)
       unchecked.append((step, values["finite"]))
-      if _due(step, schedule.log) or step == schedule.total:
+      if _due(step, cadence.log) or step == cadence.total:
         _raise_if_not_finite(unchecked, state, checkpoints)
         row = {name: float(value) for name, value in values.items() if name != "finite"}
-        row |= progress.lap(step)
+        row |= pace.lap(step)
         writer.write(step, "train", row)
-        report(metrics_lib.progress_line(step, schedule.total, row))
+        report(metrics_lib.progress_line(step, cadence.total, row))
   if not at_end:
     _raise_if_not_finite(unchecked, state, checkpoints)
     checkpoints.latest.save(step, state)
@@ -143,12 +143,12 @@ def _check_update(state: TrainState, values: Mapping[str, Any], step: int) -> No
     )
 
 
-def _next(batches: Iterator[Any], unchecked: list, progress: metrics_lib.Progress) -> Any:
+def _next(batches: Iterator[Any], unchecked: list, pace: metrics_lib.Pace) -> Any:
   """Takes the next batch, and counts the wait for it unless the devices were busy all the while."""
-  began = progress.clock()
+  began = pace.clock()
   batch = next(batches)
   if not unchecked or unchecked[-1][1].is_ready():
-    progress.waited(progress.clock() - began)
+    pace.waited(pace.clock() - began)
   return batch
 
 

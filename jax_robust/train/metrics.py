@@ -113,7 +113,7 @@ class NullWriter:
     """Closes nothing."""
 
 
-class Progress:
+class Pace:
   """Measures the rate of updates, the time left and the share of time spent waiting for data.
 
   The clock stands still while the loop does something else than updates: see `paused`.

@@ -284,7 +284,7 @@ def test_the_digest_of_an_array_tells_dtype_and_shape(tmp_path):
 
 def test_the_line_of_progress():
   lines, now = [], [0.0]
-  line = progress.Progress(
+  line = progress.ProgressLine(
     "eps 0.03", 100, done=20, unit="chunks", report=lines.append, clock=lambda: now[0]
   )
   assert lines.pop() == "eps 0.03: 20 of 100 chunks are there already"

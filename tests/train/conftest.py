@@ -97,7 +97,7 @@ def start(problem):
     try:
       return loop.run(
         initial,
-        schedule=loop.Schedule(TOTAL, *schedule),
+        cadence=loop.Cadence(TOTAL, *schedule),
         checkpoints=checkpoints,
         writer=writer,
         **arguments,

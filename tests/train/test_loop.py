@@ -126,7 +126,7 @@ def fake_run(
     "step_fn": step_fn,
     "make_batches": batches,
     "evaluate": measure,
-    "schedule": loop.Schedule(total, 2, 2, 2),
+    "cadence": loop.Cadence(total, 2, 2, 2),
     "checkpoints": loop.Checkpoints(Folder("latest", trace), Folder("best", trace), "clean", "max"),
     "writer": Writer(),
     "batch_size": 10,
@@ -154,7 +154,7 @@ def test_the_order_is_the_contract():
 
 def test_the_end_is_evaluated_logged_and_saved_whatever_the_cadence():
   trace = []
-  fake_run(trace, total=3, schedule=loop.Schedule(3, 0, 0, 0))
+  fake_run(trace, total=3, cadence=loop.Cadence(3, 0, 0, 0))
   assert trace[-5:] == [
     "write train 3", "evaluate 3", "write evaluate 3", "save best 3", "save latest 3",
   ]  # fmt: skip
@@ -236,7 +236,7 @@ class Clock:
 def clock(monkeypatch):
   """The clock of the loop's progress."""
   clock = Clock()
-  monkeypatch.setattr(metrics, "Progress", functools.partial(metrics.Progress, clock=clock))
+  monkeypatch.setattr(metrics, "Pace", functools.partial(metrics.Pace, clock=clock))
   return clock
 
 
@@ -271,7 +271,7 @@ def test_the_rate_counts_updates_only(clock):
     total=8,
     step_fn=step_fn,
     writer=writer,
-    schedule=loop.Schedule(8, 2, 1, 4),
+    cadence=loop.Cadence(8, 2, 1, 4),
     checkpoints=loop.Checkpoints(SlowFolder(), SlowFolder(), "clean", "max"),
     evaluate=evaluate,
   )
@@ -309,7 +309,7 @@ def test_waiting_counts_only_while_the_devices_idle(clock, busy, share):
     step_fn=step_fn,
     make_batches=batches,
     writer=writer,
-    schedule=loop.Schedule(9, 0, 0, 3),
+    cadence=loop.Cadence(9, 0, 0, 3),
   )
   # After a check nothing is in flight, so one batch in three is waited for whatever `busy` says.
   assert writer.rows[6]["time/data_wait_share"] == pytest.approx(share or 1 / 12)

@@ -105,7 +105,7 @@ def test_tensorboard_itself_reads_the_files(tmp_path):
 
 def test_figures_of_a_lap():
   now = [100.0]
-  progress = metrics.Progress(10, 50, batch_size=4, clock=lambda: now[0])
+  progress = metrics.Pace(10, 50, batch_size=4, clock=lambda: now[0])
   now[0] += 2.0
   progress.waited(0.5)
   with progress.paused():
@@ -126,7 +126,7 @@ def test_figures_of_a_lap():
 
 def test_a_failing_evaluation_does_not_count_either():
   now = [0.0]
-  progress = metrics.Progress(0, 10, batch_size=1, clock=lambda: now[0])
+  progress = metrics.Pace(0, 10, batch_size=1, clock=lambda: now[0])
   with pytest.raises(RuntimeError), progress.paused():
     now[0] += 50.0
     raise RuntimeError
@@ -135,7 +135,7 @@ def test_a_failing_evaluation_does_not_count_either():
 
 
 def test_no_time_at_all_gives_finite_figures():
-  progress = metrics.Progress(0, 1, batch_size=1, clock=lambda: 0.0)
+  progress = metrics.Pace(0, 1, batch_size=1, clock=lambda: 0.0)
   assert all(value < float("inf") for value in progress.lap(0).values())
 
 
