@@ -12,9 +12,8 @@ import numpy as np
 from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import WorkdirError
 
-_DIGESTS = (
-  "digests"  # a member that says, as JSON, the sha256 of the work and of every other member
-)
+_DIGESTS = "digests"
+"""A member that says, as JSON, the sha256 of every other member together with the work's."""
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, work: str) -> None:

@@ -1,11 +1,11 @@
 """A block of a config is the keyword arguments of one function: read, checked and bound here."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jax_robust import errors
+from jax_robust.attacks.recipes import keywords
 from jax_robust.errors import ConfigError, UserError, check_options
 
 
@@ -34,9 +34,7 @@ def call(
   Raises:
     ConfigError: an option that the function does not know, with the near miss, or does not accept.
   """
-  parameters = inspect.signature(function).parameters.values()
-  keywords = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
-  check_options(name, options, keywords - bound.keys())
+  check_options(name, options, keywords(function) - bound.keys())
   with from_config(name):
     return function(*args, **options, **bound)
 

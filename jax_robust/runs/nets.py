@@ -132,6 +132,6 @@ def read_exit(config: Any) -> Exit:
 def _open(config, path, source, name) -> Net:
   """Loads one net."""
   net, params, model_state, info = load_net(config, path, source)
-  trained = not config.init_from or (path / "checkpoints").exists()
-  sigma = config.objective.get("sigma", None) if trained else None
+  is_own = info["checkpoint"] != weights.INIT_FROM
+  sigma = config.objective.get("sigma", None) if is_own else None
   return Net(name, make_logits_fn(config, net, params, model_state), sigma, info["sha256"])

@@ -56,8 +56,9 @@ def make_training(config: Any, *, mesh: Mesh | None = None) -> Training:
   sets = build.data(config)
   net = build.model(config, sets.train.num_classes)
   mesh = mesh or devices.make_mesh(config, net)
-  make_update = _update_maker(config, net, sets, mesh)
-  make_state = functools.partial(_fresh_state, config, net, sets)
+  method, optimizer = training_method(config), make_optimizer(config, sets.train)
+  make_update = _update_maker(config, net, sets, mesh, method, optimizer)
+  make_state = functools.partial(_fresh_state, config, net, sets, method, optimizer)
   shapes = jax.eval_shape(make_state)
   specs = parallel.state_specs(shapes)
   step_fn = parallel.map_step(
@@ -121,16 +122,15 @@ def training_method(config) -> UpdateRecipe:
   return UpdateRecipe(functools.partial(step.objective_update, bind(function)))
 
 
-def _update_maker(config, net, sets, mesh) -> Callable[[str | None], Update]:
+def _update_maker(config, net, sets, mesh, method, optimizer) -> Callable[[str | None], Update]:
   """`axis_name -> update` of a config."""
-  method = training_method(config)
   prepare_batch = functools.partial(
     step.prepare_batch,
     prepare=make_prepare(config, sets.train.num_classes),
     steps_per_epoch=epoch_size(config, sets.train) / config.batch.size,
   )
   apply_gradients = functools.partial(
-    step.apply_gradients, optimizer=make_optimizer(config, sets.train), ema=block(config, "ema")
+    step.apply_gradients, optimizer=optimizer, ema=block(config, "ema")
   )
   num_microbatches = devices.num_microbatches(config, net, mesh)
   cuts = "num_microbatches" in attacks.recipes.keywords(method.make_update)
@@ -154,16 +154,16 @@ def _update_maker(config, net, sets, mesh) -> Callable[[str | None], Update]:
   return make_update
 
 
-def _fresh_state(config, net, sets) -> state.TrainState:
+def _fresh_state(config, net, sets, method, optimizer) -> state.TrainState:
   """The train state at step 0."""
   image_shape = sets.train.image_shape
   with from_config("model"):
     return state.create_state(
       net,
-      make_optimizer(config, sets.train),
+      optimizer,
       [jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)],
       seed=config.seed,
-      carry=training_method(config).init_carry(image_shape, config.batch.size),
+      carry=method.init_carry(image_shape, config.batch.size),
     )
 
 

@@ -20,6 +20,9 @@ from jax_robust.train import checkpoint
 FILE, MANIFEST = "weights.safetensors", "manifest.json"
 """What an export calls its files."""
 
+INIT_FROM = "init_from"
+"""What stands in place of a checkpoint's kind where weights are not a run's own."""
+
 
 def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray], dict]:
   """Averaged parameters and running statistics by name, as `params/…` and `batch_stats/…`.
@@ -97,7 +100,10 @@ def num_classes(place: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> int:
   Raises:
     ConfigError: there is no note, and no layer of that name.
   """
-  for note in (place / workdir.DATA, place / MANIFEST, place.parent / MANIFEST):
+  beside = (
+    (place / workdir.DATA, place / MANIFEST) if place.is_dir() else (place.parent / MANIFEST,)
+  )
+  for note in beside:
     if note.is_file():
       data = json.loads(note.read_text())
       data = data if note.name == workdir.DATA else data.get("data", {})
@@ -118,7 +124,7 @@ def find(config: Any, path: pathlib.Path) -> tuple[pathlib.Path, dict[str, np.nd
     Where they are from, the arrays by name, and step and checkpoint.
   """
   if config.init_from and not (path / "checkpoints").exists():
-    info = {"step": None, "checkpoint": "init_from"}
+    info = {"step": None, "checkpoint": INIT_FROM}
     return pathlib.Path(config.init_from), read_weights(config.init_from), info
   return path, *run_weights(path, which=config.evaluation.checkpoint)
 
