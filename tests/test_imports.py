@@ -5,29 +5,61 @@ import os
 import subprocess
 import sys
 
+import pytest
 from quick_compilation import XLA_FLAGS
 
 LAZY = ("tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn")
 HEAVY = (*LAZY, "flax", "orbax", "ml_collections")
 
 
-def run(code, repository, blocked=()):
-  """What a fresh interpreter, in which `blocked` can't be imported, prints last, read as JSON."""
-  prelude = "import json, sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
+def run(code, repository):
+  """What a fresh interpreter prints, each line read as JSON."""
   environment = {**os.environ, "PYTHONPATH": str(repository), "XLA_FLAGS": XLA_FLAGS}
-  command = [sys.executable, "-c", prelude + code]
+  command = [sys.executable, "-c", code]
   done = subprocess.run(command, env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-3000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("[", "{"))]
 
 
-def test_import_jax_robust_loads_the_core_only(repository):
-  loaded = set(run("import jax_robust; print(json.dumps(list(sys.modules)))", repository))
-  assert {"jax", "jax_robust.attacks", "jax_robust.losses"} <= loaded
-  assert not {*HEAVY, "absl.app"} & loaded
-  ours = {name.split(".")[1] for name in loaded if name.startswith("jax_robust.")}
+LOADED = """
+import importlib, json, pkgutil, sys
+import jax_robust
+print(json.dumps(list(sys.modules)))
+for module in pkgutil.walk_packages(jax_robust.__path__, "jax_robust."):
+  importlib.import_module(module.name)
+print(json.dumps(list(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(repository):
+  """The modules that come with `import jax_robust`, and those that come with all of it."""
+  return [set(names) for names in run(LOADED, repository)]
+
+
+def test_import_jax_robust_loads_the_core_only(loaded):
+  core, _ = loaded
+  assert {"jax", "jax_robust.attacks", "jax_robust.losses"} <= core
+  assert not {*HEAVY, "absl.app"} & core
+  ours = {name.split(".")[1] for name in core if name.startswith("jax_robust.")}
   assert ours == {"attacks", "errors", "losses", "nets", "smoothing", "types"}
 
+
+def test_no_module_loads_what_only_some_runs_need(loaded):
+  _, everything = loaded
+  assert {"jax_robust.main", "jax_robust.jobs.train", "jax_robust.data.tfds"} <= everything
+  assert not set(LAZY) & everything
+
+
+BLOCKS = """
+import json, sys
+def block(*names):
+  for name in [n for n, module in sys.modules.items() if module is None]:
+    del sys.modules[name]
+  for name in names:
+    assert name not in sys.modules, name + " was loaded before it could be blocked"
+    sys.modules[name] = None
+"""
 
 CORE = """
 import jax, jax.numpy as jnp
@@ -37,27 +69,20 @@ x, y = jnp.full((2, 2, 2, 1), 0.5), jnp.array([0, 1])
 logits_fn = lambda x: x.reshape(2, -1)[:, :3]
 attack = attacks.make_attack("pgd", norm="linf", eps=0.1, num_steps=2, step_size=0.1)
 x_adv = attack(logits_fn, x, y, jax.random.key(0))
-print(json.dumps(float(losses.margin(logits_fn(x_adv), y).min())))
+print(json.dumps({{"core": float(losses.margin(logits_fn(x_adv), y).min())}}))
 """
 
-
-def test_attacks_and_losses_work_without_the_heavy_packages(repository):
-  assert run(CORE, repository, blocked=HEAVY) > 0.19
-
-
-TRAINING = """
-from jax_robust import main
-argv = ["--config={repository}/tests/tiny_config.py:steps=2", "--workdir={workdir}"]
-print(json.dumps([main.main(argv), main.main([*argv, "--config.batch.backend=tfdata"])]))
+DATA = """
+import numpy as np
+from jax_robust import data
+from jax_robust.data import convert, shard_writer, shards, tfds
+from jax_robust.data.sources import array_source
+from jax_robust.generate import gaussian
+source = array_source(np.zeros((5, 2, 2, 1), np.uint8), np.arange(5))
+num_batches = len(list(data.eval_batches(source, batch_size=2)))
+make = data.make_train_batches(source, None, backend="resident", batch_size=4, original_share=1.0)
+print(json.dumps({{"data": [num_batches, len(next(make(0))["label"])]}}))
 """
-
-
-def test_resident_training_works_without_tensorflow(repository, tmp_path):
-  code = TRAINING.format(repository=repository, workdir=tmp_path)
-  assert run(code, repository, blocked=LAZY) == [0, 2]
-  rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
-  assert [json.loads(row)["kind"] for row in rows] == ["train", "evaluate"]
-
 
 LOOP = """
 import jax, numpy as np
@@ -71,7 +96,7 @@ optimizer = optim.make_optimizer(optim.make_schedule(peak=0.1, total_steps=2))
 update = step.make_update(
   objectives.OBJECTIVES["standard"], state.make_apply_fn(net), optimizer,
   prepare=augment.make_prepare(num_classes=2), steps_per_epoch=2.0)
-folders = [checkpoint.Checkpointer({workdir!r} + name, max_to_keep=1) for name in ("/a", "/b")]
+folders = [checkpoint.Checkpointer({loop!r} + name, max_to_keep=1) for name in ("/a", "/b")]
 outcome = loop.run(
   state.create_state(net, optimizer, [images[:1] / np.float32(255)], seed=0),
   step_fn=jax.jit(update),
@@ -79,25 +104,48 @@ outcome = loop.run(
     source, None, backend="resident", batch_size=4, original_share=1.0),
   evaluate=lambda state: {{"clean": 0.5}}, cadence=loop.Cadence(2, 0, 0, 1),
   checkpoints=loop.Checkpoints(*folders, "clean", "max"),
-  writer=metrics.MetricsWriter({workdir!r}, tensorboard=False), batch_size=4)
-print(json.dumps(outcome.step))
+  writer=metrics.MetricsWriter({loop!r}, tensorboard=False), batch_size=4)
+print(json.dumps({{"loop": outcome.step}}))
 """
 
 
-def test_the_loop_works_without_configs_and_tensorflow(repository, tmp_path):
-  code = LOOP.format(workdir=str(tmp_path))
-  assert run(code, repository, blocked=(*LAZY, "ml_collections")) == 2
-
-
-EVERYTHING = """
-import importlib, pkgutil, jax_robust
-for module in pkgutil.walk_packages(jax_robust.__path__, "jax_robust."):
-  importlib.import_module(module.name)
-print(json.dumps(list(sys.modules)))
+TRAINING = """
+from jax_robust import main
+argv = ["--config={repository}/tests/tiny_config.py:steps=2", "--workdir={workdir}"]
+codes = [main.main(argv), main.main([*argv, "--config.batch.backend=tfdata"])]
+print(json.dumps({{"training": codes}}))
 """
 
 
-def test_no_module_loads_what_only_some_runs_need(repository):
-  loaded = set(run(EVERYTHING, repository))
-  assert {"jax_robust.main", "jax_robust.jobs.train", "jax_robust.data.tfds"} <= loaded
-  assert not set(LAZY) & loaded
+@pytest.fixture(scope="module")
+def without(repository, tmp_path_factory):
+  """What each of four programs prints in one process, in which ever fewer packages are missing."""
+  folder = tmp_path_factory.mktemp("without")
+  stages = [
+    *(f"block(*{HEAVY})", CORE, DATA),
+    *(f"block(*{(*LAZY, 'ml_collections')})", LOOP),
+    *(f"block(*{LAZY})", TRAINING),
+  ]
+  places = {"repository": repository, "loop": str(folder / "loop"), "workdir": folder / "run"}
+  (folder / "loop").mkdir()
+  printed = run(BLOCKS + "\n".join(stages).format(**places), repository)
+  return folder, {name: value for line in printed for name, value in line.items()}
+
+
+def test_attacks_and_losses_work_without_the_heavy_packages(without):
+  assert without[1]["core"] > 0.19
+
+
+def test_data_works_without_the_heavy_packages(without):
+  assert without[1]["data"] == [3, 4]
+
+
+def test_the_loop_works_without_configs_and_tensorflow(without):
+  assert without[1]["loop"] == 2
+
+
+def test_resident_training_works_without_tensorflow(without):
+  folder, printed = without
+  assert printed["training"] == [0, 2]
+  rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(row)["kind"] for row in rows] == ["train", "evaluate"]

@@ -18,7 +18,7 @@ def get_config(arg=""):
   )
   config.augment.pad = 1
   config.model = {"name": "mlp", "hidden": (8,), "norm": True, "bn_group_size": None}
-  ascent = {"name": "pgd", "norm": "linf", "eps": 0.1, "num_steps": 2, "step_size": 0.05}
+  ascent = {"name": "pgd", "norm": "linf", "eps": 0.1, "num_steps": 1, "step_size": 0.05}
   del config.attack, config.evals
   config.attack = {**ascent, "loss": "kl_divergence"}
   config.evals = presets.evals(ascent)

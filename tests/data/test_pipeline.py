@@ -337,21 +337,3 @@ def test_constant_memory(tmp_path, capsys):
     print(f"\nanonymous memory: 1.5 MB of images {once:.1f} MiB, 31 MB of images {twenty:.1f} MiB")
   # 28 MiB more data; a pipeline that kept a third of it would fail.
   assert twenty < once + 9
-
-
-def test_no_tensorflow_on_import():
-  code = """
-import sys
-import numpy as np
-from jax_robust import data
-from jax_robust.data import convert, shard_writer, shards, tfds
-from jax_robust.data.sources import array_source
-from jax_robust.generate import gaussian
-source = array_source(np.zeros((5, 2, 2, 1), np.uint8), np.arange(5))
-assert len(list(data.eval_batches(source, batch_size=2))) == 3
-next(data.make_train_batches(source, None, backend="resident", batch_size=4, original_share=1.0)(0))
-outside = {"tensorflow", "tensorflow_datasets", "flax", "orbax", "ml_collections"}
-print(sorted(outside & set(sys.modules)))
-"""
-  result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-  assert result.stdout.strip() == "[]", result.stdout + result.stderr

@@ -1,6 +1,6 @@
 """Runs that are really killed, at random moments, and asked to stop: nothing is lost.
 
-Processes are killed 7 times in the default tests and up to 64 times in the slow ones.
+Processes are killed 5 times in the default tests and up to 70 times in the slow ones.
 """
 
 import os
@@ -20,7 +20,7 @@ from jax_robust.train import checkpoint, metrics
 def whole(trained, left_behind):
   """What an uninterrupted run leaves behind."""
   left = left_behind(trained)
-  assert left["latest"][0] == 80 and len(left["metrics"]) == 27 + 8
+  assert left["latest"][0] == 40 and len(left["metrics"]) == 14 + 4
   return left
 
 
@@ -49,15 +49,15 @@ def newest(folder):
 
 
 @pytest.mark.parametrize(
-  "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 7))]
+  "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))]
 )
 def test_kill_minus_nine_loses_nothing(command, run_flag, whole, left_behind, tmp_path, seed):
   argv = [run_flag, f"--workdir={tmp_path / 'run'}"]
-  steps = killed_and_resumed(command, argv, random.Random(seed), 6)
-  assert len({step for step in steps if step}) > 2, steps
+  steps = killed_and_resumed(command, argv, random.Random(seed), 4)
+  assert len({step for step in steps if step}) > 1, steps
   assert left_behind(tmp_path / "run") == whole
   kept = os.listdir(tmp_path / "run" / "checkpoints" / "latest")
-  assert sorted(kept) == ["76", "80"], "what the kills left half-written is gone"
+  assert sorted(kept) == ["36", "40"], "what the kills left half-written is gone"
 
 
 def test_asked_to_stop_it_saves_and_says_143(command, run_flag, whole, left_behind, tmp_path):
@@ -124,14 +124,15 @@ def finish(*arguments):
 
 
 def test_the_command_itself_is_stopped_killed_and_resumed(
-  run_flag, environment, whole, left_behind, tmp_path
+  command, run_flag, environment, whole, left_behind, tmp_path
 ):
   what = (run_flag, tmp_path / "run", environment)
   code, printed = Command(*what).end(signal.SIGTERM, 0.05)
   assert code == 143 and "Traceback" not in printed
   code, printed = Command(*what).end(signal.SIGKILL, random.Random(11).uniform(0, 0.1))
   assert code == -signal.SIGKILL and "resuming from step" in printed
-  finish(*what)
+  result = command([run_flag, f"--workdir={tmp_path / 'run'}"])
+  assert result.code == 0, result.printed
   assert left_behind(tmp_path / "run") == whole
 
 

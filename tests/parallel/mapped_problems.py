@@ -12,7 +12,7 @@ from jax_robust.data import augment
 from jax_robust.train import optim, parallel, state, step
 
 NUM_ROWS, NUM_CLASSES, IMAGE = 16, 4, (6, 6, 2)
-PGD = {"name": "pgd", "eps": 0.1, "num_steps": 2}
+PGD = {"name": "pgd", "eps": 0.1, "num_steps": 1}
 TOLERANCE = 1e-9
 
 

@@ -12,7 +12,7 @@ def get_config(arg=""):
   config.model = {
     "name": "mlp", "hidden": (16,), "norm": True, "bn_group_size": 8, "activation": "swish",
   }  # fmt: skip
-  ascent = {"name": "pgd", "norm": "l2", "eps": 0.3, "num_steps": 2, "step_size": 0.2}
+  ascent = {"name": "pgd", "norm": "l2", "eps": 0.3, "num_steps": 1, "step_size": 0.2}
   config.attack = {**ascent, "loss": "kl_divergence"}
   config.evals.robust.attack = ascent
   config.schedule.learning_rate = 0.02

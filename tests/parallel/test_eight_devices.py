@@ -55,8 +55,11 @@ def assert_eight_are_one(modes, model, **changes):
       assert_same(train(config, None, initial, batches), expected)
 
 
-def test_whole_batch_statistics():
-  assert_eight_are_one(parallel.MODES, CONVOLUTION)
+@pytest.mark.parametrize(
+  "modes", [("jit", "shard_map"), pytest.param(("pmap",), marks=pytest.mark.slow)]
+)
+def test_whole_batch_statistics(modes):
+  assert_eight_are_one(modes, CONVOLUTION)
 
 
 def test_groups_microbatches_and_cutmix():

@@ -1,5 +1,7 @@
 """Every loss, attack and objective: eager = jit = shard_map = pmap. A new one adds a row here."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import mapped_problems as problems
@@ -65,6 +67,14 @@ OBJECTIVES_UNDER_TEST = {
   "smoothmix": (({"sigma": 0.2, "num_noise_vec": 2, "num_steps": 1}, None),),
 }
 
+# `pmap` and `shard_map` map one and the same function, so for what is not named here the former is
+# left to the slow tests: those named are of every kind of loop, draw and average.
+IN_EVERY_MODE = {
+  *("cross_entropy", "kl_divergence"),
+  *("rs_fgsm", "pgd", "multi_targeted", "ddn", "fab", "square"),
+  *("standard", "adversarial", "smoothadv", "macer"),
+}
+
 TABLES = {
   "loss": (losses.LOSSES, LOSSES_UNDER_TEST),
   "attack": (attacks.ATTACKS, ATTACKS_UNDER_TEST),
@@ -73,17 +83,20 @@ TABLES = {
 
 
 def cases(table):
-  """`(name, setting)` of every row, with readable ids; second settings are for the slow tests."""
-  return [
-    pytest.param(
-      name,
-      setting,
-      id=f"{name}-{i}" if len(settings) > 1 else name,
-      marks=[pytest.mark.slow] if i and table is ATTACKS_UNDER_TEST else [],
-    )
-    for name, settings in table.items()
-    for i, setting in enumerate(settings)
-  ]
+  """`(name, setting, modes)` of every row, with readable ids; second attacks are slow tests."""
+  found = []
+  for name, settings in table.items():
+    for i, setting in enumerate(settings):
+      id = f"{name}-{i}" if len(settings) > 1 else name
+      slow = [pytest.mark.slow] if i and table is ATTACKS_UNDER_TEST else []
+      if name in IN_EVERY_MODE or slow:
+        found.append(pytest.param(name, setting, parallel.MODES, id=id, marks=slow))
+      else:
+        found.append(pytest.param(name, setting, ("jit", "shard_map"), id=id))
+        found.append(
+          pytest.param(name, setting, ("pmap",), id=f"{id}-pmap", marks=pytest.mark.slow)
+        )
+  return found
 
 
 @pytest.fixture(autouse=True)
@@ -100,12 +113,12 @@ def test_every_entry_is_in_the_table(kind):
   assert all(under_test.values()), "a row without settings tests nothing"
 
 
-def assert_modes_agree(make_step, tree, batch, *, per_row=False):
-  """Runs a step eagerly and in the three modes on eight devices; returns the eager result."""
+def assert_modes_agree(make_step, tree, batch, modes, *, per_row=False):
+  """Runs a step eagerly and in the given modes on eight devices; returns the eager result."""
   mesh = parallel.data_mesh(NUM_ROWS)
   assert mesh.devices.size == 8
   expected = make_step(None)(tree, jax.tree.map(jnp.asarray, batch))
-  for mode in parallel.MODES:
+  for mode in modes:
     mapped = parallel.map_step(make_step, mesh, mode=mode, per_row=per_row)
     result = mapped(*problems.place(tree, batch, mesh))
     try:
@@ -123,8 +136,8 @@ def targets_of(kind):
   return draw.dirichlet(np.ones(NUM_CLASSES), NUM_ROWS)
 
 
-@pytest.mark.parametrize(("name", "kind"), cases(LOSSES_UNDER_TEST))
-def test_losses(name, kind):
+@pytest.mark.parametrize(("name", "kind", "modes"), cases(LOSSES_UNDER_TEST))
+def test_losses(name, kind, modes):
   batch = {
     "outputs": np.random.default_rng(0).normal(size=(NUM_ROWS, NUM_CLASSES)),
     "targets": targets_of(kind),
@@ -133,21 +146,28 @@ def test_losses(name, kind):
   def make_step(axis_name):
     return lambda scale, rows: losses.LOSSES[name](scale * rows["outputs"], rows["targets"])
 
-  result = assert_modes_agree(make_step, jnp.asarray(2.0), batch, per_row=True)
+  result = assert_modes_agree(make_step, jnp.asarray(2.0), batch, modes, per_row=True)
   assert result.shape == (NUM_ROWS,) and len(np.unique(result)) == NUM_ROWS
 
 
-@pytest.mark.parametrize(("name", "options"), cases(ATTACKS_UNDER_TEST))
-def test_attacks(name, options):
+@functools.cache
+def attacked():
+  """`(apply_fn, weights, images, predictions)` of the net that is attacked."""
   net = models.create("mlp", num_classes=NUM_CLASSES, hidden=(8,), dtype="float64")
   weights = problems.initial_state(net)
-  attack = attacks.make_attack(name, **{"eps": 0.1, **options})
   apply_fn = state.make_apply_fn(net)
   image = np.random.default_rng(0).uniform(size=(NUM_ROWS, *problems.IMAGE))
   logits = apply_fn(weights.params, weights.model_state, jnp.asarray(image), train=False)[0]
+  return apply_fn, weights, image, np.argmax(logits, axis=-1)
+
+
+@pytest.mark.parametrize(("name", "options", "modes"), cases(ATTACKS_UNDER_TEST))
+def test_attacks(name, options, modes):
+  apply_fn, weights, image, predicted = attacked()
+  attack = attacks.make_attack(name, **{"eps": 0.1, **options})
   batch = {
     "image": image,
-    "target": np.argmax(logits, axis=-1) if name in MINIMUM_NORM else targets_of("labels"),
+    "target": predicted if name in MINIMUM_NORM else targets_of("labels"),
     "row": np.arange(NUM_ROWS, dtype=np.int32),
   }
 
@@ -161,19 +181,25 @@ def test_attacks(name, options):
 
     return run
 
-  x_adv = assert_modes_agree(make_step, weights, batch, per_row=True)
+  x_adv = assert_modes_agree(make_step, weights, batch, modes, per_row=True)
   moved = np.abs(x_adv - batch["image"]).reshape(NUM_ROWS, -1).max(1)
   # An attack that does nothing agrees with itself. A boundary may be as near as it likes.
   assert np.all(moved > (0 if name in MINIMUM_NORM else 0.005))
 
 
-@pytest.mark.parametrize(("name", "setting"), cases(OBJECTIVES_UNDER_TEST))
-def test_objectives(name, setting):
+@functools.cache
+def trained():
+  """The state that every objective starts from; groups of BatchNorm change nothing in it."""
+  return problems.initial_state(problems.make_net())
+
+
+@pytest.mark.parametrize(("name", "setting", "modes"), cases(OBJECTIVES_UNDER_TEST))
+def test_objectives(name, setting, modes):
   options, group_size = setting
   net = problems.make_net(group_size)
   make_update = problems.make_update(net, problems.make_objective(name, **options))
-  before = problems.initial_state(net)
-  after, metrics = assert_modes_agree(make_update, before, problems.raw_batch())
+  before = trained()
+  after, metrics = assert_modes_agree(make_update, before, problems.raw_batch(), modes)
   assert metrics["finite"] and int(after.step) == 1
   for old, new in zip(
     jax.tree.leaves((before.params, before.model_state, before.ema)),

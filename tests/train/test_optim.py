@@ -132,10 +132,14 @@ def loss(params):
 
 
 def minimise(loss, optimizer, num_steps=3):
-  params, state = PARAMS, optimizer.init(PARAMS)
-  for _ in range(num_steps):
+  @jax.jit
+  def step(params, state):
     updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-    params = optax.apply_updates(params, updates)
+    return optax.apply_updates(params, updates), state
+
+  params, state = PARAMS, jax.jit(optimizer.init)(PARAMS)
+  for _ in range(num_steps):
+    params, state = step(params, state)
   return params
 
 

@@ -106,11 +106,25 @@ class Killed(Exception):
   """Stands for a kill."""
 
 
+RUN = "steps=5,save=2,evaluate=0,log=1"
+
+
+@pytest.fixture(scope="module")
+def ready():
+  """A training by the toy, compiled once."""
+  return make_training(make_config(RUN))
+
+
+@pytest.fixture(scope="module")
+def whole(ready, tmp_path_factory):
+  """What is left by a run that nothing stopped."""
+  folder = tmp_path_factory.mktemp("updates") / "whole"
+  jobs.run(make_config(RUN), str(folder), training=ready)
+  return left_in(folder)
+
+
 @pytest.mark.parametrize("end", ["asked", "killed"])
-def test_stopped_and_resumed_it_ends_bit_equal(tmp_path, monkeypatch, end):
-  arg = "steps=5,save=2,evaluate=0,log=1"
-  jobs.run(make_config(arg), str(tmp_path / "whole"))
-  ready = make_training(make_config(arg))
+def test_stopped_and_resumed_it_ends_bit_equal(ready, whole, tmp_path, end):
   seen = []
 
   def step_fn(current, batch):
@@ -125,13 +139,13 @@ def test_stopped_and_resumed_it_ends_bit_equal(tmp_path, monkeypatch, end):
   interrupted = ready._replace(step_fn=step_fn)
   if end == "killed":
     with pytest.raises(Killed):
-      jobs.run(make_config(arg), str(folder), training=interrupted)
+      jobs.run(make_config(RUN), str(folder), training=interrupted)
   else:
-    assert jobs.run(make_config(arg), str(folder), training=interrupted)["preempted"]
-  assert jobs.run(make_config(arg), str(folder))["step"] == 5
-  found, expected = left_in(folder), left_in(tmp_path / "whole")
+    assert jobs.run(make_config(RUN), str(folder), training=interrupted)["preempted"]
+  assert jobs.run(make_config(RUN), str(folder), training=ready)["step"] == 5
+  found = left_in(folder)
   assert "carry/rows/delta" in found
-  assert found == expected
+  assert found == whole
 
 
 @pytest.mark.parametrize(
@@ -141,8 +155,7 @@ def test_stopped_and_resumed_it_ends_bit_equal(tmp_path, monkeypatch, end):
     (lambda s, m: (s, {"loss": m["loss"]}), r"metrics \['loss'\] have no 'finite'"),
   ],
 )
-def test_an_update_that_breaks_the_contract_is_refused(tmp_path, change, message):
-  training = make_training(make_config())
-  broken = training._replace(step_fn=lambda *args: change(*training.step_fn(*args)))
+def test_an_update_that_breaks_the_contract_is_refused(ready, tmp_path, change, message):
+  broken = ready._replace(step_fn=lambda *args: change(*ready.step_fn(*args)))
   with pytest.raises(ValueError, match=message):
-    jobs.run(make_config(), str(tmp_path), training=broken)
+    jobs.run(make_config(RUN), str(tmp_path), training=broken)
