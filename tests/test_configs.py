@@ -1,5 +1,6 @@
 """Every config that ships is built, and one of each objective takes its two smoke steps."""
 
+import functools
 import json
 
 import jax
@@ -38,6 +39,14 @@ class FakeSource:
   num_examples, num_classes = 50_000, 10
 
 
+@functools.cache
+def shapes_of(net, image_shape):
+  """Shapes of a net's variables."""
+  return jax.eval_shape(
+    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
+  )
+
+
 @pytest.mark.parametrize("reference", CASES)
 def test_config_is_data_and_builds(reference):
   config = config_lib.load(reference)
@@ -46,10 +55,7 @@ def test_config_is_data_and_builds(reference):
   assert config_lib.to_data(again) == data
   net = build.model(config, FakeSource.num_classes)
   assert net == build.model(again, FakeSource.num_classes)
-  shape = (1, 28, 28, 1) if config.data.name == "mnist" else (1, 32, 32, 3)
-  variables = jax.eval_shape(
-    lambda key: net.init(key, jnp.zeros(shape), train=False), jax.random.key(0)
-  )
+  variables = shapes_of(net, (28, 28, 1) if config.data.name == "mnist" else (32, 32, 3))
   assert variables["params"]
   for built in (config, again):
     transformation = training.make_optimizer(built, FakeSource)

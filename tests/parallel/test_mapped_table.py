@@ -67,11 +67,12 @@ OBJECTIVES_UNDER_TEST = {
   "smoothmix": (({"sigma": 0.2, "num_noise_vec": 2, "num_steps": 1}, None),),
 }
 
-# `pmap` and `shard_map` map one and the same function, so for what is not named here the former is
-# left to the slow tests: those named are of every kind of loop, draw and average.
+# Under `shard_map` an entry must itself do right by the devices. `pmap` maps the same function, and
+# `jit` splits what was written for one device, so for what is not named here they are left to the
+# slow tests: those named are of every kind of loop, draw and average.
 IN_EVERY_MODE = {
   *("cross_entropy", "kl_divergence"),
-  *("rs_fgsm", "pgd", "multi_targeted", "ddn", "fab", "square"),
+  *("rs_fgsm", "pgd", "apgd", "ddn", "fab", "square"),
   *("standard", "adversarial", "smoothadv", "macer"),
 }
 
@@ -91,11 +92,10 @@ def cases(table):
       slow = [pytest.mark.slow] if i and table is ATTACKS_UNDER_TEST else []
       if name in IN_EVERY_MODE or slow:
         found.append(pytest.param(name, setting, parallel.MODES, id=id, marks=slow))
-      else:
-        found.append(pytest.param(name, setting, ("jit", "shard_map"), id=id))
-        found.append(
-          pytest.param(name, setting, ("pmap",), id=f"{id}-pmap", marks=pytest.mark.slow)
-        )
+        continue
+      found.append(pytest.param(name, setting, ("shard_map",), id=id))
+      others, slow = ("jit", "pmap"), pytest.mark.slow
+      found.append(pytest.param(name, setting, others, id=f"{id}-others", marks=slow))
   return found
 
 
