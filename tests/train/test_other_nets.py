@@ -70,29 +70,33 @@ def test_a_key_is_for_dropout(state):
   np.testing.assert_array_equal(quiet, apply_fn(state.params, {}, x, jnp.ones(2), train=False)[0])
 
 
+RAW = {
+  "image": np.random.default_rng(0).integers(0, 256, (ROWS, *SHAPE), np.uint8),
+  "label": np.zeros(ROWS, np.int32),
+  "generated": np.zeros(ROWS, bool),
+  "row": np.arange(ROWS, dtype=np.int32),
+}
+
+
+def make(axis_name):
+  """The update, with or without an axis of devices."""
+  return make_update(
+    denoising, make_apply_fn(NET), OPTIMIZER, prepare=augment.make_prepare(num_classes=2),
+    steps_per_epoch=1.0, axis_name=axis_name,
+  )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def on_one(state):
+  """State and metrics after a step on one device."""
+  return jax.jit(make(None))(state, RAW)
+
+
 @pytest.mark.parametrize("mode", parallel.MODES)
-def test_it_trains_on_any_devices(state, mode):
-  draw = np.random.default_rng(0)
-  raw = {
-    "image": draw.integers(0, 256, (ROWS, *SHAPE), np.uint8),
-    "label": np.zeros(ROWS, np.int32),
-    "generated": np.zeros(ROWS, bool),
-    "row": np.arange(ROWS, dtype=np.int32),
-  }
-  prepare = augment.make_prepare(num_classes=2)
-
-  def make(axis_name):
-    return make_update(
-      denoising, make_apply_fn(NET), OPTIMIZER, prepare=prepare, steps_per_epoch=1.0,
-      axis_name=axis_name,
-    )  # fmt: skip
-
-  expected, expected_metrics = jax.jit(make(None))(state, raw)
+def test_it_trains_on_any_devices(state, on_one, mode):
   mesh = parallel.data_mesh(ROWS)
   step = parallel.map_step(make, mesh, mode=mode, state_specs=parallel.state_specs(state))
-  found, metrics = step(parallel.place_state(state, mesh), parallel.shard_batch(raw, mesh))
-  for one, other in zip(
-    jax.tree.leaves((found, metrics)), jax.tree.leaves((expected, expected_metrics)), strict=True
-  ):
+  found, metrics = step(parallel.place_state(state, mesh), parallel.shard_batch(RAW, mesh))
+  for one, other in zip(jax.tree.leaves((found, metrics)), jax.tree.leaves(on_one), strict=True):
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * max(1e-2, np.abs(other).max()))
   assert np.any(found.params["Conv_0"]["kernel"] != state.params["Conv_0"]["kernel"])
