@@ -117,9 +117,7 @@ def run_attack(recorded, name, x_start, num_steps):
     return logits_fn(z)
 
   attack = attack_of(name)
-  # A loop, since unrolled steps take ten times as long to compile.
-  options = {"num_steps": num_steps, "unroll": 1}
-  run = jax.jit(lambda start: attack(watched, x, clean, KEY, start=start, **options))
+  run = jax.jit(lambda start: attack(watched, x, clean, KEY, start=start, num_steps=num_steps))
   x_adv = run(jnp.asarray(x_start))
   jax.effects_barrier()
   iterates.append(x_adv)
