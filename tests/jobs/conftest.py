@@ -13,7 +13,7 @@ from quick_compilation import XLA_FLAGS
 from jax_robust import config as config_lib
 
 TINY = pathlib.Path(__file__).parent.parent / "tiny_config.py"
-RUN = f"{TINY}:steps=40,save=4,evaluate=10,log=3"
+RUN = f"{TINY}:steps=80,save=4,evaluate=10,log=3"
 
 
 def make_tiny(arg="", **changes):
@@ -63,7 +63,7 @@ def environment(compilation_cache):
 
 @pytest.fixture(scope="session")
 def trained(common, compilation_cache):
-  """The workdir of a finished run of 40 steps: look, don't touch."""
+  """The workdir of a finished run of 80 steps: look, don't touch."""
   folder = common / "trained" / "run"
   with (common / "lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)

@@ -20,7 +20,7 @@ from jax_robust.train import checkpoint, metrics
 def whole(trained, left_behind):
   """What an uninterrupted run leaves behind."""
   left = left_behind(trained)
-  assert left["latest"][0] == 40 and len(left["metrics"]) == 14 + 4
+  assert left["latest"][0] == 80 and len(left["metrics"]) == 27 + 8
   return left
 
 
@@ -57,7 +57,7 @@ def test_kill_minus_nine_loses_nothing(command, run_flag, whole, left_behind, tm
   assert len({step for step in steps if step}) > 1, steps
   assert left_behind(tmp_path / "run") == whole
   kept = os.listdir(tmp_path / "run" / "checkpoints" / "latest")
-  assert sorted(kept) == ["36", "40"], "what the kills left half-written is gone"
+  assert sorted(kept) == ["76", "80"], "what the kills left half-written is gone"
 
 
 def test_asked_to_stop_it_saves_and_says_143(command, run_flag, whole, left_behind, tmp_path):

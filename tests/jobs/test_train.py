@@ -31,7 +31,7 @@ def test_a_run_leaves_what_it_should(trained):
     os.listdir(trained)
   )
   result = json.loads((trained / "results" / "train.json").read_text())
-  assert result["step"] == 40 and not result["preempted"]
+  assert result["step"] == 80 and not result["preempted"]
   rows = metrics.read_metrics(trained / "metrics.jsonl")
   robust = {row["step"]: row["robust"] for row in rows if row["kind"] == "evaluate"}
   best = max(robust.values())
@@ -124,13 +124,13 @@ def test_a_checkpoint_of_another_net_is_refused_by_name(command, copy):
 def test_a_damaged_checkpoint_is_refused_with_the_way_out(
   command, run_flag, trained, left_behind, copy
 ):
-  newest_folder = copy / "checkpoints" / "latest" / "40"
+  newest_folder = copy / "checkpoints" / "latest" / "80"
   shutil.rmtree(newest_folder / "state")
   argv = [run_flag, f"--workdir={copy}"]
   result = command(argv)
   assert result.code == 2 and "Traceback" not in result.printed
   assert f"{newest_folder} can't be read" in result.printed
-  assert "go on from step 36" in result.printed
+  assert "go on from step 76" in result.printed
   shutil.rmtree(newest_folder)
   assert command(argv).code == 0
   assert left_behind(copy) == left_behind(trained)
