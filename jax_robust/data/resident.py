@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Generator
-from functools import lru_cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def make_resident(
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
   images, labels = (jax.device_put(array, replicated) for array in _read_all(sources))
   sizes = tuple((count, source.num_examples if count else 0) for count, source in streams)
-  pick = _compiled_pick(mix, sizes, seed, sharding)
+  pick = jax.jit(partial(_pick, mix=mix, sizes=sizes, seed=seed), out_shardings=sharding)
 
   def batches(start_step: int = 0, num_steps: int | None = None):
     check_count(0, start_step=start_step)
@@ -78,12 +78,6 @@ def _places(step, sizes):
   """Returns uint32 [2, 2]: the (pass, position) at which a step enters either stream."""
   places = [locate(step, count, num) if count else (0, 0) for count, num in sizes]
   return np.array(places).astype(np.uint32)
-
-
-@lru_cache(maxsize=16)
-def _compiled_pick(mix, sizes, seed, sharding):
-  """`_pick` for a kind of batches: trainings of a process that read alike compile it once."""
-  return jax.jit(partial(_pick, mix=mix, sizes=sizes, seed=seed), out_shardings=sharding)
 
 
 def _pick(images, labels, places, *, mix, sizes, seed):

@@ -1,6 +1,6 @@
 """Runs that are really killed, at random moments, and asked to stop: nothing is lost.
 
-Processes are killed 5 times in the default tests and up to 70 times in the slow ones.
+Processes are killed 7 times in the default tests and up to 64 times in the slow ones.
 """
 
 import os
@@ -49,12 +49,12 @@ def newest(folder):
 
 
 @pytest.mark.parametrize(
-  "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))]
+  "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 7))]
 )
 def test_kill_minus_nine_loses_nothing(command, run_flag, whole, left_behind, tmp_path, seed):
   argv = [run_flag, f"--workdir={tmp_path / 'run'}"]
-  steps = killed_and_resumed(command, argv, random.Random(seed), 4)
-  assert len({step for step in steps if step}) > 1, steps
+  steps = killed_and_resumed(command, argv, random.Random(seed), 6)
+  assert len({step for step in steps if step}) > 2, steps
   assert left_behind(tmp_path / "run") == whole
   kept = os.listdir(tmp_path / "run" / "checkpoints" / "latest")
   assert sorted(kept) == ["76", "80"], "what the kills left half-written is gone"
