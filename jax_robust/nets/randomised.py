@@ -14,8 +14,8 @@ _NAMES = ("rng", "rngs", "key", "keys")
 def takes_rng(logits_fn: LogitsFn) -> bool:
   """Whether a classifier is a randomised one, `(x, rng)`: by the name of its second parameter.
 
-  The name is `rng` or `key`, or ends so (`dropout_rng`, `prng_key`). A parameter of another name
-  that has a default is left alone.
+  The name is `rng` or `key`, or ends so (`dropout_rng`, `prng_key`). Parameters that have a default
+  are left at it, whatever their names: of `model(x, rng=None)` make `lambda x, rng: model(x, rng)`.
 
   Raises:
     TypeError: it can't be called with images, or with images and a key: another parameter has no
@@ -28,23 +28,20 @@ def takes_rng(logits_fn: LogitsFn) -> bool:
     parameters = list(inspect.signature(logits_fn).parameters.values())
   except (TypeError, ValueError):  # builtins have none
     return False
-  places = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY,
-                                                         each.POSITIONAL_OR_KEYWORD)]  # fmt: skip
-  second = places[1:2]
-  is_randomised = bool(second) and _is_key(second[0].name)
-  by_name = [each for each in parameters if each.kind is each.KEYWORD_ONLY]
-  needed = [each.name for each in (*places[1 + is_randomised :], *by_name)
-            if each.default is each.empty]  # fmt: skip
-  if needed:
-    name = needed[0]
-    remedy = f"lambda x: model(x, {name}=...)"
-    if _is_key(name):
-      remedy = f"lambda x, rng: model(x, {name}=rng)"
-    elif name in ("x", "inputs", "image", "images"):
-      remedy = f"lambda x: model({places[0].name}, x)"
+  several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+  needed = [p for p in parameters if p.default is p.empty and p.kind not in several]
+  by_place = [p.name for p in needed if p.kind is not p.KEYWORD_ONLY]
+  is_randomised = len(by_place) > 1 and _is_key(by_place[1])
+  left = [p.name for p in needed if p.name not in by_place[: 1 + is_randomised]]
+  if left:
+    remedy = f"lambda x: model(x, {left[0]}=...)"
+    if _is_key(left[0]):
+      remedy = f"lambda x, rng: model(x, {left[0]}=rng)"
+    elif left[0] in ("x", "inputs", "image", "images"):
+      remedy = f"lambda x: model({by_place[0]}, x)"
     raise TypeError(
-      f"logits_fn takes ({', '.join(each.name for each in parameters)}): expected a function of "
-      f"images, (x), or of a randomised model (x, rng); close over {name!r}: {remedy}"
+      f"logits_fn takes ({', '.join(p.name for p in parameters)}): expected a function of images, "
+      f"(x), or of a randomised model (x, rng); close over {left[0]!r}: {remedy}"
     )
   return is_randomised
 
