@@ -46,8 +46,8 @@ class WorkdirError(UserError):
 
 def warn(message: str) -> None:
   """Raises a Python warning that points at the caller's line, outside of this package and JAX."""
-  level, frame = 1, inspect.currentframe()
-  while frame and frame.f_globals.get("__name__", "").split(".")[0] in ("jax_robust", "jax"):
+  level, frame, ours = 1, inspect.currentframe(), ("jax_robust", "jax", "jaxtyping")
+  while frame and frame.f_globals.get("__name__", "").split(".")[0] in ours:
     level, frame = level + 1, frame.f_back
   warnings.warn(message, stacklevel=level)
 
@@ -150,8 +150,8 @@ def check_sigma(sigma: Any) -> None:
     return
   if not _is_real(sigma) or not 0 < sigma < math.inf:
     raise ValueError(
-      f"sigma={sigma!r}: expected the standard deviation of the noise, a number above 0, in units "
-      "of images in [0, 1]"
+      f"sigma={sigma!r}: expected the standard deviation of the noise, above 0, in units of images "
+      "in [0, 1]"
     )
   if sigma > MOST_SIGMA:
     raise ValueError(

@@ -15,7 +15,7 @@ from jax_robust.attacks.autoattack import guards
 from jax_robust.attacks.autoattack.confirm import confirm, make_predict
 from jax_robust.attacks.autoattack.survivors import attack_survivors, compile_search
 from jax_robust.attacks.autoattack.versions import Stage, make_stages
-from jax_robust.attacks.balls import Ball, check_ball
+from jax_robust.attacks.balls import Ball, check_ball, check_is_ball
 from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.entry import check_not_half
 from jax_robust.errors import check_images, check_targets
@@ -125,7 +125,11 @@ def autoattack(
   [True, False]
   """
   evaluate = make_autoattack(
-    logits_fn, norm=ball.norm, version=version, batch_size=batch_size, devices=devices
+    logits_fn,
+    norm=check_is_ball(ball).norm,
+    version=version,
+    batch_size=batch_size,
+    devices=devices,
   )
   return evaluate(x, labels, rng, ball=ball, ids=ids, check=check, report=report)
 
@@ -201,7 +205,6 @@ class _Images(NamedTuple):
 
 def _check(x, labels, rng, ball, norm, ids):
   """Images and labels on the host, a key for each; raises where an attack would."""
-  x = x if hasattr(x, "dtype") else np.asarray(x, np.float32)
   check_images(x)
   check_ball("autoattack", ball, x, per_pixel=False, minimum_norm=False)
   check_not_half("autoattack", x)
