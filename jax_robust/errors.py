@@ -325,7 +325,7 @@ def check_targets(
   if is_traced(targets):
     return
   rows = np.asarray(targets, np.float64)
-  off = ~(np.abs(rows.sum(1) - 1) <= _SUM_TOLERANCE) | ~(rows >= -_SUM_TOLERANCE).all(1)
+  off = ~(np.abs(rows.sum(1) - 1) <= _SUM_TOLERANCE) | ~(rows >= -1e-6).all(1)
   bad = np.flatnonzero(off)
   if bad.size:
     raise ValueError(

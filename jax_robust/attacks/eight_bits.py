@@ -74,7 +74,7 @@ def _inside(delta: np.ndarray, ball: Ball) -> np.ndarray:
   most = np.asarray(ball.eps, np.float64) * (1 + _TOLERANCE)
   if ball.norm == "linf":
     most = most.reshape(-1, *(1,) * (delta.ndim - 1)) if most.ndim < 2 else most
-    return (np.abs(delta) <= most).reshape(len(delta), -1).all(1)
+    return np.all((np.abs(delta) <= most).reshape(len(delta), -1), axis=1)
   order = {"l2": 2, "l1": 1}[ball.norm]
   return np.linalg.norm(delta.reshape(len(delta), -1), ord=order, axis=1) <= most
 
