@@ -96,7 +96,7 @@ def apgd_search(
   num_steps: int = 100,
   eot: int = 1,
   rho: float = 0.75,
-  start: Array | None = None,
+  start: Any = None,
   large_radii: bool = False,
 ) -> Search:
   """Auto-PGD as a search: one run from one start. `apgd` says what it does.

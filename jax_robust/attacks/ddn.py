@@ -15,8 +15,7 @@ from jax_robust.attacks.classes import misclassified
 from jax_robust.attacks.pgd_steps import StepSize
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
-from jax_robust.errors import check_count, check_probability
-from jax_robust.nets.exits import single_exit
+from jax_robust.errors import check_count, check_probability, check_step_size
 
 _FIRST_STEP, _LAST_STEP = 1.0, 0.01
 
@@ -41,9 +40,9 @@ class DdnState(NamedTuple):
 
 def ddn(
   logits_fn: types.LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: types.Images,
   targets: Any,
-  rng: Array,
+  rng: types.Rng,
   *,
   ball: Ball,
   loss_fn: types.LossFn = losses.cross_entropy,
@@ -93,7 +92,7 @@ def ddn(
     loss_fn=loss_fn, num_steps=num_steps, step_size=step_size, initial_norm=initial_norm,
     gamma=gamma, levels=levels,
   )  # fmt: skip
-  return nearest.nearest_in_ball(search, logits_fn, x, targets, rng, ball)
+  return nearest.nearest_in_ball("ddn", search, logits_fn, x, targets, rng, ball)
 
 
 def ddn_search(
@@ -116,6 +115,7 @@ def ddn_search(
     ValueError: no steps; fewer than 2 levels; gamma is not between 0 and 1.
   """
   check_count(num_steps=num_steps)
+  check_step_size(step_size=step_size, initial_norm=initial_norm)
   if levels is not None:
     check_count(2, levels=levels)
   if isinstance(gamma, (int, float)):
@@ -161,8 +161,8 @@ def _step(ball, logits_fn, state, *, loss_fn, adversarial_fn, step_size, gamma, 
   model_keys, direction_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
 
   def loss_at(point):
-    logits = single_exit(logits_fn(point, model_keys), "ddn")
-    return jnp.sum(loss_fn(logits, labels)), adversarial_fn(logits, labels)
+    outputs = logits_fn(point, model_keys)
+    return jnp.sum(loss_fn(outputs, labels)), adversarial_fn(outputs, labels)
 
   gradient, adversarial = jax.grad(loss_at, has_aux=True)(point)
   state = nearest.keep_nearest(ball, state, point, adversarial)

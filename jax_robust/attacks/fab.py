@@ -11,18 +11,18 @@ from jaxtyping import Array, Float
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.fab_search import fab_search
 from jax_robust.errors import check_count
 from jax_robust.nets.exits import single_exit
-from jax_robust.nets.randomised import keyed
-from jax_robust.types import LogitsFn, fold
+from jax_robust.types import Images, LogitsFn, Rng, fold
 
 
 def fab(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   num_steps: int = 100,
@@ -66,17 +66,18 @@ def fab(
   >>> ball.distance(x_adv, x).round(2).tolist()
   [0.25]
   """
-  problem = stepwise.make_problem(x, targets, rng)
+  inputs = check_inputs("fab", logits_fn, x, targets, rng, ball, minimum_norm=True)
+  problem = stepwise.make_problem(inputs)
   make_search = functools.partial(fab_search, num_steps=num_steps, targeted=False)
   goals = problem.labels[None]  # not used: one run, to all classes
-  return _nearest(make_search, keyed(logits_fn), problem, goals, num_restarts, ball)
+  return _nearest(make_search, inputs.query, problem, goals, num_restarts, ball)
 
 
 def fab_targeted(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   num_targets: int = 9,
@@ -99,11 +100,12 @@ def fab_targeted(
   >>> float(ball.distance(x_adv, x)[0] * 2**0.5).__round__(2)
   0.25
   """
-  problem, logits_fn = stepwise.make_problem(x, targets, rng), keyed(logits_fn)
-  clean = jax.lax.stop_gradient(logits_fn(problem.x, problem.keys))
+  inputs = check_inputs("fab_targeted", logits_fn, x, targets, rng, ball, minimum_norm=True)
+  problem = stepwise.make_problem(inputs)
+  clean = jax.lax.stop_gradient(inputs.query(problem.x, problem.keys))
   goals = likeliest_wrong(single_exit(clean, "fab_targeted"), problem.labels, num_targets)
   make_search = functools.partial(fab_search, num_steps=num_steps, targeted=True)
-  return _nearest(make_search, logits_fn, problem, goals, num_restarts, ball)
+  return _nearest(make_search, inputs.query, problem, goals, num_restarts, ball)
 
 
 def _nearest(make_search, logits_fn, problem, goals, num_restarts, ball):

@@ -12,11 +12,11 @@ from jax_robust import losses, types
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong, misclassified
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.pgd_steps import MODEL_NOISE, StepSize, adam, make_move
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
 from jax_robust.errors import check_count
 from jax_robust.nets.exits import single_exit
-from jax_robust.nets.randomised import keyed
 
 
 class MultiTargetedState(NamedTuple):
@@ -39,9 +39,9 @@ class MultiTargetedState(NamedTuple):
 
 def multi_targeted(
   logits_fn: types.LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: types.Images,
   targets: Any,
-  rng: Array,
+  rng: types.Rng,
   *,
   ball: Ball,
   num_targets: int = 9,
@@ -80,8 +80,9 @@ def multi_targeted(
   >>> x_adv[:, 0].tolist(), float(x_adv.max())
   ([0.25], 0.75)
   """
-  problem, logits_fn = stepwise.make_problem(x, targets, rng), keyed(logits_fn)
-  outputs = logits_fn(problem.x, types.fold(problem.keys, MODEL_NOISE))
+  inputs = check_inputs("multi_targeted", logits_fn, x, targets, rng, ball)
+  problem = stepwise.make_problem(inputs)
+  outputs = inputs.query(problem.x, types.fold(problem.keys, MODEL_NOISE))
   clean_logits = jax.lax.stop_gradient(single_exit(outputs, "multi_targeted"))
   goals = likeliest_wrong(clean_logits, problem.labels, num_targets).T
   search = multi_targeted_search(
@@ -89,7 +90,7 @@ def multi_targeted(
     step_size=step_size, optimizer=optimizer,
   )  # fmt: skip
   problem = problem._replace(goals=goals)
-  state = stepwise.run(search, logits_fn, problem, ball=ball, stop_when_found=stop_when_found)
+  state = stepwise.run(search, inputs.query, problem, ball=ball, stop_when_found=stop_when_found)
   return jax.lax.stop_gradient(state.x_adv)
 
 

@@ -8,8 +8,9 @@ from jaxtyping import Array, Bool, Float
 
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.nets.randomised import keyed
-from jax_robust.types import LogitsFn
+from jax_robust.attacks.entry import check_inputs
+from jax_robust.nets.exits import single_exit
+from jax_robust.types import Images, LogitsFn, Rng
 
 
 def keep_nearest(ball: Ball, state: Any, point: Array, adversarial: Bool[Array, " b"]) -> Any:
@@ -34,9 +35,20 @@ def keep_nearest(ball: Ball, state: Any, point: Array, adversarial: Bool[Array, 
 
 
 def nearest_in_ball(
-  search: stepwise.Search, logits_fn: LogitsFn, x: Array, targets: Any, rng: Array, ball: Ball
+  name: str,
+  search: stepwise.Search,
+  logits_fn: LogitsFn,
+  x: Images,
+  targets: Any,
+  rng: Rng,
+  ball: Ball,
 ) -> Float[Array, "b *dims"]:
   """Runs a minimum-norm search to its end: the nearest adversarial points in the ball, else x."""
-  problem = stepwise.make_problem(x, targets, rng)
-  state = stepwise.run(search, keyed(logits_fn), problem, ball=ball)
+  inputs = check_inputs(name, logits_fn, x, targets, rng, ball, minimum_norm=True)
+  state = stepwise.run(
+    search,
+    lambda x, keys: single_exit(inputs.query(x, keys), name),
+    stepwise.make_problem(inputs),
+    ball=ball,
+  )
   return jax.lax.stop_gradient(state.x_adv)

@@ -19,7 +19,8 @@ import optax
 from jaxtyping import Array, Float
 
 from jax_robust import losses
-from jax_robust.attacks.balls import Ball, check_norm
+from jax_robust.attacks.balls import Ball, check_is_ball, check_norm
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.pgd_steps import (
   MODEL_NOISE,
   StepSize,
@@ -29,9 +30,9 @@ from jax_robust.attacks.pgd_steps import (
 )
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import select
-from jax_robust.errors import check_count, check_images, check_name
-from jax_robust.nets.randomised import keyed, takes_rng
-from jax_robust.types import LogitsFn, LossFn, as_keys, fold
+from jax_robust.errors import check_count, check_name, check_step_size
+from jax_robust.nets.randomised import takes_rng
+from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold
 
 STARTS = ("uniform", "normal", "zero")
 
@@ -53,9 +54,9 @@ class _State(NamedTuple):
 
 def pgd(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   loss_fn: LossFn = losses.cross_entropy,
@@ -63,7 +64,7 @@ def pgd(
   step_size: StepSize | None = None,
   optimizer: optax.GradientTransformation | None = None,
   momentum: Array | float | None = None,
-  start: Float[Array, "b *dims"] | str = "uniform",
+  start: Images | str = "uniform",
   num_restarts: int = 1,
   keep_best: bool = False,
   eot: int = 1,
@@ -104,16 +105,15 @@ def pgd(
   >>> pgd(logits_fn, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
   [[0.25, 0.75]]
   """
-  check_images(x)
+  inputs = check_inputs("pgd", logits_fn, x, targets, rng, ball, per_pixel=True, start=start)
   check_count(0, num_steps=num_steps)
   check_count(eot=eot)
   if isinstance(start, str):
     check_name("start", start, STARTS)
   check_restarts(num_restarts, start)
-  x, targets = jax.lax.stop_gradient((x, targets))
+  x, keys, is_randomised = inputs.x, inputs.keys, takes_rng(logits_fn)
   init_fn, move_fn = make_move(ball, step_size, optimizer, num_steps, momentum)
-  keys = as_keys(rng, x.shape[0])
-  loss_of = _expected_loss(logits_fn, losses.over_exits(loss_fn), targets, eot)
+  loss_of = _expected_loss(inputs, losses.over_exits(loss_fn), eot if is_randomised else 0)
 
   def loss_at(x_adv, noise_keys, count):
     loss = loss_of(x_adv, noise_keys, count)
@@ -133,7 +133,7 @@ def pgd(
   best_x, best_loss = x, jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
   for restart in range(num_restarts):
     x_start = _start(start, fold(keys, restart), x, ball)
-    noise_keys = fold(keys, MODEL_NOISE + restart) if takes_rng(logits_fn) else ()
+    noise_keys = fold(keys, MODEL_NOISE + restart) if is_randomised else ()
     state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss)
     state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
     if num_restarts > 1 or keep_best:
@@ -144,15 +144,14 @@ def pgd(
   return jax.lax.stop_gradient(best_x)
 
 
-def _expected_loss(logits_fn, loss_fn, targets, eot):
-  """`(x, noise_keys, count) -> loss [b]`, of a randomised model the mean over `eot` draws."""
-  if not takes_rng(logits_fn):
-    return lambda x, noise_keys, count: loss_fn(logits_fn(x), targets)
-  draw_fn = keyed(logits_fn)
+def _expected_loss(inputs, loss_fn, eot):
+  """`(x, noise_keys, count) -> loss [b]`, the mean over `eot` draws; of 0 draws, without keys."""
+  if not eot:
+    return lambda x, noise_keys, count: loss_fn(inputs.query(x, noise_keys), inputs.targets)
 
   def mean_loss(x, noise_keys, count):
     step_keys = fold(noise_keys, count)
-    loss_of_draw = lambda number: loss_fn(draw_fn(x, fold(step_keys, number)), targets)  # noqa: E731
+    loss_of_draw = lambda n: loss_fn(inputs.query(x, fold(step_keys, n)), inputs.targets)  # noqa: E731
     return jnp.mean(jax.vmap(loss_of_draw)(jnp.arange(eot)), axis=0)
 
   return mean_loss
@@ -182,9 +181,9 @@ def _keep_better(state, x_adv, loss):
 
 def fgsm(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   loss_fn: LossFn = losses.cross_entropy,
@@ -207,15 +206,15 @@ def fgsm(
   """
   return pgd(
     logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=1, start="zero",
-    step_size=ball.eps if step_size is None else step_size,
+    step_size=check_is_ball(ball).eps if step_size is None else step_size,
   )  # fmt: skip
 
 
 def rs_fgsm(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   loss_fn: LossFn = losses.cross_entropy,
@@ -240,15 +239,15 @@ def rs_fgsm(
   """
   return pgd(
     logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=1, start="uniform",
-    step_size=1.25 * ball.eps if step_size is None else step_size,
+    step_size=1.25 * check_is_ball(ball).eps if step_size is None else step_size,
   )  # fmt: skip
 
 
 def n_fgsm(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   loss_fn: LossFn = losses.cross_entropy,
@@ -276,13 +275,12 @@ def n_fgsm(
   >>> n_fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.125)).shape
   (1, 2)
   """
-  check_images(x)
   check_norm("n_fgsm", ball, "linf")
-  x, targets = jax.lax.stop_gradient((x, targets))
-  keys = as_keys(rng, x.shape[0])
+  query, x, targets, keys = check_inputs("n_fgsm", logits_fn, x, targets, rng, ball, per_pixel=True)
+  check_step_size(noise_scale=noise_scale, step_size=step_size)
   noise = ball.sample(keys, x) * per_example(noise_scale, x)
   x_noisy = jnp.clip(x + noise, 0.0, 1.0)
-  query, noise_keys = keyed(logits_fn), fold(keys, MODEL_NOISE)
+  noise_keys = fold(keys, MODEL_NOISE)
   loss_fn = losses.over_exits(loss_fn)
   gradient = jax.grad(lambda x: jnp.sum(loss_fn(query(x, noise_keys), targets)))(x_noisy)
   step_size = ball.eps if step_size is None else step_size
@@ -292,9 +290,9 @@ def n_fgsm(
 
 def bim(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   loss_fn: LossFn = losses.cross_entropy,
@@ -326,9 +324,9 @@ def bim(
 
 def mim(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   loss_fn: LossFn = losses.cross_entropy,
@@ -366,15 +364,15 @@ def mim(
 
 def cw_linf(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   confidence: Array | float = 50.0,
   num_steps: int = 100,
   step_size: StepSize | None = None,
-  start: Float[Array, "b *dims"] | str = "uniform",
+  start: Images | str = "uniform",
   num_restarts: int = 1,
   keep_best: bool = False,
   eot: int = 1,

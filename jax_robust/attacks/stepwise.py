@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jax_robust.attacks.balls import Ball
-from jax_robust.errors import check_images, is_traced
+from jax_robust.attacks.entry import Inputs
+from jax_robust.errors import is_traced
 from jax_robust.losses import as_labels
 from jax_robust.nets.devices import compiler_options
-from jax_robust.types import LogitsFn, as_keys, fold
+from jax_robust.types import LogitsFn, fold
 
 fold_each = jax.vmap(jax.random.fold_in)
 """Every example's key `[b]`, folded with its own number `[b]`."""
@@ -35,14 +36,13 @@ class Problem(NamedTuple):
   keys: Array
 
 
-def make_problem(x: Any, targets: Any, rng: Array) -> Problem:
-  """The problem of an attack that is called with these arguments, which are checked.
+def make_problem(inputs: Inputs) -> Problem:
+  """The problem of an attack that is called with these inputs.
 
   Its goals are the labels, for the caller to replace.
   """
-  check_images(x)
-  x, labels = jax.lax.stop_gradient((jnp.asarray(x), as_labels(targets)))
-  return Problem(x, labels, labels, as_keys(rng, x.shape[0]))
+  labels = as_labels(inputs.targets)
+  return Problem(inputs.x, labels, labels, inputs.keys)
 
 
 class Search(NamedTuple):

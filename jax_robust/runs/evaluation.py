@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, check_eps, check_sigma
 from jax_robust.evaluate import evaluators, scoring
 from jax_robust.runs import build, nets, weights
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
@@ -56,7 +56,26 @@ def _make_evaluator(config, name: str) -> functools.partial:
     options["sigma"] = options.get("sigma") or noise_level(config)
     if not options["sigma"]:
       raise ConfigError(f"config.{key}.sigma is 0, and the objective has no sigma: set it")
+    inherited = "smoothing" if config.smoothing.sigma else "objective"
+    with from_config(key if config.evals[name].get("sigma") else inherited):
+      check_sigma(options["sigma"])
   return functools.partial(function, **options)
+
+
+def check_units(config: Any) -> None:
+  """Raises ConfigError where a radius or noise level that jobs take is none in units of images."""
+  setting = attack_setting(config)
+  norm = config.autoattack.norm or (setting.norm if setting else "linf")
+  for key, radii in (
+    ("evaluation.eps_list", config.evaluation.eps_list), ("autoattack.eps", [config.autoattack.eps])
+  ):  # fmt: skip
+    for eps in radii:
+      with from_config(key):
+        check_eps(eps, norm)
+  for sigma in (config.smoothing.sigma, *config.smoothing.sigma_list):
+    if sigma:
+      with from_config("smoothing"):
+        check_sigma(sigma)
 
 
 def noise_level(config: Any) -> float:
@@ -85,6 +104,8 @@ def autoattack_ball(config: Any) -> tuple[str, float]:
   eps = config.autoattack.eps or (setting.eps if setting else 0.0)
   if not norm or not eps:
     raise ConfigError("config.evals has no attack: set --config.autoattack.norm and .eps")
+  with from_config("autoattack"):
+    check_eps(eps, norm)
   return norm, float(eps)
 
 
