@@ -169,6 +169,16 @@ def trades_generated(arg, dataset: str) -> ml_collections.ConfigDict:
   return config
 
 
+_TINY = {
+  "small_cnn": {"name": "small_cnn", "channels": (4, 4), "strides": (2, 2)},
+  "msdnet": {
+    "name": "msdnet", "num_blocks": 2, "base": 1, "step": 1, "channels": 2, "growth": 2,
+    "growth_factors": (1, 2), "bottleneck_factors": (1, 2),
+  },
+}  # fmt: skip
+"""What `finish` puts in place of a net for a smoke run: a small CNN, or a tiny one of its kind."""
+
+
 def finish(
   config: ml_collections.ConfigDict, arg: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
@@ -189,12 +199,7 @@ def finish(
   config.batch.update({"size": 24, "microbatch": 12 if config.batch.microbatch else 0})
   config.evaluation.update({"batch_size": 8, "num_examples": 8})
   group = config.model.get("bn_group_size") and 12
-  config.model = {
-    "name": "small_cnn",
-    "channels": (4, 4),
-    "strides": (2, 2),
-    "bn_group_size": group,
-  }
+  config.model = dict(_TINY.get(config.model.name, _TINY["small_cnn"]), bn_group_size=group)
   config.schedule = {**config.schedule.to_dict(), "warmup_steps": 1}
   _drop(config.schedule, "warmup_epochs")
   config.augment.update({"pad": min(config.augment.pad, 1)})

@@ -73,6 +73,14 @@ RECIPES = {
     "optimizer": "adam",
     "step_sizes": {"0": 0.1, "20": 0.01, "30": 0.001},
   },
+  # The usual report of fast adversarial training; PGD-100 is the same with more steps.
+  "pgd_20": {
+    "name": "pgd",
+    "norm": "linf",
+    "eps": 8 / 255,
+    "num_steps": 20,
+    "step_size": 2 / 255,
+  },
 }
 """Published attacks as data: `make_attack(**RECIPES['pgd_40'])`."""
 

@@ -9,6 +9,7 @@ from jax_robust.errors import check_name, check_options
 from jax_robust.models.classifier import Classifier
 from jax_robust.models.layers import BatchNorm
 from jax_robust.models.lenet import LeNet
+from jax_robust.models.msdnet import MSDNet
 from jax_robust.models.preact_resnet import PreActResNet18
 from jax_robust.models.resnet import CifarResNet, ResNet50
 from jax_robust.models.small import MLP, SmallCNN
@@ -18,6 +19,7 @@ MODELS: dict[str, type[nn.Module]] = {
   "cifar_resnet": CifarResNet,
   "lenet": LeNet,
   "mlp": MLP,
+  "msdnet": MSDNet,
   "preact_resnet18": PreActResNet18,
   "resnet50": ResNet50,
   "small_cnn": SmallCNN,
@@ -33,6 +35,7 @@ __all__ = [
   "CifarResNet",
   "Classifier",
   "LeNet",
+  "MSDNet",
   "PreActResNet18",
   "ResNet50",
   "SmallCNN",

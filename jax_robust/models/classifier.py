@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,9 +14,7 @@ from jax_robust.models.convolution import CONVOLUTIONS
 from jax_robust.models.layers import (
   ACTIVATIONS,
   BatchNorm,
-  fan_in_truncated_normal,
   normalise,
-  torch_init,
 )
 
 
@@ -97,17 +94,20 @@ class Classifier(nn.Module, kw_only=True):
       x = jnp.pad(x, ((0, 0), *before_after, (0, 0)))
     return normalise(x, self.mean, self.std).astype(self.dtype)
 
+  def head_factory(self) -> Callable[..., Array]:
+    """`layers.mean_and_linear` with this net's number of classes, dtype and initial weights."""
+    initial = {"kernel_init": nn.initializers.zeros} if self.zero_init_logits else {}
+    return functools.partial(
+      layers.mean_and_linear,
+      num_classes=self.num_classes,
+      dtype=self.dtype,
+      like_torch=self.has_torch_init,
+      **initial,
+    )
+
   def head(self, features: Float[Array, "b *s c"]) -> Float[Array, "b k"]:
     """Averages over space and applies the last layer, both in float32 or better."""
-    dtype = jnp.promote_types(self.dtype, jnp.float32)
-    features = features.astype(dtype)
-    features = features.mean(tuple(range(1, features.ndim - 1)))
-    initial: dict[str, Any] = {"kernel_init": fan_in_truncated_normal}
-    if self.has_torch_init:
-      initial = torch_init(features.shape[-1])
-    if self.zero_init_logits:
-      initial["kernel_init"] = nn.initializers.zeros
-    return nn.Dense(self.num_classes, dtype=dtype, name="logits", **initial)(features)
+    return self.head_factory()(features)
 
   def activate(self, x: Array) -> Array:
     """The net's activation."""

@@ -37,6 +37,19 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
   ),
   "cifar_resnet": _RESNET,
   "resnet50": _RESNET,
+  # The program's modules are numbered by their place: `first` is a block's 0.
+  "msdnet": (
+    (r"^exit_(\d+)\.logits$", r"classifier.\1.linear"),
+    (r"^exit_(\d+)\.convs\.conv_(\d)$", r"classifier.\1.m.\2.net.0"),
+    (r"^exit_(\d+)\.convs\.batchnorm_(\d)$", r"classifier.\1.m.\2.net.1"),
+    (r"^block_(\d+)\.first_scale_(\d+)", r"blocks.\1.0.layers.\2.net"),
+    (r"^block_(\d+)\.layer_(\d+)_scale_(\d+)_(\w+?)\.", r"blocks.\1.\2.layers.\3.conv_\4.net."),
+    (r"^block_(\d+)\.transition_(\d+)_scale_(\d+)", r"blocks.\1.\2.m.\3.net"),
+    (r"net\.conv_0$", "net.0"),
+    (r"net\.batchnorm_0$", "net.1"),
+    (r"net\.conv_1$", "net.3"),
+    (r"net\.batchnorm_1$", "net.4"),
+  ),
   "lenet": (
     (r"^conv_0$", "conv1"),
     (r"^conv_1$", "conv2"),

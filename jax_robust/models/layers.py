@@ -85,6 +85,32 @@ def conv(
   )
 
 
+def mean_and_linear(
+  features: Float[Array, "b *s c"],
+  *,
+  num_classes: int,
+  dtype: DTypeLike,
+  like_torch: bool = False,
+  **initial: Any,
+) -> Float[Array, "b k"]:
+  """Averages over space and applies a linear layer `logits`, both in float32 or better.
+
+  Args:
+    features: what a net ends in; to be called in the module that the layer shall belong to.
+    num_classes: outputs.
+    dtype: of the net.
+    like_torch: whether initial weights and biases are PyTorch's.
+    **initial: `kernel_init`, `bias_init`, to have them otherwise.
+  """
+  dtype = jnp.promote_types(dtype, jnp.float32)
+  features = features.astype(dtype).mean(tuple(range(1, features.ndim - 1)))
+  usual: dict[str, Any] = {"kernel_init": fan_in_truncated_normal}
+  if like_torch:
+    usual = torch_init(features.shape[-1])
+  usual |= initial
+  return nn.Dense(num_classes, dtype=dtype, name="logits", **usual)(features)
+
+
 def _per_channel(values: Array, ndim: int) -> Array:
   """Shapes `[c]` so that it broadcasts against an array of `ndim` dimensions, channels last."""
   return values.reshape((1,) * (ndim - 1) + (-1,))

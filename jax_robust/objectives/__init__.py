@@ -7,6 +7,7 @@ once its attack and constants are bound with `functools.partial`. `rng` holds on
 from jax_robust.objectives.adversarial import adversarial
 from jax_robust.objectives.gaussian import gaussian, stability
 from jax_robust.objectives.macer import macer
+from jax_robust.objectives.multi_exit import multi_exit
 from jax_robust.objectives.smoothadv import consistency, smoothadv
 from jax_robust.objectives.smoothmix import smoothmix
 from jax_robust.objectives.standard import standard
@@ -18,6 +19,7 @@ OBJECTIVES = {
   "consistency": consistency,
   "gaussian": gaussian,
   "macer": macer,
+  "multi_exit": multi_exit,
   "smoothadv": smoothadv,
   "smoothmix": smoothmix,
   "stability": stability,
@@ -36,6 +38,7 @@ __all__ = [
   "consistency",
   "gaussian",
   "macer",
+  "multi_exit",
   "smoothadv",
   "smoothmix",
   "stability",

@@ -75,7 +75,18 @@ def test_misspelt_choice(name, field, wrong, near):
 
 
 @pytest.mark.parametrize(
-  "module", ["", ".convert", ".convolution", ".layers", ".normalization", ".small", ".wide_resnet"]
+  "module",
+  [
+    "",
+    ".convert",
+    ".convolution",
+    ".layers",
+    ".msdnet",
+    ".msdnet_plan",
+    ".normalization",
+    ".small",
+    ".wide_resnet",
+  ],
 )
 def test_doctests(module):
   result = doctest.testmod(importlib.import_module(f"jax_robust.models{module}"))
