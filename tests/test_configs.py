@@ -22,12 +22,14 @@ ARGUMENTS = {
   "mnist_smoothing": [f"method={name},sigma=0.25" for name in SMOOTHING],
   "cifar10_smoothing": ["method=macer,sigma=1.0,m=4,depth=20"],
   "imagenet_smoothing": ["method=smoothadv"],
+  "multi_exit": ["data=cifar100,start=zero", "data=svhn,steps=lin_grow"],
   "certify_smoothing": ["data=mnist"],
 }
 CASES = [f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))]
 SMOKE = {
   "trades": "cifar10_trades_ddpm:cutmix,smoke",
   "adversarial": "cifar10_adversarial:smoke",
+  "multi_exit": "multi_exit:smoke",
   "standard": "cifar10_adversarial:attack=none,smoke",
   **{name: f"mnist_smoothing:method={name},smoke" for name in SMOOTHING},
 }

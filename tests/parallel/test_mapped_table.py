@@ -58,6 +58,7 @@ MINIMUM_NORM = ("cw_l2", "ddn", "fab", "fab_targeted")
 OBJECTIVES_UNDER_TEST = {
   "standard": (({}, None),),
   "adversarial": (({}, 2),),
+  "multi_exit": (({}, None),),
   "trades": (({}, None),),
   "gaussian": (({"sigma": 0.2}, None),),
   "stability": (({"sigma": 0.2}, None),),
