@@ -39,12 +39,6 @@ PGD = functools.partial(smoothadv_pgd, noises=jnp.float32(NOISES), keys=ROWS)
 DDN = functools.partial(smoothadv_ddn, noises=jnp.float32(NOISES), keys=ROWS)
 
 
-@pytest.fixture(autouse=True)
-def rolled(monkeypatch):
-  """A loop stays a loop, so that a step is compiled once; the result is the same."""
-  monkeypatch.setattr(attacks, "default_unroll", lambda num_steps: 1)
-
-
 def three_classes(x):
   return x.reshape(len(x), -1) @ jnp.float32(KERNEL)
 

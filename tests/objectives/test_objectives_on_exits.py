@@ -34,6 +34,7 @@ def one_exit(params, model_state, x, *, train):
   return two_exits(params, model_state, x, train=train)[0][1], model_state
 
 
+@functools.cache
 def step(name, apply_fn):
   """Loss, metrics and gradients of one step."""
   function, options = objectives.OBJECTIVES[name], dict(OPTIONS.get(name, {}))
