@@ -20,7 +20,6 @@ from smoothing_net import (
   unrestricted_attack,
 )
 
-from jax_robust import attacks
 from jax_robust.objectives import noise_attacks
 
 PIXELS = 6
