@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy import special, stats
+from scipy import special
 
 from jax_robust.errors import check_probability, check_sigma
 from jax_robust.smoothing.bounds import clopper_pearson
@@ -254,7 +254,7 @@ def estimate_mean(values: Float[np.ndarray, " n"], *, confidence: float) -> Esti
   if count == 1:
     return Estimate(value, math.inf, -math.inf, math.inf)
   error = float(np.std(values, ddof=1)) / math.sqrt(count)
-  reach = float(stats.t.isf((1.0 - confidence) / 2.0, count - 1)) * error
+  reach = float(-special.stdtrit(count - 1, (1.0 - confidence) / 2.0)) * error
   return Estimate(value, error, value - reach, value + reach)
 
 

@@ -17,6 +17,7 @@ SEARCH = square_search(num_queries=300)
 ONE_SIZE = square_search(num_queries=11, p_init=0.1)  # ends before windows shrink
 
 
+@jax.jit
 def robust_logits(x):
   """A linear model that no radius here fools, as smooth as can be; label 1 is right."""
   weights = jnp.asarray(np.random.default_rng(0).normal(size=x.shape[1:]), x.dtype)
@@ -24,6 +25,7 @@ def robust_logits(x):
   return jnp.stack([score, jnp.full_like(score, 100.0)], axis=1)
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "on_faces"))
 def images(shape=(7, 9, 3), on_faces=True):
   """Images, of which some pixels are on the faces of the box."""
   x = jax.random.uniform(jax.random.key(5), (NUM_ROWS, *shape), minval=0.2, maxval=0.8)

@@ -26,6 +26,7 @@ draw = np.random.default_rng(3)
 WEIGHTS = draw.normal(size=(SIZE, 16)) * 0.7, draw.normal(size=(16, NUM_CLASSES))
 
 
+@jax.jit
 def net(x, curvature=1.0):
   """A dense net of two layers on 2 x 2 x 3 pixels; linear where the curvature is 0."""
   w1, w2 = (jnp.asarray(each, x.dtype) for each in WEIGHTS)
@@ -38,13 +39,13 @@ linear = functools.partial(net, curvature=0.0)
 
 def problem(logits_fn=net, dtype=jnp.float32):
   """Images, some pixels of which lie on the faces of the box, and the classes of the net."""
-  x = jax.random.uniform(jax.random.key(0), (NUM_ROWS, 2, 2, 3), dtype)
-  x = x.at[:, 0, 0, 0].set(0.0).at[:, 0, 0, 1].set(1.0)
-  return x, classes(logits_fn, x)
+  x = np.array(jax.random.uniform(jax.random.key(0), (NUM_ROWS, 2, 2, 3), dtype))
+  x[:, 0, 0, 0], x[:, 0, 0, 1] = 0.0, 1.0
+  return jnp.asarray(x), jnp.asarray(classes(logits_fn, x))
 
 
 def classes(logits_fn, x):
-  return jnp.argmax(logits_fn(x), axis=-1)
+  return np.argmax(logits_fn(x), axis=-1).astype(np.int32)
 
 
 @functools.cache
@@ -77,30 +78,32 @@ def test_iterates_are_those_of_the_paper(norm, targeted):
     ball, keys = BALLS[norm](WHOLE_BOX[norm]), as_keys(jax.random.key(0), NUM_ROWS)
     advance = functools.partial(stepwise.advance, search, ball, lambda x, keys: net(x))
     advance = jax.jit(functools.partial(advance, stop_when_found=False))
-    state = search.init(ball, stepwise.Problem(x, labels, goals, keys))
+    state = jax.jit(search.init)(ball, stepwise.Problem(x, labels, goals, keys))
     points = []
     while not np.all(stepwise.is_done(search, state, stop_when_found=False)):
       state = advance(state)
       points.append(np.asarray(state.point).reshape(NUM_ROWS, -1))
     one = jax.jit(lambda z: net(z[None])[0])
     jacobian = jax.jit(jax.jacrev(one))
+    x, labels, goals = (np.asarray(each) for each in (x, labels, goals))
+    found, distance = np.asarray(state.found), np.asarray(state.distance)
     both = lambda z: (np.asarray(one(z)), np.asarray(jacobian(z)))  # noqa: E731
     for i in range(NUM_ROWS):
-      flat, goal = np.asarray(x[i]).ravel(), int(goals[i]) if targeted else None
+      flat, goal = x[i].ravel(), int(goals[i]) if targeted else None
       expected, best = fab_reference.fab_points(
         both, flat, int(labels[i]), norm=norm, num_steps=num_steps, goal=goal
       )
       np.testing.assert_allclose(np.array(points)[:, i], expected, atol=1e-8)
       if best is None:
-        assert not state.found[i]
+        assert not found[i]
       else:  # a point that was moved back and is still adversarial counts here
-        assert state.distance[i] <= NORMS[norm](best - flat) + 1e-8
-        assert state.distance[i] >= 0.89 * NORMS[norm](best - flat)
+        assert distance[i] <= NORMS[norm](best - flat) + 1e-8
+        assert distance[i] >= 0.89 * NORMS[norm](best - flat)
 
 
 def distances_to_boundary(x, label, norm):
   """Those of the linear classifier to every other class, the box included, in float64."""
-  w = np.asarray(jax.jacrev(lambda z: linear(z[None])[0])(jnp.zeros(SIZE)), np.float64)
+  w = (WEIGHTS[0] @ WEIGHTS[1]).T
   logits = w @ (x - 0.5)
   return [
     NORMS[norm](fab_reference.move(x, w[s] - w[label], logits[s] - logits[label], norm))
@@ -120,7 +123,7 @@ def test_linear_minimum_is_reached(norm, attack):
   x_adv = jitted(attack, norm)(x, labels, keys, eps, 0.0)
   assert np.all(classes(linear, x_adv) != labels)
   for i in range(NUM_ROWS):
-    flat, flat_adv = (np.asarray(each[i], np.float64).ravel() for each in (x, x_adv))
+    flat, flat_adv = (np.asarray(each, np.float64)[i].ravel() for each in (x, x_adv))
     least = min(distances_to_boundary(flat, int(labels[i]), norm))
     assert least * (1 - 1e-5) <= NORMS[norm](flat_adv - flat) <= 1.01 * least
 
@@ -177,7 +180,7 @@ def test_no_gradient_flows_out(attack):
 @pytest.mark.parametrize("attack", [fab, functools.partial(fab_targeted, num_targets=1)])
 def test_restarts_never_go_further(attack):
   """On a net whose boundaries are folded, where a start elsewhere leads elsewhere."""
-  folded = lambda x: jnp.sin(net(x))  # noqa: E731
+  folded = jax.jit(lambda x: jnp.sin(net(x)))
   x, labels = problem(folded)
   ball, distances = BALLS["l2"](WHOLE_BOX["l2"]), []
   for num_restarts in (1, 6):
@@ -195,7 +198,7 @@ def test_random_start_is_half_a_radius_away(norm):
   radius = jnp.asarray([0.0, 0.1, 0.2, 0.3])
   search = fab_search(targeted=True, random_start=True)
   ball = BALLS[norm](radius)
-  state = search.init(ball, stepwise.Problem(x, labels, labels, keys))
+  state = jax.jit(search.init)(ball, stepwise.Problem(x, labels, labels, keys))
   np.testing.assert_allclose(ball.distance(state.point, x), radius / 2, atol=1e-6)
   assert len(np.unique(np.sign(state.point - x)[1:].reshape(3, -1), axis=0)) == 3
 

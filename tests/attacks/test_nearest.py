@@ -24,6 +24,7 @@ SEARCHES = {
 }  # fmt: skip
 
 
+@jax.jit
 def dense(x, rng=None):
   draw = np.random.default_rng(3)
   w1, w2 = (jnp.asarray(draw.normal(size=size), x.dtype) for size in ((8, 12), (12, 4)))
@@ -35,11 +36,12 @@ def randomised(x, rng):
   return dense(x, rng)
 
 
-def problem(num_rows=4):
-  x = jax.random.uniform(KEY, (num_rows, 8))
+@jax.jit
+def problem():
+  x = jax.random.uniform(KEY, (4, 8))
   labels = jnp.argmax(dense(x), axis=-1)
   goals = jnp.stack([(labels + 1) % 4, (labels + 2) % 4], axis=1)
-  return stepwise.Problem(x, labels, goals, jax.random.split(KEY, num_rows))
+  return stepwise.Problem(x, labels, goals, jax.random.split(KEY, 4))
 
 
 def states_equal(first, second):
@@ -57,13 +59,14 @@ def states_equal(first, second):
 def test_rows_may_be_out_of_step(name, logits_fn):
   search, ball = SEARCHES[name]
   step = jax.jit(lambda state: search.step(ball, keyed(logits_fn), state))
-  states = [search.init(ball, problem())]
+  states, select = [jax.jit(search.init)(ball, problem())], jax.jit(stepwise.select)
   for _ in range(9):
     states.append(step(states[-1]))
-  mixed = stepwise.select(jnp.array([True, False, True, False]), states[0], states[4])
+  late = np.array([True, False, True, False])
+  mixed = select(late, states[0], states[4])
   for k in range(1, 6):
     mixed = step(mixed)
-    expected = stepwise.select(jnp.array([True, False, True, False]), states[k], states[4 + k])
+    expected = select(late, states[k], states[4 + k])
     states_equal(mixed, expected)
 
 

@@ -12,6 +12,7 @@ from square_problem import (
   SEARCH,
   begin,
   images,
+  jitted_init,
   jitted_step,
   robust_logits,
   walk,
@@ -32,7 +33,8 @@ def test_every_iterate_is_in_ball_and_box(norm, shape):
   x = images(shape)
   ball = attacks.BALLS[norm](RADII[norm])
   for state in walk(norm, x, 25, take_all=True):
-    assert state.x_adv.min() >= 0 and state.x_adv.max() <= 1
+    x_adv = np.asarray(state.x_adv)
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
     distance = np.asarray(ball.distance(state.x_adv, x))
     assert np.all(distance <= RADII[norm] * (1 + 1e-6)) and np.all(distance > 0)
 
@@ -59,6 +61,7 @@ def test_linear_optimum_is_approached():
   np.testing.assert_allclose(x_adv, np.asarray(x) + 0.1 * np.sign(weights), atol=1e-6)
 
 
+@jax.jit
 def quantised_logits(x):
   """A linear model behind a rounding, through which no gradient comes."""
   score = jnp.sum(jnp.round(x * 20) / 20, axis=(1, 2, 3)) / x[0].size
@@ -67,14 +70,15 @@ def quantised_logits(x):
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 1.2)])
 def test_quantised_model_is_broken(norm, eps):
-  x = jax.random.uniform(jax.random.key(1), (NUM_ROWS, 8, 8, 1))
-  x = x - jnp.mean(x, axis=(1, 2, 3), keepdims=True) + 0.45
-  x = jnp.clip(x, 0.0, 1.0)
-  labels, ball = jnp.argmax(quantised_logits(x), axis=-1), attacks.BALLS[norm](eps)
-  attack = functools.partial(attacks.pgd, quantised_logits, ball=ball, start="zero")
-  np.testing.assert_array_equal(attack(x, labels, jax.random.key(0)), x)
-  x_adv = square(quantised_logits, x, labels, jax.random.key(0), ball=ball, num_queries=300)
-  assert np.all(jnp.argmax(quantised_logits(x_adv), axis=-1) != labels)
+  x = np.asarray(jax.random.uniform(jax.random.key(1), (NUM_ROWS, 8, 8, 1)))
+  x = x - np.mean(x, axis=(1, 2, 3), keepdims=True) + np.float32(0.45)
+  x = np.clip(x, 0.0, 1.0)
+  labels, ball = np.argmax(quantised_logits(x), axis=-1), attacks.BALLS[norm](eps)
+  attack = functools.partial(attacks.pgd, quantised_logits, ball=ball, start="zero", unroll=1)
+  np.testing.assert_array_equal(jax.jit(attack)(x, labels, jax.random.key(0)), x)
+  attack = functools.partial(square, quantised_logits, ball=ball, num_queries=300)
+  x_adv = jax.jit(attack)(x, labels, jax.random.key(0))
+  assert np.all(np.argmax(quantised_logits(x_adv), axis=-1) != labels)
 
 
 @every_norm
@@ -83,11 +87,12 @@ def test_rows_at_different_counts_are_as_if_alone(norm):
   x = images()
   ball = attacks.BALLS[norm](RADII[norm])
   late, early = walk(norm, x, 62), walk(norm, x, 9)
-  odd = jnp.arange(NUM_ROWS) % 2 == 1
-  mixed = stepwise.select(odd, late[54], early[1])
+  odd = np.arange(NUM_ROWS) % 2 == 1
+  select = jax.jit(stepwise.select)
+  mixed = select(odd, late[54], early[1])
   for _ in range(8):
     mixed = jitted_step(SEARCH, robust_logits)(ball, mixed)
-  expected = stepwise.select(odd, late[62], early[9])
+  expected = select(odd, late[62], early[9])
   for name in ("count", "found", "x_adv", "best_margin"):
     np.testing.assert_array_equal(getattr(mixed, name), getattr(expected, name))
 
@@ -95,10 +100,10 @@ def test_rows_at_different_counts_are_as_if_alone(norm):
 def test_result_is_independent_of_the_batch():
   together = walk("l2", images(), 20)
   ball, problem = attacks.l2_ball(RADII["l2"]), together[0].problem
-  state = SEARCH.init(ball, jax.tree.map(lambda leaf: leaf[3:4], problem))
+  state = jitted_init(SEARCH)(ball, jax.tree.map(lambda leaf: leaf[3:4], problem))
   for _ in range(20):
     state = jitted_step(SEARCH, robust_logits)(ball, state)
-  np.testing.assert_allclose(state.x_adv, together[-1].x_adv[3:4], atol=2e-6)
+  np.testing.assert_allclose(state.x_adv, np.asarray(together[-1].x_adv)[3:4], atol=2e-6)
 
 
 @every_norm
@@ -106,7 +111,7 @@ def test_zero_radius_is_the_identity(norm):
   x = images()
   _, state = begin(norm, x)
   ball = attacks.BALLS[norm](0.0)
-  state = SEARCH.init(ball, state.problem)
+  state = jitted_init(SEARCH)(ball, state.problem)
   for _ in range(5):
     np.testing.assert_array_equal(state.x_adv, x)
     state = jitted_step(SEARCH, robust_logits)(ball, state)
@@ -133,7 +138,7 @@ def test_no_gradient_flows_out():
 def test_exact_l2_ball_gives_the_same():
   states = walk("l2", images(), 5)
   ball = attacks.l2_ball(RADII["l2"], exact=True)
-  state = SEARCH.init(ball, states[0].problem)
+  state = jitted_init(SEARCH)(ball, states[0].problem)
   for _ in range(5):
     state = jitted_step(SEARCH, robust_logits)(ball, state)
   np.testing.assert_array_equal(state.x_adv, states[-1].x_adv)

@@ -20,7 +20,6 @@ from smoothing_net import (
   unrestricted_attack,
 )
 
-from jax_robust import attacks
 from jax_robust.objectives import noise_attacks
 
 PIXELS = 6
@@ -37,12 +36,6 @@ smoothadv_ddn = jax.jit(noise_attacks.smoothadv_ddn, static_argnames=STATIC[:2])
 mixing_attack = jax.jit(noise_attacks.unrestricted_attack, static_argnames=STATIC[:2])
 PGD = functools.partial(smoothadv_pgd, noises=jnp.float32(NOISES), keys=ROWS)
 DDN = functools.partial(smoothadv_ddn, noises=jnp.float32(NOISES), keys=ROWS)
-
-
-@pytest.fixture(autouse=True)
-def rolled(monkeypatch):
-  """A loop stays a loop, so that a step is compiled once; the result is the same."""
-  monkeypatch.setattr(attacks, "default_unroll", lambda num_steps: 1)
 
 
 def three_classes(x):

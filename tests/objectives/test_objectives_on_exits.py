@@ -38,7 +38,8 @@ def one_exit(params, model_state, x, *, train):
   return two_exits(params, model_state, x, train=train)[0][-1], model_state
 
 
-def step(name, apply_fn, params=LAST):
+@functools.cache
+def step(name, apply_fn, *, exits=1):
   """Loss, metrics and gradients of one step."""
   function, options = objectives.OBJECTIVES[name], dict(OPTIONS.get(name, {}))
   known = attacks.recipes.keywords(function)
@@ -51,7 +52,7 @@ def step(name, apply_fn, params=LAST):
   run = jax.value_and_grad(
     lambda params: bound(apply_fn, params, {}, BATCH, KEYS, Progress(0, 0.0)), has_aux=True
   )
-  (loss, (_, metrics)), grads = jax.jit(run)(params)
+  (loss, (_, metrics)), grads = jax.jit(run)(PARAMS if exits > 1 else LAST)
   return loss, metrics, grads
 
 
@@ -66,9 +67,9 @@ def test_one_output_trains(name):
 def test_two_exits_train_or_are_refused_by_name(name):
   if name in ONE_EXIT_ONLY:
     with pytest.raises(ValueError, match=f"'{name}' needs a net with one exit, and this one has 2"):
-      step(name, two_exits, PARAMS)
+      step(name, two_exits, exits=2)
     return
-  loss, _, grads = step(name, two_exits, PARAMS)
+  loss, _, grads = step(name, two_exits, exits=2)
   assert np.isfinite(loss)
   assert all(np.any(gradient != 0) for gradient in jax.tree.leaves(grads)), "every exit learns"
 

@@ -1,5 +1,6 @@
 """Steps of training for randomized smoothing, beside recorded ones of the reference program."""
 
+import functools
 import json
 
 import jax
@@ -65,44 +66,42 @@ def gradient_of(loss_fn, params):
   return loss, metrics, grads
 
 
-def smoothmix_options(options):
-  return {
-    "alpha": options["alpha"], "num_steps": options["steps"], "mix_step": options["mix_step"],
-    "maxnorm": options.get("maxnorm"),
-  }  # fmt: skip
-
-
 SMOOTHMIX = ("smoothmix_mix0", "smoothmix_mix1", "smoothmix_maxnorm")
 
 
-@pytest.mark.parametrize("name", SMOOTHMIX)
-def test_recorded_steps_agree(recorded, name):
-  options = recorded.options(name)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="num_steps")
+def smoothmix_step(recorded, params, warmup_factor, eta, **options):
+  """Loss and metrics, the gradients, and the ends of the attack, in one program for all options."""
+  radius = options["alpha"] * options["mix_step"]
 
   def loss_fn(params):
     return smoothmix_loss(
       recorded.apply_fn, params, {}, recorded.x, recorded.targets, recorded.noises,
-      jnp.asarray(recorded.file["lambda"]), warmup_factor=options["warmup_factor"],
-      eta=options["eta"], maxnorm_s=options["alpha"] * options["mix_step"],
-      **smoothmix_options(options),
+      jnp.asarray(recorded.file["lambda"]), warmup_factor=warmup_factor, eta=eta,
+      maxnorm_s=radius, **options,
     )  # fmt: skip
 
-  loss, metrics, grads = gradient_of(loss_fn, recorded.params)
+  (loss, (_, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+  ends = noise_attacks.unrestricted_attack(
+    recorded.logits_fn, recorded.x, recorded.labels, recorded.noises,
+    maxnorm_s=radius * warmup_factor, **options,
+  )  # fmt: skip
+  return loss, metrics, grads, ends
+
+
+@pytest.mark.parametrize("name", SMOOTHMIX)
+def test_recorded_steps_agree(recorded, name):
+  """The attack's ends too."""
+  options = recorded.options(name)
+  loss, metrics, grads, ends = smoothmix_step(
+    recorded, recorded.params, options["warmup_factor"], options["eta"], alpha=options["alpha"],
+    num_steps=options["steps"], mix_step=options["mix_step"], maxnorm=options.get("maxnorm"),
+  )  # fmt: skip
   np.testing.assert_allclose(loss, recorded.file[f"{name}/loss"], rtol=1e-4)
   np.testing.assert_allclose(metrics["cross_entropy"], recorded.file[f"{name}/xent"], rtol=1e-4)
   np.testing.assert_allclose(metrics["mixed"], recorded.file[f"{name}/mix_term"], rtol=1e-4)
   assert metrics["smoothed_accuracy"] * 24 == recorded.file[f"{name}/num_correct"]
   recorded.check_gradient(name, grads)
-
-
-@pytest.mark.parametrize("name", SMOOTHMIX)
-def test_attack_matches_the_recorded_one(recorded, name):
-  options = recorded.options(name)
-  ends = noise_attacks.unrestricted_attack(
-    recorded.logits_fn, recorded.x, recorded.labels, recorded.noises,
-    maxnorm_s=options["alpha"] * options["mix_step"] * options["warmup_factor"],
-    **smoothmix_options(options),
-  )  # fmt: skip
   np.testing.assert_allclose(ends.start, recorded.file[f"{name}/clean_end_nhwc"], atol=1e-4)
   expected = recorded.file[f"{name}/adversarial_end_nhwc"]
   np.testing.assert_allclose(ends.adversarial, expected, atol=1e-3)
@@ -154,10 +153,10 @@ def test_smoothadv_attacks(recorded, method):
   options = recorded.options(f"smoothadv_{method}")
   attack = getattr(noise_attacks, f"smoothadv_{method}")
   keys = jax.random.split(jax.random.key(0), 24)
-  x_adv = attack(
-    recorded.logits_fn, recorded.x, recorded.labels, recorded.noises, keys,
-    epsilon=options["max_norm"], num_steps=options["steps"],
-  )  # fmt: skip
+  attack = functools.partial(attack, epsilon=options["max_norm"], num_steps=options["steps"])
+  x_adv = jax.jit(attack, static_argnums=0)(
+    recorded.logits_fn, recorded.x, recorded.labels, recorded.noises, keys
+  )
   theirs = recorded.x + recorded.file[f"smoothadv_{method}/delta_nhwc"]
 
   def loss(point):

@@ -64,12 +64,18 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", objectives.OBJECTIVES)
-def test_every_objective_trains(name):
-  """Each learns which corner of an image is bright, by the update that the loop calls."""
+@pytest.fixture(scope="module")
+def start():
+  """A net, an optimiser, and the state before the first step."""
   net = models.create("mlp", num_classes=4, hidden=(8,), norm=True)
   optimizer = optax.sgd(0.5)
-  state = create_state(net, optimizer, [jnp.zeros((1, 2, 2, 1))], seed=0)
+  return net, optimizer, create_state(net, optimizer, [jnp.zeros((1, 2, 2, 1))], seed=0)
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_every_objective_trains(name, start):
+  """Each learns which corner of an image is bright, by the update that the loop calls."""
+  net, optimizer, state = start
   labels = np.arange(16) % 4
   corners = np.eye(4, dtype=np.float32)[labels]
   batch = {

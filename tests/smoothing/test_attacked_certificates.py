@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_robust import losses, models, smoothing
+from jax_robust import attacks, losses, models, smoothing
 from jax_robust.data import convert, sources
 from jax_robust.objectives import noise_attacks, noisy
 
@@ -94,13 +94,17 @@ def certified(net):
 def attack(net):
   """`attack(targets, epsilon)`: SmoothAdv's PGD, each image as far as its own epsilon."""
   logits_fn, x, _ = net
+  is_dense = x.shape[1] == 8
   keys = jax.random.split(KEY, NUM_IMAGES)
   noises = SIGMA * noisy.draw_noises(keys, jnp.asarray(x), 64)
-  return jax.jit(
-    lambda targets, epsilon: noise_attacks.smoothadv_pgd(
-      logits_fn, jnp.asarray(x), targets, noises, keys, epsilon=epsilon, num_steps=10
+  with pytest.MonkeyPatch.context() as patch:
+    if is_dense:  # a loop without convolutions is best left rolled up
+      patch.setattr(attacks, "default_unroll", lambda num_steps: 1)
+    yield jax.jit(
+      lambda targets, epsilon: noise_attacks.smoothadv_pgd(
+        logits_fn, jnp.asarray(x), targets, noises, keys, epsilon=epsilon, num_steps=10
+      )
     )
-  )
 
 
 def predictions_under_attack(net, certified, attack, share):
