@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from jax_robust.errors import check_count, check_images, check_sigma
+from jax_robust.errors import check_count, check_images, check_positive
 from jax_robust.smoothing.noise import CHUNK, Noise
 
 _BITS = 63
@@ -172,9 +172,9 @@ def thresholds(sigma: float, steps: int) -> tuple[int, ...]:
   >>> thresholds(0.001, 255)[0] / 2**63  # half a step is nearly two sigma
   0.0499...
   """
-  check_sigma(sigma)
+  check_positive(sigma=sigma)
   if sigma * steps > _LARGEST_SIGMA:
-    raise ValueError(f"sigma={sigma}: expected at most {_LARGEST_SIGMA / steps:.3g} in sound mode")
+    raise ValueError(f"sigma={sigma}: expected at most {_LARGEST_SIGMA / steps:.1f} in sound mode")
   unit, found = 8 * (Fraction(sigma) * steps) ** 2, []
   while True:
     j = len(found) + 1
