@@ -20,7 +20,7 @@ def confidence_path(
   labels: Any,
   rng: Rng,
   *,
-  sigma: float,
+  sigma: float | int,
   n: int = 1000,
   positions: Sequence[float] | Float[np.ndarray, " p"] = tuple(i / 20 for i in range(21)),
   ids: Ids = None,

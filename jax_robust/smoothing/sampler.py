@@ -119,13 +119,13 @@ class Sampler:
 
     self._program = program
 
-  def total_variation(self, sigma: float) -> float:
+  def total_variation(self, sigma: float | int) -> float:
     """Bound on the distance between the noise drawn on an image and the Gaussian."""
     check_sigma(sigma)
     return self.noise.total_variation(sigma, int(np.prod(self.image_shape)))
 
   def run(
-    self, x: Images, rng: Rng, plan: Plan, *, sigma: float, ids: Ids = None
+    self, x: Images, rng: Rng, plan: Plan, *, sigma: float | int, ids: Ids = None
   ) -> Iterator[tuple[int, Votes, Any]]:
     """Follows a plan for every image; batches are shared, so that they are full.
 
