@@ -171,7 +171,7 @@ def check_eps(eps: Any, norm: str) -> None:
   >>> check_eps(8, "linf")
   Traceback (most recent call last):
   ...
-  ValueError: eps=8: expected at most 1 in linf, as images are in [0, 1]: did you mean 8/255 = 0.03?
+  ValueError: eps=8: expected at most 1 in linf, ...: did you mean 8/255 = 0.031?
   """
   if not _is_real(eps) and not (hasattr(eps, "dtype") and _is_real_dtype(eps.dtype)):
     dtype = f" of dtype {eps.dtype}" if hasattr(eps, "dtype") else ""
@@ -297,10 +297,10 @@ def check_targets(
     ValueError: another shape; another number of them; where values are concrete, a label outside
       the classes, or rows that are no probabilities.
 
-  >>> check_targets(np.array([1.0, 0.0]))
+  >>> check_targets([1, 0, 3], num_classes=3)
   Traceback (most recent call last):
   ...
-  TypeError: targets have shape (2,) and dtype float64: expected integer labels [b] or ...
+  ValueError: labels 3 of images 2 are outside 0 to 2, the classes of the model
   """
   if not hasattr(targets, "dtype"):
     targets = np.asarray(targets)

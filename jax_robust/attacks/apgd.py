@@ -84,7 +84,9 @@ def apgd(
     lambda outputs, labels, goals: loss_fn(outputs, goals),
     num_steps=num_steps, eot=eot, rho=rho, start=start, large_radii=large_radii,
   )  # fmt: skip
-  inputs = check_inputs("apgd", logits_fn, x, targets, rng, ball, per_pixel=True, start=start)
+  inputs = check_inputs(
+    "apgd", logits_fn, x, targets, rng, ball, per_pixel=not large_radii, start=start
+  )
   # What the loss takes is handed on in the place of the goals.
   targets = inputs.targets
   problem = make_problem(inputs)._replace(goals=targets)
@@ -132,7 +134,9 @@ def apgd_targeted(
   search = apgd_search(
     losses.targeted_dlr, num_steps=num_steps, eot=eot, rho=rho, large_radii=large_radii
   )
-  inputs = check_inputs("apgd_targeted", logits_fn, x, targets, rng, ball, per_pixel=True)
+  inputs = check_inputs(
+    "apgd_targeted", logits_fn, x, targets, rng, ball, per_pixel=not large_radii
+  )
   problem = make_problem(inputs)
   clean = jax.lax.stop_gradient(inputs.query(problem.x, problem.keys))
   goals = likeliest_wrong(clean, problem.labels, num_targets)
