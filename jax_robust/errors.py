@@ -8,6 +8,8 @@ said of values (range, NaN) is not checked there, and costs nothing.
 import difflib
 import math
 import pathlib
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +20,10 @@ import numpy as np
 
 class UserError(ValueError):
   """A mistake in the command, the config, the data or the folder; the message says what to do."""
+
+
+class RobustnessWarning(UserWarning):
+  """A reason to distrust a number that an attack or an evaluation returns."""
 
 
 class ConfigError(UserError):
@@ -175,6 +181,50 @@ def check_labels(labels: Any, num_classes: int) -> None:
       f"labels {first_few(values[bad])} of images {first_few(bad)} are outside 0 to "
       f"{num_classes - 1}, the classes of the model"
     )
+
+
+def check_goals(goals: Any, labels: Any, num_classes: int) -> None:
+  """Raises unless goals are integers `[b]`, each a class of the model and not the image's label.
+
+  Raises:
+    TypeError: not integers.
+    ValueError: another shape than that of the labels; a goal that is no class, or is the label (not
+      checked when traced).
+  """
+  dtype, shape = getattr(goals, "dtype", np.asarray(goals).dtype), np.shape(goals)
+  if not jnp.issubdtype(dtype, jnp.integer):
+    raise TypeError(f"goals have dtype {dtype}: expected integers [b], a class for each image")
+  if shape != np.shape(labels):
+    raise ValueError(
+      f"goals have shape {shape}: expected {np.shape(labels)}, a class for each image"
+    )
+  if is_traced(goals):
+    return
+  goals = np.asarray(goals)
+  outside = np.flatnonzero((goals < 0) | (goals >= num_classes))
+  if outside.size:
+    raise ValueError(
+      f"goals {first_few(goals[outside])} of images {first_few(outside)} are outside 0 to "
+      f"{num_classes - 1}, the classes of the model"
+    )
+  if not is_traced(labels) and (same := np.flatnonzero(goals == np.asarray(labels))).size:
+    raise ValueError(
+      f"goals {first_few(goals[same])} of images {first_few(same)} are the labels themselves: "
+      "expected another class for each image"
+    )
+
+
+def warn(message: str) -> None:
+  """Raises a `RobustnessWarning` that names the line of the caller outside this package."""
+  frame, level = sys._getframe(1), 2
+  package = __name__.partition(".")[0] + "."
+  while frame.f_back and (
+    # beartype wraps functions in frames of its own.
+    f"{frame.f_globals.get('__name__', '')}.".startswith(package)
+    or frame.f_code.co_filename.startswith("<@beartype")
+  ):
+    frame, level = frame.f_back, level + 1
+  warnings.warn(message, RobustnessWarning, stacklevel=level)
 
 
 def is_traced(value: Any) -> bool:

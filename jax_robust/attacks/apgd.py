@@ -23,6 +23,7 @@ def apgd(
   rng: Array,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   num_steps: int = 100,
   num_restarts: int = 1,
@@ -80,15 +81,17 @@ def apgd(
   [[0.25, 0.75]]
   """
   check_restarts(num_restarts, start)
+  to_goal, logits_fn = goals is not None, keyed(logits_fn)
+  sign = -1 if to_goal else 1
   search = apgd_search(
-    lambda outputs, labels, goals: loss_fn(outputs, goals),
+    lambda outputs, labels, goals: sign * loss_fn(outputs, goals), to_goal=to_goal,
     num_steps=num_steps, eot=eot, rho=rho, start=start, large_radii=large_radii,
   )  # fmt: skip
-  # What the loss takes is handed on in the place of the goals.
-  targets = jax.lax.stop_gradient(jnp.asarray(targets))
-  problem = make_problem(x, targets, rng)._replace(goals=targets)
-  tries = jnp.broadcast_to(targets, (num_restarts, *targets.shape))
-  return run_all(search, keyed(logits_fn), problem, tries, ball=ball)
+  problem = make_problem(x, targets, rng, goals, logits_fn)
+  if not to_goal:  # what the loss takes is handed on in the place of the goals
+    problem = problem._replace(goals=jax.lax.stop_gradient(jnp.asarray(targets)))
+  tries = jnp.broadcast_to(problem.goals, (num_restarts, *problem.goals.shape))
+  return run_all("apgd", search, logits_fn, problem, tries, ball=ball)
 
 
 def apgd_targeted(
@@ -134,4 +137,5 @@ def apgd_targeted(
   problem, logits_fn = make_problem(x, targets, rng), keyed(logits_fn)
   clean = jax.lax.stop_gradient(logits_fn(problem.x, problem.keys))
   goals = likeliest_wrong(clean, problem.labels, num_targets)
-  return run_all(search, logits_fn, problem, jnp.repeat(goals, num_restarts, axis=0), ball=ball)
+  tries = jnp.repeat(goals, num_restarts, axis=0)
+  return run_all("apgd_targeted", search, logits_fn, problem, tries, ball=ball)

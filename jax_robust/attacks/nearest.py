@@ -19,7 +19,7 @@ def keep_nearest(ball: Ball, state: Any, point: Array, adversarial: Bool[Array, 
     ball: points within its eps count.
     state: a state of `stepwise` with `distance` `[b]`, that of `x_adv`, infinite without one.
     point: the point that was queried, inside the box, `[b, ...]`.
-    adversarial: whether it is misclassified, `[b]`.
+    adversarial: whether it is a success, `[b]`.
 
   Returns:
     The state, its `x_adv`, `distance` and `found` brought up to date.
@@ -34,9 +34,17 @@ def keep_nearest(ball: Ball, state: Any, point: Array, adversarial: Bool[Array, 
 
 
 def nearest_in_ball(
-  search: stepwise.Search, logits_fn: LogitsFn, x: Array, targets: Any, rng: Array, ball: Ball
+  name: str,
+  search: stepwise.Search,
+  logits_fn: LogitsFn,
+  x: Array,
+  targets: Any,
+  rng: Array,
+  ball: Ball,
+  goals: Any = None,
 ) -> Float[Array, "b *dims"]:
   """Runs a minimum-norm search to its end: the nearest adversarial points in the ball, else x."""
-  problem = stepwise.make_problem(x, targets, rng)
-  state = stepwise.run(search, keyed(logits_fn), problem, ball=ball)
+  logits_fn = keyed(logits_fn)
+  problem = stepwise.make_problem(x, targets, rng, goals, logits_fn)
+  state = stepwise.run(search, logits_fn, problem, ball=ball, name=name)
   return jax.lax.stop_gradient(state.x_adv)

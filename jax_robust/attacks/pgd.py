@@ -20,6 +20,8 @@ from jaxtyping import Array, Float
 
 from jax_robust import losses
 from jax_robust.attacks.balls import Ball, check_norm
+from jax_robust.attacks.classes import checked_goals, is_finite
+from jax_robust.attacks.non_finite import give_back_lost, half_way_back, warn_of_lost
 from jax_robust.attacks.pgd_steps import (
   MODEL_NOISE,
   StepSize,
@@ -30,6 +32,7 @@ from jax_robust.attacks.pgd_steps import (
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import select
 from jax_robust.errors import check_count, check_images, check_name
+from jax_robust.nets import derivatives
 from jax_robust.nets.randomised import keyed, takes_rng
 from jax_robust.types import LogitsFn, LossFn, as_keys, fold
 
@@ -41,7 +44,8 @@ _NORMAL_START_STDDEV = 1e-3  # TRADES, 2019
 class _State(NamedTuple):
   """What one step hands to the next: the iterate, the optimiser's memory, and the best point seen.
 
-  `noise_keys` are the run's, for a randomised model; `()` for a deterministic one.
+  `noise_keys` are the run's, for a randomised model; `()` for a deterministic one. `num_lost` counts
+  the points whose logits were not finite.
   """
 
   noise_keys: Any
@@ -49,6 +53,7 @@ class _State(NamedTuple):
   memory: Any
   best_x: Array
   best_loss: Array
+  num_lost: Array
 
 
 def pgd(
@@ -58,6 +63,7 @@ def pgd(
   rng: Array,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   num_steps: int = 10,
   step_size: StepSize | None = None,
@@ -79,6 +85,7 @@ def pgd(
     `linear_optimum_is_reached`: on a linear model, where the box is inactive, the exact one.
     `best_is_no_worse_than_last`: `keep_best` never returns a smaller loss than without it, where
       the model is deterministic.
+    `goals_are_descended_to`: with `goals`, the loss is `-loss_fn(outputs, goals)`.
 
   Args: those of `jax_robust.attacks`, and
     step_size: in units of the image, in the ball's norm: a number (may be traced) or a function of
@@ -112,48 +119,78 @@ def pgd(
   check_restarts(num_restarts, start)
   x, targets = jax.lax.stop_gradient((x, targets))
   init_fn, move_fn = make_move(ball, step_size, optimizer, num_steps, momentum)
-  keys = as_keys(rng, x.shape[0])
+  keys, query = as_keys(rng, x.shape[0]), keyed(logits_fn)
+  loss_fn, targets = _towards(goals, loss_fn, targets, query, x, keys)
   loss_of = _expected_loss(logits_fn, losses.over_exits(loss_fn), targets, eot)
 
   def loss_at(x_adv, noise_keys, count):
-    loss = loss_of(x_adv, noise_keys, count)
-    return jnp.sum(loss), loss.astype(x.dtype)
+    loss, finite = loss_of(x_adv, noise_keys, count)
+    return jnp.sum(loss), (loss.astype(x.dtype), finite)
 
   def step(state, count):
     # Stopped here, so that no tangent of the weights travels from step to step.
-    gradient, loss = jax.lax.stop_gradient(
+    gradient, (loss, finite) = jax.lax.stop_gradient(
       jax.grad(loss_at, has_aux=True)(state.x_adv, state.noise_keys, count)
     )
     if keep_best:
-      state = _keep_better(state, state.x_adv, loss)
+      state = _keep_better(state, loss, finite)
     x_adv, memory = move_fn(gradient, state.memory, state.x_adv, count)
-    return state._replace(x_adv=ball.project(x_adv, x), memory=memory), None
+    x_adv = half_way_back(~finite, state.x_adv, ball.project(x_adv, x), x)
+    return state._replace(x_adv=x_adv, memory=memory, num_lost=state.num_lost + ~finite), None
 
   unroll = default_unroll(num_steps) if unroll is None else unroll
   best_x, best_loss = x, jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
-  for restart in range(num_restarts):
-    x_start = _start(start, fold(keys, restart), x, ball)
-    noise_keys = fold(keys, MODEL_NOISE + restart) if takes_rng(logits_fn) else ()
-    state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss)
-    state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
-    if num_restarts > 1 or keep_best:
-      state = _keep_better(state, state.x_adv, loss_at(state.x_adv, noise_keys, num_steps)[1])
-      best_x, best_loss = state.best_x, state.best_loss
-    else:
-      best_x = state.x_adv
+  num_lost = jnp.zeros(x.shape[0], jnp.int32)
+  keeps_best = num_restarts > 1 or keep_best
+  with derivatives.needed("pgd", query, x, keys):
+    for restart in range(num_restarts):
+      x_start = _start(start, fold(keys, restart), x, ball)
+      noise_keys = fold(keys, MODEL_NOISE + restart) if takes_rng(logits_fn) else ()
+      state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss, num_lost)
+      state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
+      if keeps_best:
+        loss, finite = loss_at(state.x_adv, noise_keys, num_steps)[1]
+        state = _keep_better(state, loss, finite)
+        state = state._replace(num_lost=state.num_lost + ~finite)
+      best_x = state.best_x if keeps_best else state.x_adv
+      best_loss, num_lost = state.best_loss, state.num_lost
+  if keeps_best:
+    warn_of_lost("pgd", num_lost, query, x, keys)
+  else:
+    best_x = give_back_lost("pgd", best_x, num_lost, query, x, keys)
   return jax.lax.stop_gradient(best_x)
 
 
+def _towards(goals, loss_fn, targets, query, x, keys):
+  """The loss to ascend, and its targets: with goals, minus the loss of the goals."""
+  if goals is None:
+    return loss_fn, targets
+  goals = checked_goals(goals, query, x, keys, losses.as_labels(targets))
+  return lambda outputs, goals: -loss_fn(outputs, goals), goals
+
+
 def _expected_loss(logits_fn, loss_fn, targets, eot):
-  """`(x, noise_keys, count) -> loss [b]`, of a randomised model the mean over `eot` draws."""
+  """`(x, noise_keys, count) -> loss [b]`, of a randomised model the mean over `eot` draws; and
+  whether all logits were finite, `[b]`.
+  """
   if not takes_rng(logits_fn):
-    return lambda x, noise_keys, count: loss_fn(logits_fn(x), targets)
+
+    def loss_of(x, noise_keys, count):
+      outputs = logits_fn(x)
+      return loss_fn(outputs, targets), is_finite(outputs)
+
+    return loss_of
   draw_fn = keyed(logits_fn)
 
   def mean_loss(x, noise_keys, count):
     step_keys = fold(noise_keys, count)
-    loss_of_draw = lambda number: loss_fn(draw_fn(x, fold(step_keys, number)), targets)  # noqa: E731
-    return jnp.mean(jax.vmap(loss_of_draw)(jnp.arange(eot)), axis=0)
+
+    def loss_of_draw(number):
+      outputs = draw_fn(x, fold(step_keys, number))
+      return loss_fn(outputs, targets), is_finite(outputs)
+
+    loss, finite = jax.vmap(loss_of_draw)(jnp.arange(eot))
+    return jnp.mean(loss, axis=0), jnp.all(finite, axis=0)
 
   return mean_loss
 
@@ -172,11 +209,12 @@ def _start(start, keys, x, ball):
   return ball.project(x_start, x)
 
 
-def _keep_better(state, x_adv, loss):
-  """Replaces the best point of each example where this one's loss is higher; NaN never is."""
-  better = loss > state.best_loss
+def _keep_better(state, loss, finite):
+  """Replaces the best point of each example where the iterate's loss is higher, and is finite."""
+  better = (loss > state.best_loss) & finite
   return state._replace(
-    best_x=select(better, x_adv, state.best_x), best_loss=jnp.where(better, loss, state.best_loss)
+    best_x=select(better, state.x_adv, state.best_x),
+    best_loss=jnp.where(better, loss, state.best_loss),
   )
 
 
@@ -187,6 +225,7 @@ def fgsm(
   rng: Array,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   step_size: Array | float | None = None,
 ) -> Float[Array, "b *dims"]:
@@ -206,7 +245,7 @@ def fgsm(
   [[0.25, 0.75]]
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=1, start="zero",
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=1, start="zero",
     step_size=ball.eps if step_size is None else step_size,
   )  # fmt: skip
 
@@ -218,6 +257,7 @@ def rs_fgsm(
   rng: Array,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   step_size: Array | float | None = None,
 ) -> Float[Array, "b *dims"]:
@@ -239,7 +279,7 @@ def rs_fgsm(
   (1, 2)
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=1, start="uniform",
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=1, start="uniform",
     step_size=1.25 * ball.eps if step_size is None else step_size,
   )  # fmt: skip
 
@@ -251,6 +291,7 @@ def n_fgsm(
   rng: Array,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   noise_scale: Array | float = 2.0,
   step_size: Array | float | None = None,
@@ -283,11 +324,15 @@ def n_fgsm(
   noise = ball.sample(keys, x) * per_example(noise_scale, x)
   x_noisy = jnp.clip(x + noise, 0.0, 1.0)
   query, noise_keys = keyed(logits_fn), fold(keys, MODEL_NOISE)
+  loss_fn, targets = _towards(goals, loss_fn, targets, query, x, keys)
   loss_fn = losses.over_exits(loss_fn)
-  gradient = jax.grad(lambda x: jnp.sum(loss_fn(query(x, noise_keys), targets)))(x_noisy)
+  with derivatives.needed("n_fgsm", query, x, keys):
+    gradient = jax.grad(lambda x: jnp.sum(loss_fn(query(x, noise_keys), targets)))(x_noisy)
   step_size = ball.eps if step_size is None else step_size
-  x_adv = x_noisy + per_example(step_size, x) * ball.ascent(gradient)
-  return jax.lax.stop_gradient(jnp.clip(x_adv, 0.0, 1.0))
+  x_adv = jnp.clip(x_noisy + per_example(step_size, x) * ball.ascent(gradient), 0.0, 1.0)
+  none_lost = jnp.zeros(x.shape[0], jnp.int32)
+  x_adv = give_back_lost("n_fgsm", x_adv, none_lost, query, x, noise_keys)
+  return jax.lax.stop_gradient(x_adv)
 
 
 def bim(
@@ -297,6 +342,7 @@ def bim(
   rng: Array,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   num_steps: int = 10,
   step_size: StepSize | None = None,
@@ -319,7 +365,7 @@ def bim(
   [[0.25, 0.75]]
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=num_steps,
     step_size=step_size, start="zero", eot=eot, unroll=unroll,
   )  # fmt: skip
 
@@ -331,6 +377,7 @@ def mim(
   rng: Array,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   num_steps: int = 10,
   step_size: StepSize | None = None,
@@ -359,7 +406,7 @@ def mim(
   [[0.25, 0.75]]
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=num_steps,
     step_size=step_size, momentum=momentum, start="zero", eot=eot, unroll=unroll,
   )  # fmt: skip
 
@@ -371,6 +418,7 @@ def cw_linf(
   rng: Array,
   *,
   ball: Ball,
+  goals: Any = None,
   confidence: Array | float = 50.0,
   num_steps: int = 100,
   step_size: StepSize | None = None,
@@ -406,10 +454,12 @@ def cw_linf(
   check_norm("cw_linf", ball, "linf", "; in others take pgd with losses.margin, or cw_l2")
 
   def loss_fn(outputs, targets):
-    return -jax.nn.relu(jnp.asarray(confidence, outputs.dtype) - losses.margin(outputs, targets))
+    margin, kappa = losses.margin(outputs, targets), jnp.asarray(confidence, outputs.dtype)
+    # `pgd` ascends it; with goals it descends it.
+    return -jax.nn.relu(kappa - margin) if goals is None else jax.nn.relu(kappa + margin)
 
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=num_steps,
     step_size=ball.eps / 4 if step_size is None else step_size, start=start,
     num_restarts=num_restarts, keep_best=keep_best, eot=eot, unroll=unroll,
   )  # fmt: skip
