@@ -1,14 +1,17 @@
 """What a user can do wrong: the exceptions, the near miss of a name, and every check of arguments.
 
-Each check exists once and is called at every public entry that takes the argument. Checks look at
-concrete values only: under `jax.jit` an array has a shape and a dtype but no values, so what is
-said of values (range, NaN) is not checked there, and costs nothing.
+Each check exists once and is called at every public entry that takes the argument. Shapes and
+dtypes are always looked at, values only where they are concrete: under `jax.jit` an array has no
+values, so its range, NaN in it, labels outside the classes, the size of a radius or of a sigma that
+is an argument of the jitted function pass unseen there, and the checks cost nothing. What a jitted
+function closes over, such as the labels of an attack that is called eagerly, is concrete.
 """
 
 import difflib
+import inspect
 import math
+import numbers
 import pathlib
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -43,6 +46,14 @@ class DataFileError(UserError):
 
 class WorkdirError(UserError):
   """The workdir belongs to another run, or its files are damaged."""
+
+
+def warn(message: str) -> None:
+  """Raises a `RobustnessWarning` at the caller's line, outside of this package and JAX."""
+  level, frame = 1, inspect.currentframe()
+  while frame and frame.f_globals.get("__name__", "").split(".")[0] in ("jax_robust", "jax"):
+    level, frame = level + 1, frame.f_back
+  warnings.warn(message, RobustnessWarning, stacklevel=level)
 
 
 def near_miss(name: Any, known: Iterable[str]) -> str:
@@ -127,13 +138,100 @@ def check_count(least: int = 1, /, **counts: Any) -> None:
       raise ValueError(f"{name}={count!r}: expected a whole number, at least {least}")
 
 
-def check_sigma(sigma: float) -> None:
-  """Raises ValueError unless sigma is a standard deviation, in units of images in [0, 1]."""
-  if not 0 < sigma < math.inf:
+MOST_SIGMA = 5.0
+"""No noise in units of images in [0, 1] is larger: it would leave nothing of the image."""
+
+
+def check_sigma(sigma: Any) -> None:
+  """Raises ValueError unless sigma is a standard deviation, in units of images in [0, 1].
+
+  >>> check_sigma(64)
+  Traceback (most recent call last):
+  ...
+  ValueError: sigma=64: expected at most 5, in units of [0, 1]: did you mean 64/255 = 0.25?
+  """
+  if is_traced(sigma):
+    return
+  if not _is_real(sigma) or not 0 < sigma < math.inf:
     raise ValueError(
-      f"sigma={sigma}: expected the standard deviation of the noise, above 0, in units of images "
-      "in [0, 1]"
+      f"sigma={sigma!r}: expected the standard deviation of the noise, a number above 0, in units "
+      "of images in [0, 1]"
     )
+  if sigma > MOST_SIGMA:
+    raise ValueError(
+      f"sigma={sigma}: expected at most {MOST_SIGMA:g}, in units of [0, 1]"
+      f"{_of_255(sigma, MOST_SIGMA)}"
+    )
+
+
+def check_eps(eps: Any, norm: str) -> None:
+  """Raises unless eps is a radius in units of images in [0, 1], or an array of them.
+
+  Raises:
+    TypeError: it is no real number, nor an array of them.
+    ValueError: a radius is negative, infinite or NaN; in l-infinity, above 1, which only 0 to 255
+      can have been meant by (values are not looked at when traced).
+
+  >>> check_eps(8, "linf")
+  Traceback (most recent call last):
+  ...
+  ValueError: eps=8: expected at most 1 in linf, as images are in [0, 1]: did you mean 8/255 = 0.03?
+  """
+  if not _is_real(eps) and not (hasattr(eps, "dtype") and _is_real_dtype(eps.dtype)):
+    dtype = f" of dtype {eps.dtype}" if hasattr(eps, "dtype") else ""
+    raise TypeError(
+      f"eps={eps!r}{dtype}: expected a radius in units of images in [0, 1], such as 8 / 255, or an "
+      "array of them"
+    )
+  if is_traced(eps):
+    return
+  values = np.asarray(eps, np.float64)
+  bad = values[~((values >= 0) & (values < math.inf))]
+  if bad.size:
+    raise ValueError(
+      f"eps={_shown(eps, bad)}: expected a finite radius >= 0, in units of images in [0, 1]"
+    )
+  if norm == "linf" and values.size and values.max() > 1:
+    raise ValueError(
+      f"eps={_shown(eps, values[values > 1])}: expected at most 1 in linf, as images are in [0, 1]"
+      f"{_of_255(values.max(), 1.0)}"
+    )
+
+
+def check_step_size(**values: Any) -> None:
+  """Raises unless every value is a finite number of at least 0, or an array of them."""
+  for name, value in values.items():
+    if is_traced(value) or value is None or callable(value):
+      continue
+    if not _is_real(value) and not (hasattr(value, "dtype") and _is_real_dtype(value.dtype)):
+      raise TypeError(f"{name}={value!r}: expected a number of at least 0")
+    given = np.asarray(value, np.float64)
+    bad = given[~((given >= 0) & (given < math.inf))]
+    if bad.size:
+      raise ValueError(f"{name}={_shown(value, bad)}: expected a finite number of at least 0")
+
+
+def _is_real(value: Any) -> bool:
+  """Whether it is one real number, of Python or an array; a bool is none."""
+  if hasattr(value, "dtype"):
+    return not np.ndim(value) and _is_real_dtype(value.dtype)
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_real_dtype(dtype: Any) -> bool:
+  """Whether numbers of a dtype are integers or floating-point."""
+  return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+
+
+def _shown(value: Any, bad: np.ndarray) -> str:
+  """A number as it was given, or what is wrong of an array of them."""
+  return first_few(bad) if np.ndim(value) else str(value)
+
+
+def _of_255(value: Any, most: float) -> str:
+  """`: did you mean value/255?`, where that would be in range."""
+  value = float(value)
+  return f": did you mean {value:g}/255 = {value / 255:.2g}?" if value / 255 <= most else ""
 
 
 def check_probability(**values: float) -> None:
@@ -150,11 +248,17 @@ def check_images(x: Any) -> None:
     TypeError: x is not floating-point: uint8 images would be projected onto {0, 1} silently.
     ValueError: there is no image, or a value is outside [0, 1] or NaN (not checked when traced).
   """
+  if not hasattr(x, "dtype"):
+    raise TypeError(f"x is a {type(x).__name__}: expected an array of images in [0, 1]")
   if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise TypeError(f"x has dtype {x.dtype}: expected floating-point images in [0, 1]")
+    raise TypeError(
+      f"x has dtype {x.dtype}: expected floating-point images in [0, 1]; of bytes, "
+      "x.astype(np.float32) / 255"
+    )
   if np.ndim(x) < 2 or len(x) == 0:
     raise ValueError(
-      f"x has shape {np.shape(x)}: expected images, first axis the batch's, at least 1"
+      f"x has shape {np.shape(x)}: expected images, first axis the batch's, at least 1; of one "
+      "image, x[None]"
     )
   if is_traced(x):
     return
@@ -170,61 +274,124 @@ def check_images(x: Any) -> None:
     )
 
 
-def check_labels(labels: Any, num_classes: int) -> None:
+_LARGEST_LABEL = 2**31 - 1
+
+_SUM_TOLERANCE = 1e-2  # of probabilities: those of many classes in bfloat16 add up to no better
+
+
+def check_targets(
+  targets: Any,
+  num_images: int | None = None,
+  num_classes: int | None = None,
+  name: str = "targets",
+) -> None:
+  """Raises unless targets are labels or probabilities, the one law of all attacks and losses.
+
+  Labels are integers or bools, `[b]` or `[b, 1]`; probabilities, one-hot or soft, are `[b, k]` of
+  any dtype.
+
+  Args:
+    targets: an array, or a list of numbers.
+    num_images: b, if it is known.
+    num_classes: k, if it is known.
+    name: of the argument.
+
+  Raises:
+    TypeError: a vector that is not of integers, such as labels stored as floats.
+    ValueError: another shape; another number of them; where values are concrete, a label outside
+      the classes, or rows that are no probabilities.
+
+  >>> check_targets(np.array([1.0, 0.0]))
+  Traceback (most recent call last):
+  ...
+  TypeError: targets have shape (2,) and dtype float64: expected integer labels [b] or ...
+  """
+  if not hasattr(targets, "dtype"):
+    targets = np.asarray(targets)
+  shape, dtype = np.shape(targets), targets.dtype
+  said = f"{name} have shape {shape} and dtype {dtype}: expected integer labels [b]"
+  is_label = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
+  if not is_label and not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(f"{said} or probabilities [b, k]")
+  if not is_label and len(shape) == 1:
+    raise TypeError(
+      f"{said} or probabilities [b, k]; of labels stored as floats, {name}.astype(int)"
+    )
+  if len(shape) not in (1, 2) or (not is_label and shape[1] < 2):
+    raise ValueError(f"{said} or probabilities [b, k]; of one image, {name}[None]")
+  if num_images is not None and shape[0] != num_images:
+    raise ValueError(f"{said}, one for each of {num_images} images; of one image, x[None]")
+  if is_label and (len(shape) == 1 or shape[1] == 1):
+    check_labels(np.reshape(targets, -1) if not is_traced(targets) else targets, num_classes)
+    return
+  if num_classes is not None and shape[1] != num_classes:
+    raise ValueError(f"{said} or probabilities [b, {num_classes}], of the classes of the model")
+  if is_traced(targets):
+    return
+  rows = np.asarray(targets, np.float64)
+  off = ~(np.abs(rows.sum(1) - 1) <= _SUM_TOLERANCE) | ~(rows >= -_SUM_TOLERANCE).all(1)
+  bad = np.flatnonzero(off)
+  if bad.size:
+    raise ValueError(
+      f"{name} of images {first_few(bad)} are no probabilities, which are at least 0 and add up to "
+      f"1 (image {bad[0]} has {first_few(rows[bad[0]])})"
+    )
+
+
+def check_labels(labels: Any, num_classes: int | None = None) -> None:
   """Raises ValueError where an integer label is none of the model's classes (unless traced)."""
   if is_traced(labels):
     return
   values = np.asarray(labels)
-  bad = np.flatnonzero((values < 0) | (values >= num_classes))
+  most = _LARGEST_LABEL if num_classes is None else num_classes - 1
+  bad = np.flatnonzero((values < 0) | (values > most))
   if bad.size:
     raise ValueError(
-      f"labels {first_few(values[bad])} of images {first_few(bad)} are outside 0 to "
-      f"{num_classes - 1}, the classes of the model"
+      f"labels {first_few(values[bad])} of images {first_few(bad)} are outside 0 to {most}, the "
+      "classes of the model"
     )
 
 
-def check_goals(goals: Any, labels: Any, num_classes: int) -> None:
+def check_goals(goals: Any, labels: Any = None, num_classes: int | None = None) -> None:
   """Raises unless goals are integers `[b]`, each a class of the model and not the image's label.
+
+  Args:
+    goals: an array, or a list.
+    labels: integers `[b]`, where they are known.
+    num_classes: where it is known.
 
   Raises:
     TypeError: not integers.
     ValueError: another shape than that of the labels; a goal that is no class, or is the label (not
       checked when traced).
+
+  >>> check_goals([1, 2], np.array([1, 0]))
+  Traceback (most recent call last):
+  ...
+  ValueError: goals 1 of images 0 are the labels themselves: expected another class for each image
   """
-  dtype, shape = getattr(goals, "dtype", np.asarray(goals).dtype), np.shape(goals)
-  if not jnp.issubdtype(dtype, jnp.integer):
-    raise TypeError(f"goals have dtype {dtype}: expected integers [b], a class for each image")
-  if shape != np.shape(labels):
-    raise ValueError(
-      f"goals have shape {shape}: expected {np.shape(labels)}, a class for each image"
+  goals = goals if hasattr(goals, "dtype") else np.asarray(goals)
+  if not jnp.issubdtype(goals.dtype, jnp.integer):
+    raise TypeError(
+      f"goals have dtype {goals.dtype}: expected integers [b], a class for each image"
     )
+  if goals.ndim != 1 or (labels is not None and goals.shape != np.shape(labels)):
+    expected = "[b]" if labels is None else np.shape(labels)
+    raise ValueError(f"goals have shape {goals.shape}: expected {expected}, a class for each image")
   if is_traced(goals):
     return
   goals = np.asarray(goals)
-  outside = np.flatnonzero((goals < 0) | (goals >= num_classes))
-  if outside.size:
-    raise ValueError(
-      f"goals {first_few(goals[outside])} of images {first_few(outside)} are outside 0 to "
-      f"{num_classes - 1}, the classes of the model"
-    )
-  if not is_traced(labels) and (same := np.flatnonzero(goals == np.asarray(labels))).size:
+  outside = (goals < 0) | (goals >= (_LARGEST_LABEL if num_classes is None else num_classes))
+  if (bad := np.flatnonzero(outside)).size:
+    of = "" if num_classes is None else f" to {num_classes - 1}, the classes of the model"
+    raise ValueError(f"goals {first_few(goals[bad])} of images {first_few(bad)} are outside 0{of}")
+  if labels is None or is_traced(labels):
+    return
+  if (same := np.flatnonzero(goals == np.asarray(labels))).size:
     raise ValueError(
       f"goals {first_few(goals[same])} of images {first_few(same)} are the labels themselves: "
       "expected another class for each image"
     )
-
-
-def warn(message: str) -> None:
-  """Raises a `RobustnessWarning` that names the line of the caller outside this package."""
-  frame, level = sys._getframe(1), 2
-  package = __name__.partition(".")[0] + "."
-  while frame.f_back and (
-    # beartype wraps functions in frames of its own.
-    f"{frame.f_globals.get('__name__', '')}.".startswith(package)
-    or frame.f_code.co_filename.startswith("<@beartype")
-  ):
-    frame, level = frame.f_back, level + 1
-  warnings.warn(message, RobustnessWarning, stacklevel=level)
 
 
 def is_traced(value: Any) -> bool:

@@ -1,14 +1,18 @@
 """Losses of logits, per example: nothing is reduced over the batch. Attacks ascend them.
 
-They take the logits of one exit, `[b, k]`; `over_exits` lifts them to a tuple of exits.
+They take the logits of one exit, `[b, k]`; `over_exits` lifts them to a tuple of exits. All take
+labels or probabilities, as `errors.check_targets` describes them; a loss of the true class takes
+the arg max of probabilities, the first of several.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jax_robust.errors import check_targets
 from jax_robust.nets.exits import exits_of
 from jax_robust.types import LossFn
 
@@ -17,26 +21,52 @@ Logits = Float[Array, "b k"] | tuple  # a tuple is refused, with the remedy
 _DLR_OFFSET = 1e-12  # as in the reference program
 
 
-def as_labels(targets: Any) -> Int[Array, " b"]:
-  """Integer labels; of probabilities `[b, k]` the arg max.
+def as_targets(
+  targets: Any, num_images: int | None = None, num_classes: int | None = None
+) -> Int[Array, " b"] | Float[Array, "b k"]:
+  """Targets in one of two forms: labels `[b]`, int32, or probabilities `[b, k]`, floating-point.
+
+  Args:
+    targets: as `errors.check_targets` describes them.
+    num_images, num_classes: where they are known, for the check.
+
+  Raises:
+    TypeError, ValueError: as `errors.check_targets`.
+
+  >>> as_targets([[1], [0]]).tolist(), as_targets([[False, True]]).tolist()
+  ([1, 0], [[0.0, 1.0]])
+  """
+  if not hasattr(targets, "dtype"):
+    targets = np.asarray(targets)
+  check_targets(targets, num_images, num_classes)
+  targets = jnp.asarray(targets)
+  if jnp.issubdtype(targets.dtype, jnp.floating):
+    return targets
+  if targets.ndim == 1 or targets.shape[1] == 1:
+    return targets.reshape(-1).astype(jnp.int32)
+  return targets.astype(jnp.float32)  # one-hot
+
+
+def as_labels(
+  targets: Any, num_images: int | None = None, num_classes: int | None = None
+) -> Int[Array, " b"]:
+  """Integer labels; of probabilities `[b, k]` the arg max, the first of several.
+
+  Args, Raises: as those of `as_targets`.
 
   >>> as_labels(jnp.array([[0.2, 0.8]])).tolist()
   [1]
   """
-  targets = jnp.asarray(targets)
-  if jnp.issubdtype(targets.dtype, jnp.integer):
-    return targets
-  return jnp.argmax(targets, axis=-1)
+  targets = as_targets(targets, num_images, num_classes)
+  return targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1).astype(jnp.int32)
 
 
-def cross_entropy(
-  outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]
-) -> Float[Array, " b"]:
+def cross_entropy(outputs: Logits, targets: Any) -> Float[Array, " b"]:
   """Cross entropy `-sum_k t_k log softmax(z)_k` of each example.
 
   Args:
     outputs: logits z, `[b, k]`.
-    targets: integer labels `[b]`, or probabilities t `[b, k]`.
+    targets: labels `[b]`, or probabilities t `[b, k]`.
 
   Returns:
     One loss per example, `[b]`, in nats.
@@ -44,13 +74,14 @@ def cross_entropy(
   >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)
   Array([1.3863], dtype=float32)
   """
-  log_probs = jax.nn.log_softmax(_one_exit(outputs, "cross_entropy"))
-  if jnp.issubdtype(targets.dtype, jnp.integer):
+  outputs = _one_exit(outputs, "cross_entropy")
+  log_probs, targets = jax.nn.log_softmax(outputs), as_targets(targets, *outputs.shape)
+  if targets.ndim == 1:
     return -jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
   return -jnp.sum(targets * log_probs, axis=-1)
 
 
-def kl_divergence(outputs: Logits, targets: Float[Array, "b k"]) -> Float[Array, " b"]:
+def kl_divergence(outputs: Logits, targets: Any) -> Float[Array, " b"]:
   """`KL(t || softmax(z)) = sum_k t_k (log t_k - log softmax(z)_k)` of each example.
 
   TRADES' inner maximisation and its penalty: t is the clean prediction, z the logits under attack.
@@ -62,7 +93,7 @@ def kl_divergence(outputs: Logits, targets: Float[Array, "b k"]) -> Float[Array,
 
   Args:
     outputs: logits z, `[b, k]`.
-    targets: reference probabilities t, `[b, k]`.
+    targets: reference probabilities t, `[b, k]`; labels `[b]` count as one-hot.
 
   Returns:
     One divergence per example, `[b]`, in nats.
@@ -72,18 +103,21 @@ def kl_divergence(outputs: Logits, targets: Float[Array, "b k"]) -> Float[Array,
   True
   """
   outputs = _one_exit(outputs, "kl_divergence")
+  targets = as_targets(targets, *outputs.shape)
+  if targets.ndim == 1:
+    targets = jax.nn.one_hot(targets, outputs.shape[1], dtype=outputs.dtype)
   # xlogy's gradient at t = 0 is -inf; such entries are cut out before the logarithm.
   safe = jnp.where(targets > 0, targets, 1.0)
   entropy_terms = jnp.where(targets > 0, targets * jnp.log(safe), 0.0)
   return jnp.sum(entropy_terms - targets * jax.nn.log_softmax(outputs), axis=-1)
 
 
-def margin(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> Float[Array, " b"]:
+def margin(outputs: Logits, targets: Any) -> Float[Array, " b"]:
   """`max_{k != y} z_k - z_y`: positive exactly where the example is misclassified.
 
   Args:
     outputs: logits z, `[b, k]`.
-    targets: integer labels `[b]`, or probabilities `[b, k]`, whose arg max is taken for y.
+    targets: labels `[b]`, or probabilities `[b, k]`, whose arg max is taken for y.
 
   Returns:
     One margin per example, `[b]`, in units of the logits. A tie is 0.
@@ -94,14 +128,15 @@ def margin(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> 
   [-0.5]
   """
   outputs = _one_exit(outputs, "margin")
-  is_true = jax.nn.one_hot(as_labels(targets), outputs.shape[-1], dtype=bool)
+  labels = as_labels(targets, *outputs.shape)
+  is_true = jax.nn.one_hot(labels, outputs.shape[1], dtype=bool)
   true_logit = jnp.sum(jnp.where(is_true, outputs, 0.0), axis=-1)
   # -inf, not a large constant: 1e8 is no longer exact in float16 and bfloat16.
   best_other = jnp.max(jnp.where(is_true, -jnp.inf, outputs), axis=-1)
   return best_other - true_logit
 
 
-def dlr(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> Float[Array, " b"]:
+def dlr(outputs: Logits, targets: Any) -> Float[Array, " b"]:
   """Difference of logits ratio: `(max_{k != y} z_k - z_y) / (z_1st - z_3rd)`, to be ascended.
 
   Negative where the example is classified correctly, as `margin` is, but blind to the scale of the
@@ -114,7 +149,7 @@ def dlr(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> Flo
 
   Args:
     outputs: logits z, `[b, k]`, k >= 3.
-    targets: integer labels `[b]`, or probabilities `[b, k]`, whose arg max is taken for y.
+    targets: labels `[b]`, or probabilities `[b, k]`, whose arg max is taken for y.
 
   Returns:
     One loss per example, `[b]`, without unit. 1e-12 is added to the denominator, so equal logits
@@ -134,11 +169,7 @@ def dlr(outputs: Logits, targets: Int[Array, " b"] | Float[Array, "b k"]) -> Flo
   return margin(outputs, targets) / (top[:, 0] - top[:, 2] + _DLR_OFFSET)
 
 
-def targeted_dlr(
-  outputs: Logits,
-  labels: Int[Array, " b"] | Float[Array, "b k"],
-  goals: Int[Array, " b"],
-) -> Float[Array, " b"]:
+def targeted_dlr(outputs: Logits, labels: Any, goals: Any) -> Float[Array, " b"]:
   """Targeted DLR: `(z_goal - z_y) / (z_1st - (z_3rd + z_4th) / 2)`, to be ascended.
 
   Guarantees:
@@ -146,7 +177,7 @@ def targeted_dlr(
 
   Args:
     outputs: logits z, `[b, k]`, k >= 4.
-    labels: true classes y, integers `[b]`, or probabilities `[b, k]`, whose arg max is taken.
+    labels: true classes y, `[b]`, or probabilities `[b, k]`, whose arg max is taken.
     goals: the target classes, `[b]`.
 
   Returns:
@@ -162,8 +193,10 @@ def targeted_dlr(
   """
   outputs = _with_classes(outputs, 4, "targeted_dlr")
   top = jax.lax.top_k(outputs, 4)[0]
-  true_logit = jnp.take_along_axis(outputs, as_labels(labels)[:, None], axis=-1)[:, 0]
-  goal_logit = jnp.take_along_axis(outputs, goals[:, None], axis=-1)[:, 0]
+  true_logit, goal_logit = (
+    jnp.take_along_axis(outputs, as_labels(each, *outputs.shape)[:, None], axis=-1)[:, 0]
+    for each in (labels, goals)
+  )
   return (goal_logit - true_logit) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _DLR_OFFSET)
 
 

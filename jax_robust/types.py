@@ -8,27 +8,36 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 Outputs: TypeAlias = "Float[Array, 'b k'] | tuple[Float[Array, 'b k'], ...]"
 """What a classifier returns: logits, or a tuple of logits with an entry per exit (`nets.exits`)."""
 
 Targets: TypeAlias = "Int[Array, ' b'] | Float[Array, 'b k']"
-"""Integer labels or probability vectors; the loss decides what it accepts."""
+"""Labels or probability vectors (`errors.check_targets`): integers or bools `[b]` or `[b, 1]`, also
+as a list; or `[b, k]`, one-hot or soft. Where a label is needed, it is the arg max.
+"""
+
+Images: TypeAlias = Float[Array | np.ndarray, "b *dims"]
+"""A batch of images in [0, 1] (`errors.check_images`)."""
+
+Rng: TypeAlias = Any
+"""One key or one per example (`as_keys`): `jax.random.key(0)`, `jax.random.PRNGKey(0)`, a seed."""
 
 LogitsFn: TypeAlias = Callable[..., Any]
 """`logits_fn(x) -> Outputs`: closed over weights, eval mode, inputs in [0, 1].
 
-A randomised model takes `(x, rng)`.
+A randomised model takes `(x, rng)`: its second argument is called `rng` or `key`, or ends in that.
 """
 
 LossFn: TypeAlias = Callable[[Any, Any], Array]
 """`loss_fn(outputs, targets) -> [b]`: per example, never reduced; attacks ascend it."""
 
-Attack: TypeAlias = Callable[[LogitsFn, Array, Any, Array], Array]
+Attack: TypeAlias = Callable[[LogitsFn, Any, Any, Any], Array]
 """`attack(logits_fn, x, targets, rng) -> x_adv`: any attack, its options bound by a partial.
 
-`rng` is one key, or one key per example (shape `[b]`).
+`rng` is one key, or one key per example (shape `[b]`): see `as_keys`.
 """
 
 ApplyFn: TypeAlias = Callable[..., tuple[Any, Any]]
@@ -89,11 +98,68 @@ class UpdateRecipe(NamedTuple):
   updates_per_batch: Callable[..., int] = lambda **options: 1
 
 
-def as_keys(rng: jax.Array, num_examples: int) -> jax.Array:
-  """One typed key per example: `rng` itself if it is `[b]`, else `rng` folded with the row."""
-  if rng.ndim == 1:
+def as_key(rng: Any) -> jax.Array:
+  """One typed key, of what a user may give for it.
+
+  Args:
+    rng: `jax.random.key(seed)`; `jax.random.PRNGKey(seed)`; or the seed, an integer.
+
+  Raises:
+    TypeError: it is none of these, such as None or a float.
+    ValueError: it is several keys.
+
+  >>> bool(as_key(3) == as_key(jax.random.PRNGKey(3)))
+  True
+  """
+  keys = typed_keys(rng)
+  if keys.ndim:
+    raise ValueError(f"rng holds keys of shape {keys.shape}: expected one, such as rng[0]")
+  return keys
+
+
+def as_keys(rng: Any, num_examples: int) -> jax.Array:
+  """One typed key per example: `rng` itself if it is `[b]`, else `rng` folded with the row.
+
+  Args:
+    rng: as that of `as_key`; or a key per example, typed `[b]` or raw `[b, 2]`.
+    num_examples: b.
+
+  Raises:
+    TypeError: as `as_key`.
+    ValueError: another number of keys.
+
+  >>> as_keys(0, 3).shape, as_keys(jax.random.split(jax.random.PRNGKey(0), 3), 3).shape
+  ((3,), (3,))
+  """
+  keys = typed_keys(rng)
+  if keys.ndim == 0:
+    return jax.vmap(jax.random.fold_in, (None, 0))(keys, jax.numpy.arange(num_examples))
+  if keys.shape != (num_examples,):
+    raise ValueError(
+      f"rng holds keys of shape {keys.shape}: expected one key, or one for each of {num_examples} "
+      "images, jax.random.split(key, len(x))"
+    )
+  return keys
+
+
+def typed_keys(rng: Any) -> jax.Array:
+  """Seeds and raw keys as typed keys, in their shape; raises TypeError for anything else."""
+  dtype = getattr(rng, "dtype", None)
+  if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
     return rng
-  return jax.vmap(jax.random.fold_in, (None, 0))(rng, jax.numpy.arange(num_examples))
+  if isinstance(rng, (int, np.integer)) and not isinstance(rng, (bool, np.bool_)):
+    return jax.random.key(int(rng))
+  if dtype is not None and jax.dtypes.issubdtype(dtype, np.integer):
+    shape = np.shape(rng)
+    if not shape:
+      return jax.random.key(rng)
+    if dtype == np.uint32 and shape[-1:] == jax.random.key_data(jax.random.key(0)).shape:
+      return jax.random.wrap_key_data(jax.numpy.asarray(rng))
+  said = f"an array of shape {np.shape(rng)} and dtype {dtype}" if dtype is not None else repr(rng)
+  raise TypeError(
+    f"rng is {said}: expected a key, jax.random.key(0), or one per image, jax.random.split(key, "
+    "len(x)); raw keys of jax.random.PRNGKey and integer seeds will do too"
+  )
 
 
 def fold(keys: jax.Array, number: Any) -> jax.Array:

@@ -3,16 +3,20 @@
 What they share is said here once; each function documents what is its own.
 
 Args:
-  logits_fn: the model, `x -> outputs`; or a randomised one, `(x, rng) -> outputs`, which gets a new
-    key for each query and example. Outputs are logits `[b, k]`, or a tuple of them with one entry
-    per exit. Attacks that ascend a loss ascend its mean over the exits (`losses.over_exits`), and
-    an example counts as misclassified by its last exit (`nets.exits.predictions`); attacks that
-    look for the decision boundary need one array, and say so. `nets.exits.select_exit` chooses one.
-  x: images in [0, 1], `[b, ...]`, floating-point. Normalisation belongs into the model.
-  targets: labels `[b]`, or probabilities `[b, k]`: the loss decides what it takes, and where an
-    attack needs the true class it is the arg max.
-  rng: one key, which is folded with the row number, or one key per example, `[b]`.
-  ball: the threat model: `linf_ball`, `l2_ball` or `l1_ball`, eps in units of the image.
+  logits_fn: the model, `x -> outputs`; or a randomised one, `(x, rng) -> outputs`, whose second
+    parameter is called `rng` or `key`, and which gets a new key for each query and example. Outputs
+    are logits `[b, k]`, or a tuple of them with one entry per exit. Attacks that ascend a loss
+    ascend its mean over the exits (`losses.over_exits`), and an example counts as misclassified by
+    its last exit (`nets.exits.predictions`); attacks that look for the decision boundary need one
+    array, and say so. `nets.exits.select_exit` chooses one.
+  x: images in [0, 1], `[b, ...]`, floating-point. Normalisation belongs into the model. float16 and
+    bfloat16 too, but for the minimum-norm attacks and `autoattack`.
+  targets: labels `[b]` of any integer or bool dtype, also `[b, 1]`, or as a list; or probabilities
+    `[b, k]`, one-hot or soft: where an attack needs the true class it is the arg max.
+  rng: one key, which is folded with the row number, or one key per example, `[b]`; raw keys of
+    `jax.random.PRNGKey` and integer seeds will do too.
+  ball: the threat model: `linf_ball`, `l2_ball` or `l1_ball`, eps in units of the image, one or one
+    per example. `pgd`, its relatives and `apgd` take one per pixel too, in linf.
   loss_fn: `(outputs, targets) -> [b]`, ascended. Default: cross entropy.
   num_steps: gradient steps of one run; static.
   start: a point `[b, ...]` to start from; default is the attack's own, mostly a random point.
@@ -26,15 +30,20 @@ Returns:
   x_adv, `[b, ...]`, of the dtype of x.
 
 Guarantees, unless a function says otherwise:
-  `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1.
+  `result_is_in_ball_and_box`: distance(x_adv, x) <= eps (1 + 1e-6), 0 <= x_adv <= 1, computed in
+    float64 from the numbers that are returned, of whatever dtype. As bytes: `to_uint8`.
   `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
   `result_is_independent_of_the_batch`: row i depends on image, target and key i only.
   `no_gradient_flows_out`: the result is a constant for whatever differentiates around it.
 
 Raises:
-  TypeError: x is not floating-point.
-  ValueError: x leaves [0, 1] or is not finite (unless traced); options that contradict each other,
-    an unknown name, a count that is too small; a ball or outputs that the attack cannot work with.
+  TypeError: x or the logits are not floating-point; labels stored as floats; rng is no key; the
+    ball is none; `logits_fn` takes something else than `(x)` or `(x, rng)`.
+  ValueError: x leaves [0, 1] or is not finite; a label is none of the classes; eps is not finite,
+    negative or, in linf, above 1 (all of these unless traced); targets, keys or radii of another
+    shape than x asks for; outputs that are no logits `[b, k]`, or are of one logit; options that
+    contradict each other, an unknown name, a count that is too small, a ball of another norm.
+  UserWarning: in l2 and l1, a ball that holds all images.
 
 Weights enter through the closure of `logits_fn`, where an attack cannot see them: a training step
 that differentiates with respect to them passes `jax.lax.stop_gradient(params)` into that closure,
@@ -57,6 +66,7 @@ from jax_robust.attacks.cw import cw_l2 as cw_l2
 from jax_robust.attacks.cw import cw_search as cw_search
 from jax_robust.attacks.ddn import ddn as ddn
 from jax_robust.attacks.ddn import ddn_search as ddn_search
+from jax_robust.attacks.eight_bits import to_uint8 as to_uint8
 from jax_robust.attacks.fab import fab as fab
 from jax_robust.attacks.fab import fab_targeted as fab_targeted
 from jax_robust.attacks.multi_targeted import multi_targeted as multi_targeted

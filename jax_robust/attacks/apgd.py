@@ -10,17 +10,17 @@ from jax_robust import losses
 from jax_robust.attacks.apgd_search import apgd_search
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.pgd_steps import check_restarts
 from jax_robust.attacks.stepwise import make_problem, run_all
-from jax_robust.nets.randomised import keyed
-from jax_robust.types import LogitsFn, LossFn
+from jax_robust.types import Images, LogitsFn, LossFn, Rng
 
 
 def apgd(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -29,7 +29,7 @@ def apgd(
   num_restarts: int = 1,
   eot: int = 1,
   rho: float = 0.75,
-  start: Float[Array, "b *dims"] | None = None,
+  start: Images | None = None,
   large_radii: bool = False,
 ) -> Float[Array, "b *dims"]:
   """Auto-PGD (APGD), in any ball, per example.
@@ -81,24 +81,27 @@ def apgd(
   [[0.25, 0.75]]
   """
   check_restarts(num_restarts, start)
-  to_goal, logits_fn = goals is not None, keyed(logits_fn)
+  to_goal = goals is not None
   sign = -1 if to_goal else 1
   search = apgd_search(
     lambda outputs, labels, goals: sign * loss_fn(outputs, goals), to_goal=to_goal,
     num_steps=num_steps, eot=eot, rho=rho, start=start, large_radii=large_radii,
   )  # fmt: skip
-  problem = make_problem(x, targets, rng, goals, logits_fn)
+  inputs = check_inputs(
+    "apgd", logits_fn, x, targets, rng, ball, per_pixel=True, start=start, goals=goals
+  )
+  problem = make_problem(inputs)
   if not to_goal:  # what the loss takes is handed on in the place of the goals
-    problem = problem._replace(goals=jax.lax.stop_gradient(jnp.asarray(targets)))
+    problem = problem._replace(goals=inputs.targets)
   tries = jnp.broadcast_to(problem.goals, (num_restarts, *problem.goals.shape))
-  return run_all("apgd", search, logits_fn, problem, tries, ball=ball)
+  return run_all("apgd", search, inputs.query, problem, tries, ball=ball)
 
 
 def apgd_targeted(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   num_targets: int = 9,
@@ -134,8 +137,9 @@ def apgd_targeted(
   search = apgd_search(
     losses.targeted_dlr, num_steps=num_steps, eot=eot, rho=rho, large_radii=large_radii
   )
-  problem, logits_fn = make_problem(x, targets, rng), keyed(logits_fn)
-  clean = jax.lax.stop_gradient(logits_fn(problem.x, problem.keys))
+  inputs = check_inputs("apgd_targeted", logits_fn, x, targets, rng, ball, per_pixel=True)
+  problem = make_problem(inputs)
+  clean = jax.lax.stop_gradient(inputs.query(problem.x, problem.keys))
   goals = likeliest_wrong(clean, problem.labels, num_targets)
   tries = jnp.repeat(goals, num_restarts, axis=0)
-  return run_all("apgd_targeted", search, logits_fn, problem, tries, ball=ball)
+  return run_all("apgd_targeted", search, inputs.query, problem, tries, ball=ball)

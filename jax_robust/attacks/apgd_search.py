@@ -97,7 +97,7 @@ def apgd_search(
   num_steps: int = 100,
   eot: int = 1,
   rho: float = 0.75,
-  start: Array | None = None,
+  start: Any = None,
   large_radii: bool = False,
   to_goal: bool = False,
 ) -> Search:
@@ -133,7 +133,7 @@ def apgd_search(
     timetable = _make_timetable(stages, ball.norm)
     now, following = timetable.at(state.count), timetable.at(state.count + 1)
     queried = _query(logits_fn, loss_fn, state, eot, to_goal)
-    loss, gradient = queried.loss, queried.gradient
+    gradient = queried.gradient
     is_l1 = ball.norm == "l1"
     if is_l1:
       state = _first_sparsity(state, now.starts, start is not None or large_radii)
@@ -270,7 +270,7 @@ def _query(logits_fn: LogitsFn, loss_fn, state, eot, to_goal) -> _Queried:
 
 
 def _leave_lost_point(state, finite, restart):
-  """From a point whose logits are not finite the row goes back to its best one, with half a step."""
+  """Back from a point whose logits are not finite to the best one, with half the step."""
   step_size = jnp.where(finite, state.step_size, state.step_size / 2)
   return state._replace(step_size=step_size), restart | ~finite
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jax_robust.attacks import projections
 from jax_robust.attacks.projections import Images, l2_norm, max_pixels, per_example, sum_pixels
+from jax_robust.errors import check_eps, is_traced, warn
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +24,9 @@ class Ball:
   takes a ball compiles once for a whole curve of radii.
 
   Attributes:
-    eps: radius in units of the image (8/255, not 8); scalar, or `[b]` for one per example.
+    eps: radius in units of the image (8/255, not 8); scalar, or `[b]` for one per example. In linf
+      also one per pixel, an array of two axes or more that broadcasts to the images: 0 leaves a
+      pixel alone. PGD, its relatives and APGD take it.
     sparsity: l1 only: the share of pixels that one ascent step moves, scalar or `[b]`.
     norm: 'linf', 'l2' or 'l1'; static.
     exact: l2 only: project onto the intersection of ball and box rather than onto one after the
@@ -83,7 +87,8 @@ class Ball:
     """Projects `x_adv` onto the ball around x intersected with [0, 1], per example.
 
     Guarantees:
-      `result_is_in_ball_and_box`: distance(z, x) <= eps (1 + 1e-6), 0 <= z <= 1.
+      `result_is_in_ball_and_box`: distance(z, x) <= eps (1 + 1e-6), 0 <= z <= 1, computed in
+        float64 from the numbers that are returned, be they float64, float32, float16 or bfloat16.
       `zero_radius_is_the_identity`: eps = 0 returns x, bitwise.
 
     Args:
@@ -104,11 +109,17 @@ class Ball:
 def linf_ball(eps: Any) -> Ball:
   """The ball |z_i - x_i| <= eps of every pixel; eps in units of the image.
 
+  Args:
+    eps: radius, at most 1; scalar, `[b]`, or one per pixel: see `Ball`.
+
+  Raises:
+    TypeError, ValueError: as `errors.check_eps`; so do `l2_ball` and `l1_ball`.
+
   >>> ball = linf_ball(0.25)
   >>> ball.project(jnp.array([[0.9, 0.1]]), jnp.array([[0.5, 0.5]])).tolist()
   [[0.75, 0.25]]
   """
-  return Ball(_radius(eps), norm="linf")
+  return Ball(_radius(eps, "linf"), norm="linf")
 
 
 def l2_ball(eps: Any, *, exact: bool = False) -> Ball:
@@ -123,7 +134,7 @@ def l2_ball(eps: Any, *, exact: bool = False) -> Ball:
   >>> l2_ball(1.0).ascent(jnp.array([[0.0, -4.0], [0.0, 0.0]])).tolist()
   [[0.0, -1.0], [0.0, 0.0]]
   """
-  return Ball(_radius(eps), norm="l2", exact=exact)
+  return Ball(_radius(eps, "l2"), norm="l2", exact=exact)
 
 
 def l1_ball(eps: Any, *, sparsity: Any = 0.01) -> Ball:
@@ -140,7 +151,7 @@ def l1_ball(eps: Any, *, sparsity: Any = 0.01) -> Ball:
   >>> l1_ball(1.0, sparsity=0.5).ascent(jnp.array([[3.0, -4.0, 1.0, 0.0]])).tolist()
   [[0.5, -0.5, 0.0, 0.0]]
   """
-  return Ball(_radius(eps), sparsity=sparsity, norm="l1")
+  return Ball(_radius(eps, "l1"), sparsity=sparsity, norm="l1")
 
 
 BALLS = {"linf": linf_ball, "l2": l2_ball, "l1": l1_ball}
@@ -149,18 +160,72 @@ BALLS = {"linf": linf_ball, "l2": l2_ball, "l1": l1_ball}
 
 def check_norm(name: str, ball: Ball, norm: str, otherwise: str = "") -> None:
   """Raises ValueError where the ball is not of the norm that the attack `name` is made for."""
+  check_is_ball(ball)
   if ball.norm != norm:
     raise ValueError(f"ball.norm={ball.norm!r}: {name} needs an {norm}_ball{otherwise}")
 
 
-def _radius(eps: Any) -> Any:
-  """Python numbers, fractions among them, become floats and are checked; arrays pass."""
-  if isinstance(eps, numbers.Real):
-    radius = float(eps)
-    if not 0 <= radius < float("inf"):
-      raise ValueError(f"eps={eps}: expected a finite radius >= 0, in units of images in [0, 1]")
-    return radius
-  return eps
+def check_is_ball(ball: Any) -> Ball:
+  """The ball itself; raises TypeError for anything else, such as a radius."""
+  if not isinstance(ball, Ball):
+    raise TypeError(f"ball={ball!r}: expected a ball, such as attacks.linf_ball(8 / 255)")
+  return ball
+
+
+def check_ball(name: str, ball: Any, x: Any, *, per_pixel: bool, minimum_norm: bool) -> None:
+  """Raises unless an attack can keep its images in a ball; warns where that holds all images.
+
+  Args:
+    name: of the attack.
+    ball: the ball; values of its radius are looked at where they are concrete.
+    x: the images; only shape and dtype matter.
+    per_pixel: whether the attack takes a radius for each pixel.
+    minimum_norm: whether it looks for the nearest point, so that any ball will do.
+
+  Raises:
+    TypeError: it is no ball; as `errors.check_eps`.
+    ValueError: as `errors.check_eps`; radii of a shape that does not fit the images.
+  """
+  check_is_ball(ball)
+  check_eps(ball.eps, ball.norm)
+  shape = np.shape(ball.eps)
+  if len(shape) > 1:
+    if ball.norm != "linf" or not per_pixel:
+      raise ValueError(
+        f"ball.eps has shape {shape}: {name} in {ball.norm} takes one radius, or one per image "
+        f"[{x.shape[0]}]; one per pixel is for pgd, its relatives and apgd in linf"
+      )
+    if not _broadcasts(shape, x.shape):
+      raise ValueError(f"ball.eps has shape {shape}: expected one that broadcasts to {x.shape}")
+  elif shape not in ((), (1,), x.shape[:1]):
+    raise ValueError(
+      f"ball.eps has shape {shape}: expected one radius, or one for each of {x.shape[0]} images; "
+      "one per pixel has at least two axes, such as eps[None]"
+    )
+  if is_traced(ball.eps) or minimum_norm or ball.norm == "linf":
+    return
+  num_pixels = math.prod(x.shape[1:])
+  farthest = num_pixels if ball.norm == "l1" else math.sqrt(num_pixels)
+  largest = float(np.max(ball.eps))
+  if largest > farthest:
+    warn(
+      f"{name}: ball.eps={largest:g} is larger than the box [0, 1] of {num_pixels} pixels, whose "
+      f"corners are {farthest:.3g} apart in {ball.norm}: was {largest:g}/255 meant?"
+    )
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+  """Whether an array broadcasts to a shape, without making it larger."""
+  try:
+    return np.broadcast_shapes(shape, to) == to
+  except ValueError:
+    return False
+
+
+def _radius(eps: Any, norm: str) -> Any:
+  """Checked; Python numbers, fractions among them, become floats."""
+  check_eps(eps, norm)
+  return float(eps) if isinstance(eps, numbers.Real) else eps
 
 
 def _nonzero(values: Array) -> Array:

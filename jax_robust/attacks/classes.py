@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_robust import losses
-from jax_robust.errors import check_goals
 from jax_robust.nets.exits import predictions
-from jax_robust.types import LogitsFn
 
 
 def misclassified(outputs: Any, labels: Int[Array, " b"]) -> Bool[Array, " b"]:
@@ -36,7 +34,7 @@ def is_finite(outputs: Any) -> Bool[Array, " b"]:
 
 
 def succeeded(
-  outputs: Any, labels: Int[Array, " b"], goals: Int[Array, " b"], *, to_goal: bool = False
+  outputs: Any, labels: Int[Array, " b"], goals: Any, *, to_goal: bool = False
 ) -> Bool[Array, " b"]:
   """Whether an attack is done: the predicted class is wrong, or with `to_goal` it is the goal.
 
@@ -54,7 +52,7 @@ def succeeded(
 
 
 def lead(
-  outputs: Any, labels: Int[Array, " b"], goals: Int[Array, " b"], *, to_goal: bool = False
+  outputs: Any, labels: Int[Array, " b"], goals: Any, *, to_goal: bool = False
 ) -> Float[Array, " b"]:
   """How far ahead of all others the classes are that count as a success; above 0 exactly there.
 
@@ -66,19 +64,6 @@ def lead(
   """
   margin = losses.over_exits(losses.margin)
   return -margin(outputs, goals) if to_goal else margin(outputs, labels)
-
-
-def checked_goals(
-  goals: Any, logits_fn: LogitsFn, x: Array, keys: Array, labels: Int[Array, " b"]
-) -> Int[Array, " b"]:
-  """The goals of a targeted attack as an array, checked against the classes of the model.
-
-  Raises:
-    TypeError, ValueError: see `errors.check_goals`.
-  """
-  outputs = jax.eval_shape(logits_fn, x, keys)
-  check_goals(goals, labels, predictions(outputs).shape[-1])
-  return jax.lax.stop_gradient(jnp.asarray(goals))
 
 
 def likeliest_wrong(outputs: Any, labels: Int[Array, " b"], num_targets: int) -> Int[Array, "t b"]:

@@ -14,8 +14,7 @@ from jax_robust.attacks.classes import is_finite, lead, succeeded
 from jax_robust.attacks.pgd_steps import adam
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
-from jax_robust.errors import check_count
-from jax_robust.nets.exits import single_exit
+from jax_robust.errors import check_count, check_positive
 
 _INSIDE = 1 - 1e-6  # the images, scaled to [-1, 1], shrink by this so that arctanh is finite
 
@@ -51,9 +50,9 @@ class CwState(NamedTuple):
 
 def cw_l2(
   logits_fn: types.LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: types.Images,
   targets: Any,
-  rng: Array,
+  rng: types.Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -127,6 +126,7 @@ def cw_search(
     ValueError: fewer than one step or search.
   """
   check_count(num_steps=num_steps, num_searches=num_searches)
+  check_positive(initial_c=initial_c, learning_rate=learning_rate)
   optimizer = adam({0: learning_rate})
   return Search(
     init=functools.partial(_init, optimizer=optimizer, initial_c=initial_c),
@@ -166,7 +166,7 @@ def _step(ball, logits_fn, state, *, optimizer, num_steps, confidence, to_goal):
   keys = fold_each(state.problem.keys, state.count)
 
   def shortfall(point):
-    logits = single_exit(logits_fn(point, keys), "cw_l2")
+    logits = logits_fn(point, keys)
     done = succeeded(logits, labels, goals, to_goal=to_goal)
     missing = jax.nn.relu(confidence - lead(logits, labels, goals, to_goal=to_goal))
     return jnp.sum(missing), (done & (missing <= 0), is_finite(logits))

@@ -15,8 +15,7 @@ from jax_robust.attacks.classes import is_finite, misclassified, succeeded
 from jax_robust.attacks.pgd_steps import StepSize
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
-from jax_robust.errors import check_count, check_probability
-from jax_robust.nets.exits import single_exit
+from jax_robust.errors import check_count, check_probability, check_step_size
 
 _FIRST_STEP, _LAST_STEP = 1.0, 0.01
 
@@ -42,9 +41,9 @@ class DdnState(NamedTuple):
 
 def ddn(
   logits_fn: types.LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: types.Images,
   targets: Any,
-  rng: Array,
+  rng: types.Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -120,6 +119,7 @@ def ddn_search(
     ValueError: no steps; fewer than 2 levels; gamma is not between 0 and 1.
   """
   check_count(num_steps=num_steps)
+  check_step_size(step_size=step_size, initial_norm=initial_norm)
   if levels is not None:
     check_count(2, levels=levels)
   if isinstance(gamma, (int, float)):
@@ -166,11 +166,11 @@ def _step(ball, logits_fn, state, *, loss_fn, adversarial_fn, to_goal, step_size
   model_keys, direction_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
 
   def loss_at(point):
-    logits = single_exit(logits_fn(point, model_keys), "ddn")
+    outputs = logits_fn(point, model_keys)
     if to_goal:
-      adversarial = succeeded(logits, labels, goals, to_goal=True)
-      return -jnp.sum(loss_fn(logits, goals)), (adversarial, is_finite(logits))
-    return jnp.sum(loss_fn(logits, labels)), (adversarial_fn(logits, labels), is_finite(logits))
+      adversarial = succeeded(outputs, labels, goals, to_goal=True)
+      return -jnp.sum(loss_fn(outputs, goals)), (adversarial, is_finite(outputs))
+    return jnp.sum(loss_fn(outputs, labels)), (adversarial_fn(outputs, labels), is_finite(outputs))
 
   gradient, (adversarial, finite) = jax.grad(loss_at, has_aux=True)(point)
   adversarial = adversarial & finite

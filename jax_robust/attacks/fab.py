@@ -11,20 +11,20 @@ from jaxtyping import Array, Float
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.fab_search import fab_search
 from jax_robust.attacks.non_finite import warn_of_lost
 from jax_robust.errors import check_count
 from jax_robust.nets import derivatives
 from jax_robust.nets.exits import single_exit
-from jax_robust.nets.randomised import keyed
-from jax_robust.types import LogitsFn, fold
+from jax_robust.types import Images, LogitsFn, Rng, fold
 
 
 def fab(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -69,19 +69,21 @@ def fab(
   >>> ball.distance(x_adv, x).round(2).tolist()
   [0.25]
   """
-  logits_fn = keyed(logits_fn)
-  problem = stepwise.make_problem(x, targets, rng, goals, logits_fn)
+  inputs = check_inputs("fab", logits_fn, x, targets, rng, ball, minimum_norm=True, goals=goals)
+  problem = stepwise.make_problem(inputs)
   make_search = functools.partial(
     fab_search, num_steps=num_steps, targeted=False, to_goal=goals is not None
   )
-  return _nearest("fab", make_search, logits_fn, problem, problem.goals[None], num_restarts, ball)
+  return _nearest(
+    "fab", make_search, inputs.query, problem, problem.goals[None], num_restarts, ball
+  )
 
 
 def fab_targeted(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   num_targets: int = 9,
@@ -104,11 +106,12 @@ def fab_targeted(
   >>> float(ball.distance(x_adv, x)[0] * 2**0.5).__round__(2)
   0.25
   """
-  problem, logits_fn = stepwise.make_problem(x, targets, rng), keyed(logits_fn)
-  clean = jax.lax.stop_gradient(logits_fn(problem.x, problem.keys))
+  inputs = check_inputs("fab_targeted", logits_fn, x, targets, rng, ball, minimum_norm=True)
+  problem = stepwise.make_problem(inputs)
+  clean = jax.lax.stop_gradient(inputs.query(problem.x, problem.keys))
   goals = likeliest_wrong(single_exit(clean, "fab_targeted"), problem.labels, num_targets)
   make_search = functools.partial(fab_search, num_steps=num_steps, targeted=True)
-  return _nearest("fab_targeted", make_search, logits_fn, problem, goals, num_restarts, ball)
+  return _nearest("fab_targeted", make_search, inputs.query, problem, goals, num_restarts, ball)
 
 
 def _nearest(name, make_search, logits_fn, problem, goals, num_restarts, ball):

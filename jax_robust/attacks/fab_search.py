@@ -127,15 +127,14 @@ def _step(
   state = keep_nearest(ball, state, reached, adversarial(logits))
   finite = is_finite(logits)
   back = problem.x + _BACKWARD * (reached - problem.x)
-  following = half_way_back(
-    ~finite, reached, select(adversarial(logits), back, reached), problem.x
-  )
+  following = half_way_back(~finite, reached, select(adversarial(logits), back, reached), problem.x)
   return state._replace(point=following, count=state.count + 1, num_lost=num_lost + ~finite)
 
 
 def _linearise(logits_fn, point, keys, problem, *, norm, targeted, to_goal):
   """The logits at a point `[b, k]`; the gradient of (logit of the goal - logit of the label) there,
-  and its value, `[b]`; with `to_goal` of (the goal - the largest other). Untargeted, the goal is the class whose linearised boundary is nearest.
+  and its value, `[b]`; with `to_goal`, of (logit of the goal - the largest other). Untargeted, the
+  goal is the class whose linearised boundary is nearest.
   """
   labels = problem.labels
 

@@ -12,12 +12,12 @@ from jax_robust import losses, types
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import is_finite, likeliest_wrong, succeeded
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.non_finite import half_way_back
 from jax_robust.attacks.pgd_steps import MODEL_NOISE, StepSize, adam, make_move
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
 from jax_robust.errors import check_count
 from jax_robust.nets.exits import single_exit
-from jax_robust.nets.randomised import keyed
 
 
 class MultiTargetedState(NamedTuple):
@@ -41,9 +41,9 @@ class MultiTargetedState(NamedTuple):
 
 def multi_targeted(
   logits_fn: types.LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: types.Images,
   targets: Any,
-  rng: Array,
+  rng: types.Rng,
   *,
   ball: Ball,
   num_targets: int = 9,
@@ -82,8 +82,9 @@ def multi_targeted(
   >>> x_adv[:, 0].tolist(), float(x_adv.max())
   ([0.25], 0.75)
   """
-  problem, logits_fn = stepwise.make_problem(x, targets, rng), keyed(logits_fn)
-  outputs = logits_fn(problem.x, types.fold(problem.keys, MODEL_NOISE))
+  inputs = check_inputs("multi_targeted", logits_fn, x, targets, rng, ball)
+  problem = stepwise.make_problem(inputs)
+  outputs = inputs.query(problem.x, types.fold(problem.keys, MODEL_NOISE))
   clean_logits = jax.lax.stop_gradient(single_exit(outputs, "multi_targeted"))
   goals = likeliest_wrong(clean_logits, problem.labels, num_targets).T
   search = multi_targeted_search(
@@ -92,8 +93,9 @@ def multi_targeted(
   )  # fmt: skip
   problem = problem._replace(goals=goals)
   state = stepwise.run(
-    search, logits_fn, problem, ball=ball, stop_when_found=stop_when_found, name="multi_targeted"
-  )
+    search, inputs.query, problem, ball=ball, stop_when_found=stop_when_found,
+    name="multi_targeted",
+  )  # fmt: skip
   return jax.lax.stop_gradient(state.x_adv)
 
 

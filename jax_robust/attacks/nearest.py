@@ -8,8 +8,9 @@ from jaxtyping import Array, Bool, Float
 
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.nets.randomised import keyed
-from jax_robust.types import LogitsFn
+from jax_robust.attacks.entry import check_inputs
+from jax_robust.nets.exits import single_exit
+from jax_robust.types import Images, LogitsFn, Rng
 
 
 def keep_nearest(ball: Ball, state: Any, point: Array, adversarial: Bool[Array, " b"]) -> Any:
@@ -37,14 +38,19 @@ def nearest_in_ball(
   name: str,
   search: stepwise.Search,
   logits_fn: LogitsFn,
-  x: Array,
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   ball: Ball,
   goals: Any = None,
 ) -> Float[Array, "b *dims"]:
   """Runs a minimum-norm search to its end: the nearest adversarial points in the ball, else x."""
-  logits_fn = keyed(logits_fn)
-  problem = stepwise.make_problem(x, targets, rng, goals, logits_fn)
-  state = stepwise.run(search, logits_fn, problem, ball=ball, name=name)
+  inputs = check_inputs(name, logits_fn, x, targets, rng, ball, minimum_norm=True, goals=goals)
+  state = stepwise.run(
+    search,
+    lambda x, keys: single_exit(inputs.query(x, keys), name),
+    stepwise.make_problem(inputs),
+    ball=ball,
+    name=name,
+  )
   return jax.lax.stop_gradient(state.x_adv)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
@@ -13,7 +12,7 @@ from jax_robust.types import LogitsFn
 
 
 def half_way_back(lost: Array, point: Array, moved: Array, x: Array) -> Array:
-  """The next iterate `[b, ...]`: `moved`, or half way back to x where the point was `lost` `[b]`."""
+  """The next iterate `[b, ...]`: `moved`, or half way back to x where the point was lost, `[b]`."""
   return jnp.where(_over_pixels(lost, x), x + 0.5 * (point - x), moved)
 
 

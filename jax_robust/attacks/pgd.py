@@ -19,8 +19,9 @@ import optax
 from jaxtyping import Array, Float
 
 from jax_robust import losses
-from jax_robust.attacks.balls import Ball, check_norm
-from jax_robust.attacks.classes import checked_goals, is_finite
+from jax_robust.attacks.balls import Ball, check_is_ball, check_norm
+from jax_robust.attacks.classes import is_finite
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.non_finite import give_back_lost, half_way_back, warn_of_lost
 from jax_robust.attacks.pgd_steps import (
   MODEL_NOISE,
@@ -31,10 +32,10 @@ from jax_robust.attacks.pgd_steps import (
 )
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import select
-from jax_robust.errors import check_count, check_images, check_name
+from jax_robust.errors import check_count, check_name, check_step_size
 from jax_robust.nets import derivatives
-from jax_robust.nets.randomised import keyed, takes_rng
-from jax_robust.types import LogitsFn, LossFn, as_keys, fold
+from jax_robust.nets.randomised import takes_rng
+from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold
 
 STARTS = ("uniform", "normal", "zero")
 
@@ -44,8 +45,8 @@ _NORMAL_START_STDDEV = 1e-3  # TRADES, 2019
 class _State(NamedTuple):
   """What one step hands to the next: the iterate, the optimiser's memory, and the best point seen.
 
-  `noise_keys` are the run's, for a randomised model; `()` for a deterministic one. `num_lost` counts
-  the points whose logits were not finite.
+  `noise_keys` are the run's, for a randomised model; `()` for a deterministic one. `num_lost`
+  counts the points whose logits were not finite.
   """
 
   noise_keys: Any
@@ -58,9 +59,9 @@ class _State(NamedTuple):
 
 def pgd(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -69,7 +70,7 @@ def pgd(
   step_size: StepSize | None = None,
   optimizer: optax.GradientTransformation | None = None,
   momentum: Array | float | None = None,
-  start: Float[Array, "b *dims"] | str = "uniform",
+  start: Images | str = "uniform",
   num_restarts: int = 1,
   keep_best: bool = False,
   eot: int = 1,
@@ -111,17 +112,17 @@ def pgd(
   >>> pgd(logits_fn, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
   [[0.25, 0.75]]
   """
-  check_images(x)
+  inputs = check_inputs(
+    "pgd", logits_fn, x, targets, rng, ball, per_pixel=True, start=start, goals=goals
+  )
   check_count(0, num_steps=num_steps)
   check_count(eot=eot)
   if isinstance(start, str):
     check_name("start", start, STARTS)
   check_restarts(num_restarts, start)
-  x, targets = jax.lax.stop_gradient((x, targets))
+  x, keys, is_randomised = inputs.x, inputs.keys, takes_rng(logits_fn)
   init_fn, move_fn = make_move(ball, step_size, optimizer, num_steps, momentum)
-  keys, query = as_keys(rng, x.shape[0]), keyed(logits_fn)
-  loss_fn, targets = _towards(goals, loss_fn, targets, query, x, keys)
-  loss_of = _expected_loss(logits_fn, losses.over_exits(loss_fn), targets, eot)
+  loss_of = _expected_loss(*_towards(inputs, loss_fn), eot if is_randomised else 0)
 
   def loss_at(x_adv, noise_keys, count):
     loss, finite = loss_of(x_adv, noise_keys, count)
@@ -142,10 +143,10 @@ def pgd(
   best_x, best_loss = x, jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
   num_lost = jnp.zeros(x.shape[0], jnp.int32)
   keeps_best = num_restarts > 1 or keep_best
-  with derivatives.needed("pgd", query, x, keys):
+  with derivatives.needed("pgd", inputs.query, x, keys):
     for restart in range(num_restarts):
       x_start = _start(start, fold(keys, restart), x, ball)
-      noise_keys = fold(keys, MODEL_NOISE + restart) if takes_rng(logits_fn) else ()
+      noise_keys = fold(keys, MODEL_NOISE + restart) if is_randomised else ()
       state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss, num_lost)
       state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
       if keeps_best:
@@ -155,42 +156,38 @@ def pgd(
       best_x = state.best_x if keeps_best else state.x_adv
       best_loss, num_lost = state.best_loss, state.num_lost
   if keeps_best:
-    warn_of_lost("pgd", num_lost, query, x, keys)
+    warn_of_lost("pgd", num_lost, inputs.query, x, keys)
   else:
-    best_x = give_back_lost("pgd", best_x, num_lost, query, x, keys)
+    best_x = give_back_lost("pgd", best_x, num_lost, inputs.query, x, keys)
   return jax.lax.stop_gradient(best_x)
 
 
-def _towards(goals, loss_fn, targets, query, x, keys):
-  """The loss to ascend, and its targets: with goals, minus the loss of the goals."""
-  if goals is None:
-    return loss_fn, targets
-  goals = checked_goals(goals, query, x, keys, losses.as_labels(targets))
-  return lambda outputs, goals: -loss_fn(outputs, goals), goals
-
-
-def _expected_loss(logits_fn, loss_fn, targets, eot):
-  """`(x, noise_keys, count) -> loss [b]`, of a randomised model the mean over `eot` draws; and
-  whether all logits were finite, `[b]`.
+def _towards(inputs, loss_fn):
+  """The inputs with what the loss is taken of for targets, and the loss to ascend, over exits: with
+  goals, minus the loss of the goals.
   """
-  if not takes_rng(logits_fn):
+  if inputs.goals is None:
+    return inputs, losses.over_exits(loss_fn)
+  loss_fn = losses.over_exits(lambda outputs, goals: -loss_fn(outputs, goals))
+  return inputs._replace(targets=inputs.goals), loss_fn
 
-    def loss_of(x, noise_keys, count):
-      outputs = logits_fn(x)
-      return loss_fn(outputs, targets), is_finite(outputs)
 
-    return loss_of
-  draw_fn = keyed(logits_fn)
+def _expected_loss(inputs, loss_fn, eot):
+  """`(x, noise_keys, count) -> loss [b]`, and whether the logits are finite, `[b]`: the mean over
+  `eot` draws; of 0 draws, without keys.
+  """
+
+  def loss_of(x, keys):
+    outputs = inputs.query(x, keys)
+    return loss_fn(outputs, inputs.targets), is_finite(outputs)
+
+  if not eot:
+    return lambda x, noise_keys, count: loss_of(x, noise_keys)
 
   def mean_loss(x, noise_keys, count):
     step_keys = fold(noise_keys, count)
-
-    def loss_of_draw(number):
-      outputs = draw_fn(x, fold(step_keys, number))
-      return loss_fn(outputs, targets), is_finite(outputs)
-
-    loss, finite = jax.vmap(loss_of_draw)(jnp.arange(eot))
-    return jnp.mean(loss, axis=0), jnp.all(finite, axis=0)
+    draws = jax.vmap(lambda number: loss_of(x, fold(step_keys, number)))(jnp.arange(eot))
+    return jnp.mean(draws[0], axis=0), jnp.all(draws[1], axis=0)
 
   return mean_loss
 
@@ -220,9 +217,9 @@ def _keep_better(state, loss, finite):
 
 def fgsm(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -246,15 +243,15 @@ def fgsm(
   """
   return pgd(
     logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=1, start="zero",
-    step_size=ball.eps if step_size is None else step_size,
+    step_size=check_is_ball(ball).eps if step_size is None else step_size,
   )  # fmt: skip
 
 
 def rs_fgsm(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -279,16 +276,16 @@ def rs_fgsm(
   (1, 2)
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=1, start="uniform",
-    step_size=1.25 * ball.eps if step_size is None else step_size,
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=1,
+    start="uniform", step_size=1.25 * check_is_ball(ball).eps if step_size is None else step_size,
   )  # fmt: skip
 
 
 def n_fgsm(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -317,17 +314,16 @@ def n_fgsm(
   >>> n_fgsm(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.125)).shape
   (1, 2)
   """
-  check_images(x)
   check_norm("n_fgsm", ball, "linf")
-  x, targets = jax.lax.stop_gradient((x, targets))
-  keys = as_keys(rng, x.shape[0])
+  inputs = check_inputs("n_fgsm", logits_fn, x, targets, rng, ball, per_pixel=True, goals=goals)
+  query, x, keys = inputs.query, inputs.x, inputs.keys
+  check_step_size(noise_scale=noise_scale, step_size=step_size)
   noise = ball.sample(keys, x) * per_example(noise_scale, x)
   x_noisy = jnp.clip(x + noise, 0.0, 1.0)
-  query, noise_keys = keyed(logits_fn), fold(keys, MODEL_NOISE)
-  loss_fn, targets = _towards(goals, loss_fn, targets, query, x, keys)
-  loss_fn = losses.over_exits(loss_fn)
+  noise_keys = fold(keys, MODEL_NOISE)
+  loss_of = _expected_loss(*_towards(inputs, loss_fn), 0)
   with derivatives.needed("n_fgsm", query, x, keys):
-    gradient = jax.grad(lambda x: jnp.sum(loss_fn(query(x, noise_keys), targets)))(x_noisy)
+    gradient = jax.grad(lambda x: jnp.sum(loss_of(x, noise_keys, 0)[0]))(x_noisy)
   step_size = ball.eps if step_size is None else step_size
   x_adv = jnp.clip(x_noisy + per_example(step_size, x) * ball.ascent(gradient), 0.0, 1.0)
   none_lost = jnp.zeros(x.shape[0], jnp.int32)
@@ -337,9 +333,9 @@ def n_fgsm(
 
 def bim(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -372,9 +368,9 @@ def bim(
 
 def mim(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -413,16 +409,16 @@ def mim(
 
 def cw_linf(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
   confidence: Array | float = 50.0,
   num_steps: int = 100,
   step_size: StepSize | None = None,
-  start: Float[Array, "b *dims"] | str = "uniform",
+  start: Images | str = "uniform",
   num_restarts: int = 1,
   keep_best: bool = False,
   eot: int = 1,

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.projections import max_pixels, per_example
-from jax_robust.errors import check_count
+from jax_robust.errors import check_count, check_step_size
 
 StepSize: TypeAlias = Callable[[Any], Any] | Array | float
 """In units of the image, in the norm of the ball: a number, or a function of the step number."""
@@ -35,7 +35,7 @@ def piecewise_constant(step_sizes: Mapping[int | str, float | int]) -> Callable[
     `step -> size`, for `step_size=` or any optax optimiser.
 
   Raises:
-    ValueError: step 0 is missing, or a step is negative.
+    ValueError: step 0 is missing, or a step is negative; a size is negative, infinite or NaN.
 
   >>> schedule = piecewise_constant({0: 0.5, 5: 0.25})
   >>> [float(schedule(step)) for step in (0, 4, 5, 9)]
@@ -46,6 +46,9 @@ def piecewise_constant(step_sizes: Mapping[int | str, float | int]) -> Callable[
     raise ValueError(
       f"step_sizes={dict(step_sizes)}: expected {{first step: size}} whose smallest step is 0"
     )
+
+  for _, each in sizes:
+    check_step_size(step_size=each)
 
   def schedule(step):
     size = jnp.asarray(sizes[0][1])
@@ -96,6 +99,7 @@ def make_move(
   Raises:
     ValueError: an optimiser, which has its own step size and momentum, and one of these.
   """
+  check_step_size(step_size=step_size, momentum=momentum)
   for name, value in (("step_size", step_size), ("momentum", momentum)):
     if value is not None and optimizer is not None:
       raise ValueError(
@@ -132,7 +136,7 @@ def _of_mean_size_one(gradient):
   return gradient / jnp.where(mean > 0, mean, 1.0)
 
 
-def check_restarts(num_restarts: int, start: Array | str | None) -> None:
+def check_restarts(num_restarts: int, start: Any) -> None:
   """Raises ValueError unless there is a restart; of several, unless they start at random points."""
   check_count(num_restarts=num_restarts)
   name = start if isinstance(start, str) else "an array"

@@ -3,12 +3,14 @@
 Every `onto_*` takes
   x_adv: the points to project, `[b, ...]`;
   x: the centres in [0, 1], `[b, ...]`;
-  eps: the radius in units of the image, a number or `[b]`;
+  eps: the radius in units of the image, a number or `[b]`; `onto_linf` takes one per pixel too;
 and returns the projected points z, `[b, ...]`, of the dtype of x. Rounding goes towards x, so that
 no entry of z - x exceeds in float32 what it was meant to be: the usual clip of x + delta leaves up
-to 6e-8 more than eps on many pixels.
+to 6e-8 more than eps on many pixels. float16 and bfloat16 are projected in float32, and then
+rounded towards x: the ball holds for the numbers that are returned.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,12 +18,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Images = Float[Array, "b *dims"]
-Radius = Float[Array, ""] | Float[Array, " b"] | float
+Radius = Float[Array, ""] | Float[Array, " b"] | Float[Array, "... pixels"] | float
 
 
 def per_example(value: Radius, x: Array) -> Array:
-  """Returns a scalar or a `[b]` array in the dtype and rank of x, to broadcast over pixels."""
-  return jnp.reshape(jnp.asarray(value, x.dtype), (-1,) + (1,) * (x.ndim - 1))
+  """Returns a scalar or a `[b]` array in the dtype and rank of x, to broadcast over pixels.
+
+  What has more axes is one value per pixel, of one image or of all.
+  """
+  value = jnp.asarray(value, x.dtype)
+  if value.ndim < 2:
+    return jnp.reshape(value, (-1,) + (1,) * (x.ndim - 1))
+  return value if value.ndim == x.ndim else jnp.expand_dims(value, range(x.ndim - value.ndim))
 
 
 def sum_pixels(values: Array) -> Array:
@@ -56,6 +64,25 @@ def _room(x: Array, delta: Array) -> Array:
   return jnp.where(delta > 0, 1 - x, x)
 
 
+def _in_float32(
+  onto: Callable[[Images, Images, Radius], Images],
+) -> Callable[[Images, Images, Radius], Images]:
+  """The projection, of float16 and bfloat16 in float32, with the result rounded towards x."""
+
+  @functools.wraps(onto)
+  def project(x_adv: Images, x: Images, eps: Radius) -> Images:
+    if jnp.finfo(x.dtype).bits >= 32:
+      return onto(x_adv, x, eps)
+    centre = x.astype(jnp.float32)
+    exact = onto(x_adv.astype(jnp.float32), centre, eps)
+    z = exact.astype(x.dtype)
+    is_too_far = jnp.abs(z.astype(jnp.float32) - centre) > jnp.abs(exact - centre)
+    return jnp.where(is_too_far, jnp.nextafter(*jax.lax.stop_gradient((z, x))), z)
+
+  return project
+
+
+@_in_float32
 def onto_linf(x_adv: Images, x: Images, eps: Radius) -> Images:
   """Euclidean projection onto the l-infinity ball and the box: two clips, exact.
 
@@ -71,6 +98,7 @@ def onto_linf(x_adv: Images, x: Images, eps: Radius) -> Images:
   return jnp.clip(inside_ball, 0.0, 1.0)
 
 
+@_in_float32
 def onto_l2(x_adv: Images, x: Images, eps: Radius) -> Images:
   """Radial projection onto the l2 ball, then the clip to [0, 1], as is usual.
 
@@ -90,6 +118,7 @@ def onto_l2(x_adv: Images, x: Images, eps: Radius) -> Images:
   return jnp.clip(jnp.where(norm <= eps, x_adv, shrunk), 0.0, 1.0)
 
 
+@_in_float32
 def onto_l2_and_box(x_adv: Images, x: Images, eps: Radius) -> Images:
   """Euclidean projection onto the intersection of the l2 ball and the box.
 
@@ -115,6 +144,7 @@ def onto_l2_and_box(x_adv: Images, x: Images, eps: Radius) -> Images:
   return _clipped_or_shifted(x_adv, x, l2_norm, eps, jnp.sign(delta) * shift)
 
 
+@_in_float32
 def onto_l1(x_adv: Images, x: Images, eps: Radius) -> Images:
   """Euclidean projection onto the intersection of the l1 ball and the box.
 

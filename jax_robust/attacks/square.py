@@ -6,18 +6,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_robust.attacks.balls import Ball
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.square_search import square_search
 from jax_robust.attacks.stepwise import make_problem, run_all
 from jax_robust.errors import check_count
-from jax_robust.nets.randomised import keyed
-from jax_robust.types import LogitsFn
+from jax_robust.types import Images, LogitsFn, Rng
 
 
 def square(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
+  x: Images,
   targets: Any,
-  rng: Array,
+  rng: Rng,
   *,
   ball: Ball,
   goals: Any = None,
@@ -76,7 +76,7 @@ def square(
   search = square_search(
     num_queries=num_queries, p_init=p_init, resc_schedule=resc_schedule, to_goal=goals is not None
   )
-  logits_fn = keyed(logits_fn)
-  problem = make_problem(x, targets, rng, goals, logits_fn)
+  inputs = check_inputs("square", logits_fn, x, targets, rng, ball, goals=goals)
+  problem = make_problem(inputs)
   tries = jnp.broadcast_to(problem.goals, (num_restarts, *problem.goals.shape))
-  return run_all("square", search, logits_fn, problem, tries, ball=ball)
+  return run_all("square", search, inputs.query, problem, tries, ball=ball)

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.classes import checked_goals
+from jax_robust.attacks.entry import Inputs
 from jax_robust.attacks.non_finite import warn_of_lost
-from jax_robust.errors import check_images, is_traced
+from jax_robust.errors import is_traced
 from jax_robust.losses import as_labels
 from jax_robust.nets import derivatives
 from jax_robust.nets.devices import compiler_options
-from jax_robust.types import LogitsFn, as_keys, fold
+from jax_robust.types import LogitsFn, fold
 
 fold_each = jax.vmap(jax.random.fold_in)
 """Every example's key `[b]`, folded with its own number `[b]`."""
@@ -38,20 +38,15 @@ class Problem(NamedTuple):
   keys: Array
 
 
-def make_problem(
-  x: Any, targets: Any, rng: Array, goals: Any = None, logits_fn: LogitsFn | None = None
-) -> Problem:
-  """The problem of an attack that is called with these arguments, which are checked.
+def make_problem(inputs: Inputs) -> Problem:
+  """The problem of an attack that is called with these inputs.
 
-  Without `goals` its goals are the labels, for the caller to replace. With them it takes the model,
-  `(x, keys) -> outputs`, whose classes they must be.
+
+  Where they have no goals, its goals are the labels, for the caller to replace.
   """
-  check_images(x)
-  x, labels = jax.lax.stop_gradient((jnp.asarray(x), as_labels(targets)))
-  keys = as_keys(rng, x.shape[0])
-  if goals is None:
-    return Problem(x, labels, labels, keys)
-  return Problem(x, labels, checked_goals(goals, logits_fn, x, keys, labels), keys)
+  labels = as_labels(inputs.targets)
+  goals = labels if inputs.goals is None else inputs.goals
+  return Problem(inputs.x, labels, goals, inputs.keys)
 
 
 class Search(NamedTuple):

@@ -9,9 +9,13 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from jax_robust.types import Attack, LogitsFn, fold
+from jax_robust.errors import check_images, check_sigma, check_targets
+from jax_robust.losses import as_labels
+from jax_robust.nets.exits import predictions
+from jax_robust.nets.randomised import keyed
+from jax_robust.types import Attack, Images, LogitsFn, Rng, as_keys, fold
 
 Columns: TypeAlias = Mapping[str, Array]
 Evaluator: TypeAlias = Callable[..., Columns]
@@ -24,30 +28,42 @@ def is_correct(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Bool[Ar
   return (jnp.argmax(logits, -1) == labels) & ~jnp.any(jnp.isnan(logits), -1)
 
 
-def clean(
-  logits_fn: LogitsFn, x: Float[Array, "b *dims"], labels: Int[Array, " b"], keys: Key[Array, " b"]
-) -> Columns:
+def _check(logits_fn: LogitsFn, x: Images, labels: Any) -> tuple[LogitsFn, Int[Array, " b"]]:
+  """`(x, keys) -> logits` of the exit that answers, and labels, by the law of the attacks."""
+  check_images(x)
+  query, given = keyed(logits_fn), labels
+
+  def logits_of(x, keys):
+    logits = predictions(query(x, keys))
+    check_targets(given, num_classes=logits.shape[1], name="labels")
+    return logits
+
+  return logits_of, as_labels(labels, len(x))
+
+
+def clean(logits_fn: LogitsFn, x: Images, labels: Any, keys: Rng) -> Columns:
   """Whether images are classified correctly as they are.
 
   Args:
-    logits_fn: `x -> logits [b, k]`.
+    logits_fn: `x -> outputs`, or randomised `(x, rng) -> outputs`; of several exits the last one
+      answers.
     x: images in [0, 1].
-    labels: true classes.
-    keys: one key per image.
+    labels: true classes, as `errors.check_targets` describes them.
+    keys: one key per image, or one for all: see `types.as_keys`.
 
   Returns:
     `correct` `[b]` and `probs` `[b, k]`.
   """
-  del keys
-  logits = logits_fn(x)
+  query, labels = _check(logits_fn, x, labels)
+  logits = query(x, as_keys(keys, len(x)))
   return {"correct": is_correct(logits, labels), "probs": jax.nn.softmax(logits)}
 
 
 def attacked(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
-  labels: Int[Array, " b"],
-  keys: Key[Array, " b"],
+  x: Images,
+  labels: Any,
+  keys: Rng,
   *,
   attack: Callable[[Any], Attack],
   eps: Any,
@@ -65,8 +81,10 @@ def attacked(
   Returns:
     `correct` `[b]`; `x_adv` `[b, ...]`; `probs` and `probs_adv` `[b, k]`.
   """
+  query, labels = _check(logits_fn, x, labels)
+  keys = as_keys(keys, len(x))
   x_adv = attack(eps)(logits_fn, x, labels, keys)
-  logits, logits_adv = logits_fn(x), logits_fn(x_adv)
+  logits, logits_adv = query(x, keys), query(x_adv, keys)
   return {
     "correct": is_correct(logits, labels) & is_correct(logits_adv, labels),
     "x_adv": x_adv,
@@ -77,9 +95,9 @@ def attacked(
 
 def noisy(
   logits_fn: LogitsFn,
-  x: Float[Array, "b *dims"],
-  labels: Int[Array, " b"],
-  keys: Key[Array, " b"],
+  x: Images,
+  labels: Any,
+  keys: Rng,
   *,
   sigma: float,
 ) -> Columns:
@@ -92,9 +110,12 @@ def noisy(
   Returns:
     `correct` `[b]`.
   """
+  check_sigma(sigma)
+  query, labels = _check(logits_fn, x, labels)
+  keys = as_keys(keys, len(x))
   draw = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))
   noise = draw(fold(keys, _NOISE))
-  return {"correct": is_correct(logits_fn(x + sigma * noise), labels)}
+  return {"correct": is_correct(query(x + sigma * noise, keys), labels)}
 
 
 EVALUATORS = {"attacked": attacked, "clean": clean, "noisy": noisy}

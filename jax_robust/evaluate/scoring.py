@@ -45,6 +45,8 @@ def make_scorer(
   """
 
   def scorer(weights: Weights, batch: Mapping[str, Any]):
+    if batch["image"].dtype != np.uint8:
+      raise TypeError(f"image has dtype {batch['image'].dtype}: expected uint8, 0 to 255")
     x = jnp.asarray(batch["image"], jnp.float32) / 255.0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       jax.random.wrap_key_data(weights.rng), batch["id"]

@@ -6,6 +6,7 @@ exits (`losses.over_exits`), which is what a gradient attack on the whole tuple 
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -18,34 +19,59 @@ from jax_robust.types import LogitsFn
 Exit: TypeAlias = int | Literal["last", "mean"]
 
 
-def exits_of(outputs: Any) -> tuple[Array, ...]:
+def exits_of(outputs: Any, num_images: int | None = None) -> tuple[Array, ...]:
   """The exits of a classifier's outputs; a single array of logits is the only exit.
 
+  The one place that says what logits are. It looks at shapes and dtypes, so it works under tracing.
+
   Args:
-    outputs: logits `[b, k]`, or a tuple of such arrays of one shape.
+    outputs: logits `[b, k]` of at least two classes, or a tuple of such arrays of one shape.
+    num_images: b, where it is known.
 
   Returns:
     A tuple with one array per exit.
 
   Raises:
-    ValueError: neither of the two, such as `(logits, features)` or a dict.
+    TypeError: logits that are not floating-point, such as predicted classes.
+    ValueError: neither of the two, such as `(logits, features)` or a dict; one logit, of a model
+      that ends in a sigmoid; logits of another number of images.
 
   >>> [each.shape for each in exits_of((jnp.zeros((1, 3)), jnp.ones((1, 3))))]
   [(1, 3), (1, 3)]
   """
-  if hasattr(outputs, "ndim"):
-    return (outputs,)
-  if not isinstance(outputs, tuple) or not outputs or not all(hasattr(z, "ndim") for z in outputs):
+  exits = outputs if isinstance(outputs, tuple) else (outputs,)
+  if not exits or not all(hasattr(z, "ndim") and hasattr(z, "dtype") for z in exits):
     raise ValueError(
       f"logits_fn returned {_describe(outputs)}: expected logits [b, k], or a tuple of them with "
-      "one entry per exit; wrap it, such as lambda x: model(x)['logits']"
+      f"one entry per exit; wrap it, such as lambda x: {_logits_of(outputs)}"
     )
-  if len({z.shape for z in outputs}) > 1:
+  if len({z.shape for z in exits}) > 1:
     raise ValueError(
       f"logits_fn returned {_describe(outputs)}: expected a tuple of exits, all of one shape "
-      "[b, k]; if the first is the logits, write lambda x: model(x)[0]"
+      f"[b, k]; if the first is the logits, write lambda x: {_logits_of(outputs)}"
     )
-  return outputs
+  for logits in exits:
+    _check_logits(logits, num_images)
+  return exits
+
+
+def _check_logits(logits: Any, num_images: int | None) -> None:
+  """Raises unless an array is logits `[b, k]`, by its shape and dtype."""
+  said = f"logits_fn returned shape {logits.shape} and dtype {logits.dtype}"
+  if logits.shape in ((num_images,), (num_images, 1)) or logits.shape[1:] == (1,):
+    raise ValueError(
+      f"{said}, one logit per image: expected one per class; of a sigmoid, "
+      "jnp.stack([-z, z], axis=1) with z = model(x).reshape(-1)"
+    )
+  if logits.ndim != 2:
+    more = "; of one logit z [b], as of a sigmoid, jnp.stack([-z, z], axis=1)"
+    raise ValueError(f"{said}: expected logits [b, k]{more if logits.ndim == 1 else ''}")
+  if logits.shape[1] < 2:
+    raise ValueError(f"{said}: expected logits [b, k] of at least 2 classes")
+  if num_images is not None and logits.shape[0] != num_images:
+    raise ValueError(f"{said} for {num_images} images: expected logits [{num_images}, k]")
+  if not jnp.issubdtype(logits.dtype, jnp.floating):
+    raise TypeError(f"{said}: expected floating-point logits, before any arg max or comparison")
 
 
 def predictions(outputs: Any) -> Array:
@@ -135,3 +161,14 @@ def _describe(outputs: Any) -> str:
     shapes = ", ".join(str(getattr(each, "shape", type(each).__name__)) for each in outputs)
     return f"a {type(outputs).__name__} of {shapes}"
   return f"a {type(outputs).__name__}"
+
+
+def _logits_of(outputs: Any) -> str:
+  """What a user may write to take the logits out of a model's outputs."""
+  if hasattr(outputs, "logits"):
+    return "model(x).logits"
+  if isinstance(outputs, (tuple, list)):
+    return "model(x)[0]" if isinstance(outputs, tuple) else "tuple(model(x))"
+  names = [*outputs] if isinstance(outputs, Mapping) else []
+  name = names[0] if names and "logits" not in names else "logits"
+  return f"model(x)[{name!r}]"

@@ -4,21 +4,51 @@ import inspect
 
 import jax
 
+from jax_robust.nets.exits import exits_of
 from jax_robust.types import LogitsFn
+
+_NAMES = ("rng", "rngs", "key", "keys")
+"""What the second parameter of a randomised model is called, or the last word of its name."""
 
 
 def takes_rng(logits_fn: LogitsFn) -> bool:
-  """Whether a classifier is a randomised one: a function of two required arguments, `(x, rng)`.
+  """Whether a classifier is a randomised one, `(x, rng)`: by the name of its second parameter.
 
-  >>> takes_rng(lambda x: x), takes_rng(lambda x, rng: x), takes_rng(lambda x, scale=1: x)
+  The name is `rng` or `key`, or ends so (`dropout_rng`, `prng_key`). Parameters that have a default
+  are left at it, whatever their names: of `model(x, rng=None)` make `lambda x, rng: model(x, rng)`.
+
+  Raises:
+    TypeError: it can't be called with images, or with images and a key: another parameter has no
+      default, such as `train` or `mask`, or the key is keyword-only.
+
+  >>> takes_rng(lambda x: x), takes_rng(lambda x, rng: x), takes_rng(lambda x, train=False: x)
   (False, True, False)
   """
   try:
-    parameters = inspect.signature(logits_fn).parameters.values()
+    parameters = list(inspect.signature(logits_fn).parameters.values())
   except (TypeError, ValueError):  # builtins have none
     return False
-  positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-  return sum(p.kind in positional and p.default is p.empty for p in parameters) == 2
+  several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+  needed = [p for p in parameters if p.default is p.empty and p.kind not in several]
+  by_place = [p.name for p in needed if p.kind is not p.KEYWORD_ONLY]
+  is_randomised = len(by_place) > 1 and _is_key(by_place[1])
+  left = [p.name for p in needed if p.name not in by_place[: 1 + is_randomised]]
+  if left:
+    remedy = f"lambda x: model(x, {left[0]}=...)"
+    if _is_key(left[0]):
+      remedy = f"lambda x, rng: model(x, {left[0]}=rng)"
+    elif left[0] in ("x", "inputs", "image", "images"):
+      remedy = f"lambda x: model({by_place[0]}, x)"
+    raise TypeError(
+      f"logits_fn takes ({', '.join(p.name for p in parameters)}): expected a function of images, "
+      f"(x), or of a randomised model (x, rng); close over {left[0]!r}: {remedy}"
+    )
+  return is_randomised
+
+
+def _is_key(name: str) -> bool:
+  """Whether a parameter is a key by its name."""
+  return name.lower().split("_")[-1] in (*_NAMES, "prngkey", "rngkey")
 
 
 def keyed(logits_fn: LogitsFn) -> LogitsFn:
@@ -36,15 +66,25 @@ def keyed(logits_fn: LogitsFn) -> LogitsFn:
   Returns:
     `(x, keys) -> outputs`.
 
+  Raises:
+    TypeError: as `takes_rng`.
+    TypeError, ValueError: (when called) what it returns are no logits of these images (`exits_of`).
+
   >>> import jax, jax.numpy as jnp
   >>> noisy = keyed(lambda x, rng: x + jax.random.normal(rng, x.shape))
   >>> noisy(jnp.zeros((3, 2)), jax.random.split(jax.random.key(0), 3)).shape
   (3, 2)
   """
+
+  def checked(x, *rng):
+    outputs = logits_fn(x, *rng)
+    exits_of(outputs, len(x))
+    return outputs
+
   if not takes_rng(logits_fn):
-    return lambda x, keys: logits_fn(x)
+    return lambda x, keys: checked(x)
 
   def one(image, key):
-    return jax.tree.map(lambda outputs: outputs[0], logits_fn(image[None], key))
+    return jax.tree.map(lambda outputs: outputs[0], checked(image[None], key))
 
   return jax.vmap(one)

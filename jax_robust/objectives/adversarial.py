@@ -44,9 +44,10 @@ def adversarial(
   Reference: Madry et al., 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks".
   """
   del progress
+  x, targets, keys = common.read_batch(batch, rng)
   logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)
-  x_adv = attack(logits_fn, batch["image"], batch["target"], rng)
+  x_adv = attack(logits_fn, x, targets, keys)
   outputs, model_state = apply_fn(params, model_state, x_adv, train=True)
-  loss = jnp.mean(losses.over_exits(loss_fn)(outputs, batch["target"]))
-  metrics = {"loss": loss, "adversarial_accuracy": common.accuracy(outputs, batch["target"])}
+  loss = jnp.mean(losses.over_exits(loss_fn)(outputs, targets))
+  metrics = {"loss": loss, "adversarial_accuracy": common.accuracy(outputs, targets)}
   return loss, (model_state, metrics)

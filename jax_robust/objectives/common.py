@@ -1,11 +1,15 @@
 """What objectives share: the `logits_fn` that an attack gets, one exit or several, accuracy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from jax_robust.errors import check_name
+from jax_robust import losses
+from jax_robust.errors import check_images, check_name
 from jax_robust.nets.exits import exits_of, predictions
-from jax_robust.types import ApplyFn, LogitsFn
+from jax_robust.types import ApplyFn, Batch, LogitsFn, as_keys
 
 STATISTICS = ("batch", "running")
 
@@ -35,6 +39,22 @@ def attacked_logits_fn(apply_fn: ApplyFn, params, model_state, *, statistics: st
   return logits_fn
 
 
+def read_batch(batch: Batch, rng: Any = None) -> tuple[Array, Array, Any]:
+  """Images, targets and a key per example of a batch, checked as the attacks check theirs.
+
+  Args:
+    batch: `image` and `target`.
+    rng: a key per example, or one for all: see `types.as_keys`; None where none is needed.
+
+  Raises:
+    TypeError, ValueError: as `errors.check_images`, `errors.check_targets` and `types.as_keys`.
+  """
+  x = batch["image"]
+  check_images(x)
+  keys = None if rng is None else as_keys(rng, len(x))
+  return x, losses.as_targets(batch["target"], len(x)), keys
+
+
 def one_exit(apply_fn: ApplyFn, name: str) -> ApplyFn:
   """The same net, for an objective that is defined for a single array of logits.
 
@@ -58,4 +78,4 @@ def one_exit(apply_fn: ApplyFn, name: str) -> ApplyFn:
 def accuracy(outputs, targets):
   """Share of rows whose largest logit, of the exit that answers, is the target's largest entry."""
   logits = predictions(outputs)
-  return jnp.mean(jnp.argmax(logits, -1) == jnp.argmax(targets, -1), dtype=logits.dtype)
+  return jnp.mean(jnp.argmax(logits, -1) == losses.as_labels(targets), dtype=logits.dtype)

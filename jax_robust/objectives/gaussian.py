@@ -35,11 +35,11 @@ def gaussian(
   """
   del progress
   check_sigma(sigma)
-  x = batch["image"]
-  noises = sigma * noisy.draw_noises(rng, x, 1)
+  x, targets, keys = common.read_batch(batch, rng)
+  noises = sigma * noisy.draw_noises(keys, x, 1)
   outputs, model_state = apply_fn(params, model_state, noisy.noisy_copies(x, noises), train=True)
-  loss = jnp.mean(losses.over_exits(losses.cross_entropy)(outputs, batch["target"]))
-  metrics = {"loss": loss, "noisy_accuracy": common.accuracy(outputs, batch["target"])}
+  loss = jnp.mean(losses.over_exits(losses.cross_entropy)(outputs, targets))
+  metrics = {"loss": loss, "noisy_accuracy": common.accuracy(outputs, targets)}
   return loss, (model_state, metrics)
 
 
@@ -75,10 +75,9 @@ def stability(
   del progress
   check_sigma(sigma)
   check_not_negative(lbd=lbd)
-  noises = sigma * noisy.draw_noises(rng, batch["image"], 1)
-  return stability_loss(
-    apply_fn, params, model_state, batch["image"], batch["target"], noises, lbd=lbd
-  )
+  x, targets, keys = common.read_batch(batch, rng)
+  noises = sigma * noisy.draw_noises(keys, x, 1)
+  return stability_loss(apply_fn, params, model_state, x, targets, noises, lbd=lbd)
 
 
 def stability_loss(apply_fn: ApplyFn, params, model_state, x, targets, noises, *, lbd: float):

@@ -60,10 +60,11 @@ def macer(
   check_sigma(sigma)
   check_count(num_noise_vec=num_noise_vec)
   check_not_negative(lbd=lbd, deferred=deferred)
-  noises = sigma * noisy.draw_noises(rng, batch["image"], num_noise_vec)
+  x, targets, keys = common.read_batch(batch, rng)
+  noises = sigma * noisy.draw_noises(keys, x, num_noise_vec)
   weight = lbd * jnp.where((deferred > 0) & (jnp.floor(progress.epoch) <= deferred), 0.0, 1.0)
   return macer_loss(
-    apply_fn, params, model_state, batch["image"], batch["target"], noises, sigma=sigma,
+    apply_fn, params, model_state, x, targets, noises, sigma=sigma,
     lbd=weight, beta=beta, margin=margin,
   )  # fmt: skip
 

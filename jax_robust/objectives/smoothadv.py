@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from jax_robust import losses
+from jax_robust.attacks.balls import check_ball, l2_ball
 from jax_robust.errors import check_count, check_name, check_not_negative, check_sigma
 from jax_robust.objectives import common, noise_attacks, noisy
 from jax_robust.types import ApplyFn, Batch, Progress, fold
@@ -62,7 +63,8 @@ def smoothadv(
   options = {"method": method, "no_grad_attack": no_grad_attack, "num_steps": num_steps}
   _check(sigma, num_noise_vec, **options)
   check_not_negative(epsilon=epsilon)
-  x, targets = batch["image"], batch["target"]
+  x, targets, rng = common.read_batch(batch, rng)
+  check_ball("smoothadv", l2_ball(epsilon), x, per_pixel=False, minimum_norm=False)
   noises = sigma * noisy.draw_noises(rng, x, num_noise_vec)
   radius = epsilon * noisy.warmup_factor(progress, warmup)
   apply_fn = common.one_exit(apply_fn, "smoothadv")
@@ -124,7 +126,8 @@ def consistency(
   check_not_negative(epsilon=epsilon, lbd=lbd, eta=eta)
   if num_noise_vec < 2:
     raise ValueError(f"num_noise_vec={num_noise_vec}: expected at least 2, which can disagree")
-  x, targets = batch["image"], batch["target"]
+  x, targets, rng = common.read_batch(batch, rng)
+  check_ball("smoothadv", l2_ball(epsilon), x, per_pixel=False, minimum_norm=False)
   noises = sigma * noisy.draw_noises(rng, x, num_noise_vec)
   apply_fn = common.one_exit(apply_fn, "consistency")
   if adv_training:

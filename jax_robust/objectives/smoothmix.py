@@ -79,11 +79,11 @@ def smoothmix(
   check_not_negative(alpha=alpha, eta=eta)
   if not 0 <= mix_step < num_steps:
     raise ValueError(f"mix_step={mix_step}: expected one of the {num_steps} iterates from 0 on")
-  x = batch["image"]
+  x, targets, rng = common.read_batch(batch, rng)
   noises = sigma * noisy.draw_noises(rng, x, num_noise_vec)
   weights = jax.vmap(functools.partial(jax.random.uniform, maxval=0.5))(fold(rng, _LAMBDA))
   return smoothmix_loss(
-    apply_fn, params, model_state, x, batch["target"], noises, weights,
+    apply_fn, params, model_state, x, targets, noises, weights,
     warmup_factor=noisy.warmup_factor(progress, warmup), alpha=alpha, num_steps=num_steps,
     eta=eta, mix_step=mix_step, maxnorm=maxnorm,
     maxnorm_s=alpha * mix_step if maxnorm_s is None else maxnorm_s,

@@ -32,7 +32,8 @@ def standard(
     The mean loss, and `(model_state, metrics)`.
   """
   del rng, progress
-  outputs, model_state = apply_fn(params, model_state, batch["image"], train=True)
-  loss = jnp.mean(losses.over_exits(loss_fn)(outputs, batch["target"]))
-  metrics = {"loss": loss, "accuracy": common.accuracy(outputs, batch["target"])}
+  x, targets, _ = common.read_batch(batch)
+  outputs, model_state = apply_fn(params, model_state, x, train=True)
+  loss = jnp.mean(losses.over_exits(loss_fn)(outputs, targets))
+  metrics = {"loss": loss, "accuracy": common.accuracy(outputs, targets)}
   return loss, (model_state, metrics)

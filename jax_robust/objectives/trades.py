@@ -62,30 +62,30 @@ def trades(
   Accuracy"; Gowal et al., 2021, "Improving Robustness using Generated Data".
   """
   del progress
-  x = batch["image"]
+  x, targets, keys = common.read_batch(batch, rng)
   clean_outputs, clean_state = apply_fn(params, model_state, x, train=True)
   logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)
   check_name("attack_target", attack_target, ("prediction", "label"))
-  reference = batch["target"]
+  reference = targets
   if attack_target == "prediction":
     # In the released protocol the reference is the clean pass that is trained, so one pass serves
     # both; with running statistics it needs a pass of its own.
     outputs = clean_outputs if attack_statistics == "batch" else logits_fn(x)
     reference = jax.lax.stop_gradient(jax.tree.map(jax.nn.softmax, outputs))
-  x_adv = attack(logits_fn, x, reference, rng)
+  x_adv = attack(logits_fn, x, reference, keys)
 
   if clean_pass_updates:
     model_state = clean_state
   adv_outputs, model_state = apply_fn(params, model_state, x_adv, train=True)
   clean_probs = jax.tree.map(jax.nn.softmax, clean_outputs)
-  cross_entropy = jnp.mean(losses.over_exits(losses.cross_entropy)(clean_outputs, batch["target"]))
+  cross_entropy = jnp.mean(losses.over_exits(losses.cross_entropy)(clean_outputs, targets))
   kl = jnp.mean(losses.over_exits(losses.kl_divergence)(adv_outputs, clean_probs))
   loss = cross_entropy + beta * kl
   metrics = {
     "loss": loss,
     "cross_entropy": cross_entropy,
     "kl": kl,
-    "accuracy": common.accuracy(clean_outputs, batch["target"]),
+    "accuracy": common.accuracy(clean_outputs, targets),
     "adversarial_accuracy": common.accuracy(adv_outputs, batch["target"]),
   }
   return loss, (model_state, metrics)

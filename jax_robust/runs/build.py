@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_robust import attacks, models
 from jax_robust.data import convert, shards, sources, tfds
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
 from jax_robust.types import Attack
@@ -118,6 +118,9 @@ def attack(key: str, options: Mapping[str, Any], **changes: Any) -> Attack:
   Raises:
     ConfigError: an option that it does not know or accept; some are found when it is traced.
   """
+  norm, eps = options.get("norm", "linf"), changes.get("eps", options.get("eps"))
+  with from_config(f"{key}.eps"):
+    check_eps(eps, norm)
   with from_config(key):
     made = attacks.make_attack(**{**options, **changes})
 

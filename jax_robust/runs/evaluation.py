@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, check_eps, check_sigma
 from jax_robust.evaluate import evaluators, scoring
 from jax_robust.runs import build, nets, weights
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
@@ -56,7 +56,18 @@ def _make_evaluator(config, name: str) -> functools.partial:
     options["sigma"] = options.get("sigma") or noise_level(config)
     if not options["sigma"]:
       raise ConfigError(f"config.{key}.sigma is 0, and the objective has no sigma: set it")
+    with from_config(key):
+      check_sigma(options["sigma"])
   return functools.partial(function, **options)
+
+
+def check_radii(config: Any) -> None:
+  """Raises ConfigError where one of `evaluation.eps_list` is no radius."""
+  setting = attack_setting(config)
+  norm = config.autoattack.norm or (setting.norm if setting else "linf")
+  for eps in config.evaluation.eps_list:
+    with from_config("evaluation.eps_list"):
+      check_eps(eps, norm)
 
 
 def noise_level(config: Any) -> float:
@@ -85,6 +96,8 @@ def autoattack_ball(config: Any) -> tuple[str, float]:
   eps = config.autoattack.eps or (setting.eps if setting else 0.0)
   if not norm or not eps:
     raise ConfigError("config.evals has no attack: set --config.autoattack.norm and .eps")
+  with from_config("autoattack"):
+    check_eps(eps, norm)
   return norm, float(eps)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from jax_robust.errors import check_positive, check_probability, check_sigma
@@ -18,7 +18,7 @@ from jax_robust.smoothing.sequences import (
   lower_sequence,
   upper_sequence,
 )
-from jax_robust.types import LogitsFn
+from jax_robust.types import LogitsFn, Rng
 
 Radii = Float[np.ndarray, " m"] | Sequence[float | int]
 
@@ -56,7 +56,7 @@ class RadiusInterval(NamedTuple):
 def certify_at(
   model: LogitsFn | Sampler,
   x: Images,
-  rng: Array,
+  rng: Rng,
   radii: Radii,
   *,
   sigma: float,
@@ -118,7 +118,7 @@ def certify_at(
 def each_decision(
   sampler: Sampler,
   x: Images,
-  rng: Array,
+  rng: Rng,
   radii: Radii,
   *,
   sigma: float,
@@ -165,7 +165,7 @@ def decide(
 def certify_within(
   model: LogitsFn | Sampler,
   x: Images,
-  rng: Array,
+  rng: Rng,
   *,
   tolerance: float,
   sigma: float,
@@ -212,7 +212,7 @@ def certify_within(
 def each_interval(
   sampler: Sampler,
   x: Images,
-  rng: Array,
+  rng: Rng,
   tolerance: float,
   *,
   sigma: float,

@@ -3,18 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
-from jaxtyping import Array
-
 from jax_robust.smoothing import bounds
 from jax_robust.smoothing.noise import ESTIMATION, PREDICTION, SELECTION
 from jax_robust.smoothing.sampler import Ids, Images, Sampler, Votes, as_sampler, in_order
-from jax_robust.types import LogitsFn
+from jax_robust.types import LogitsFn, Rng
 
 
 def certify_images(
   model: LogitsFn | Sampler,
   x: Images,
-  rng: Array,
+  rng: Rng,
   *,
   sigma: float,
   n0: int = 100,
@@ -42,8 +40,8 @@ def certify_images(
     model: `x -> logits`, or randomised `(x, rng) -> logits`, inputs around [0, 1]; or a `Sampler`,
       which is compiled once for many calls.
     x: images in [0, 1], `[n, ...]`; float32 is what the noise is added to.
-    rng: one key.
-    sigma: standard deviation of the noise, in units of the image.
+    rng: one key, or a seed: see `types.as_key`.
+    sigma: standard deviation of the noise, in units of the image, at most 5.
     n0: draws that choose the class.
     n: draws that bound its probability.
     alpha: probability of a wrong certificate, for each image.
@@ -73,7 +71,7 @@ def certify_images(
 def each_certificate(
   sampler: Sampler,
   x: Images,
-  rng: Array,
+  rng: Rng,
   *,
   sigma: float,
   n0: int = 100,
@@ -100,7 +98,7 @@ def each_certificate(
 def predict_images(
   model: LogitsFn | Sampler,
   x: Images,
-  rng: Array,
+  rng: Rng,
   *,
   sigma: float,
   n: int = 100_000,
@@ -133,7 +131,7 @@ def predict_images(
 def each_prediction(
   sampler: Sampler,
   x: Images,
-  rng: Array,
+  rng: Rng,
   *,
   sigma: float,
   n: int = 100_000,

@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
-from jax_robust.errors import check_labels
+from jax_robust.errors import check_targets
 from jax_robust.smoothing.certification import each_prediction
 from jax_robust.smoothing.noise import PREDICTION
 from jax_robust.smoothing.sampler import Ids, Images, Sampler, as_sampler
-from jax_robust.types import LogitsFn
+from jax_robust.types import LogitsFn, Rng
 
 
 def confidence_path(
   model: LogitsFn | Sampler,
   x: Images,
   ends: Shaped[np.ndarray | Array, "m *other"],
-  labels: Int[np.ndarray, " l"],
-  rng: Array,
+  labels: Any,
+  rng: Rng,
   *,
   sigma: float,
   n: int = 1000,
@@ -37,7 +37,7 @@ def confidence_path(
   Args:
     model, x, rng, sigma, n, ids, **sampling: as those of `predict_images`.
     ends: the other ends of the lines, such as adversarial points, in [0, 1].
-    labels: true classes.
+    labels: true classes, as `errors.check_targets` describes them.
     positions: t, in [0, 1].
 
   Returns:
@@ -55,17 +55,16 @@ def confidence_path(
   >>> shares.round(1).tolist()
   [[0.8, 0.5, 0.2]]
   """
-  x, ends, labels = np.asarray(x), np.asarray(ends), np.asarray(labels)
+  x, ends = np.asarray(x), np.asarray(ends)
   at = np.asarray(positions, np.float64)
-  if x.shape != ends.shape or labels.shape != x.shape[:1]:
-    raise ValueError(
-      f"x has shape {x.shape}, ends {ends.shape}, labels {labels.shape}: expected one end and one "
-      "label per image"
-    )
+  if x.shape != ends.shape:
+    raise ValueError(f"x has shape {x.shape}, ends {ends.shape}: expected one end per image")
   if at.ndim != 1 or not np.all((at >= 0) & (at <= 1)):
     raise ValueError(f"positions={positions}: expected numbers in [0, 1]")
   sampler = as_sampler(model, x, sampling)
-  check_labels(labels, sampler.num_classes)
+  check_targets(labels, len(x), sampler.num_classes, name="labels")
+  labels = np.asarray(labels).reshape(len(x), -1)
+  labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
   shares = np.zeros((len(x), len(at)))
   for column, t in enumerate(at.astype(x.dtype)):
     points = (1 - t) * x + t * ends

@@ -16,7 +16,7 @@ from jax_robust.nets.exits import single_exit
 from jax_robust.nets.randomised import keyed
 from jax_robust.smoothing.noise import CHUNK, GAUSSIAN, Noise, Rows, make_votes
 from jax_robust.smoothing.sound import SOUND
-from jax_robust.types import LogitsFn
+from jax_robust.types import LogitsFn, Rng, as_key
 
 NOISES: dict[str, Noise] = {"gaussian": GAUSSIAN, "sound": SOUND}
 """Distributions of noise by name."""
@@ -75,8 +75,8 @@ class Sampler:
     image_shape, noise, batch_size: as above.
 
   Raises:
-    ValueError: an unknown noise; a batch size below 1; a model with several exits, or whose outputs
-      are not logits `[b, k]` of at least two classes.
+    TypeError, ValueError: an unknown noise; a batch size below 1; a model with several exits, or
+      whose outputs are no logits (`nets.exits.exits_of`).
 
   >>> logits_fn = lambda x: jax.numpy.concatenate([x, 1 - x], axis=1)
   >>> sampler = Sampler(logits_fn, image_shape=(1,), batch_size=250)
@@ -104,12 +104,7 @@ class Sampler:
       jax.random.split(jax.random.key(0), 1),
     )
     net = lift(lambda x, keys: single_exit(model(x, keys), "randomized smoothing"), *example)
-    logits = jax.eval_shape(net.apply, net.constants, *example)
-    if logits.ndim != 2 or logits.shape[1] < 2:
-      raise ValueError(
-        f"logits_fn returned shape {logits.shape} for one image: expected logits [1, k], k > 1"
-      )
-    self.num_classes = logits.shape[1]
+    self.num_classes = jax.eval_shape(net.apply, net.constants, *example).shape[1]
     self._constants = devices.share(net.constants)
     votes = make_votes(net, noise=self.noise)
 
@@ -129,7 +124,7 @@ class Sampler:
     return self.noise.total_variation(sigma, int(np.prod(self.image_shape)))
 
   def run(
-    self, x: Images, rng: Array, plan: Plan, *, sigma: float, ids: Ids = None
+    self, x: Images, rng: Rng, plan: Plan, *, sigma: float, ids: Ids = None
   ) -> Iterator[tuple[int, Votes, Any]]:
     """Follows a plan for every image; batches are shared, so that they are full.
 
@@ -139,7 +134,7 @@ class Sampler:
 
     Args:
       x: images in [0, 1], `[n, ...]`.
-      rng: one key.
+      rng: one key, or a seed: see `types.as_key`.
       plan: the method.
       sigma: standard deviation of the noise, in units of the image.
       ids: names of the images for the randomness, 0 to 2^32 - 1; by default their places.
@@ -153,10 +148,13 @@ class Sampler:
         noise, off the grid; (when iterated) logits that are NaN or infinite.
     """
     check_sigma(sigma)
-    x = np.asarray(x)
-    self.noise.check(x)
+    x, rng = np.asarray(x), as_key(rng)
     if x.shape[1:] != self.image_shape:
-      raise ValueError(f"x has shape {x.shape}: expected images of shape {self.image_shape}")
+      more = ", such as x[None]" if x.shape == self.image_shape else ""
+      raise ValueError(
+        f"x has shape {x.shape}: expected a batch of images of shape {self.image_shape}{more}"
+      )
+    self.noise.check(x)
     ids = _checked_ids(ids, len(x))
     law = self.noise.parameters(sigma), np.asarray(jax.random.key_data(rng))
     shared = self._constants, *self._devices.share(law)
@@ -216,7 +214,13 @@ def as_sampler(model: LogitsFn | Sampler, x: Images, options: Mapping[str, Any])
     TypeError: options for a sampler that exists, or that `Sampler` does not know.
   """
   if not isinstance(model, Sampler):
-    return Sampler(model, image_shape=x.shape[1:], **options)
+    shape = np.shape(x)
+    try:
+      return Sampler(model, image_shape=shape[1:], **options)
+    except Exception as error:
+      if len(shape) < 4:
+        error.add_note(f"x has shape {shape}, taken for {shape[0]} images; of one image, x[None]")
+      raise
   if options:
     raise TypeError(f"{', '.join(options)}: expected in the call of Sampler, which is made already")
   return model

@@ -174,7 +174,7 @@ def thresholds(sigma: float, steps: int) -> tuple[int, ...]:
   """
   check_sigma(sigma)
   if sigma * steps > _LARGEST_SIGMA:
-    raise ValueError(f"sigma={sigma}: expected at most {_LARGEST_SIGMA / steps:.1f} in sound mode")
+    raise ValueError(f"sigma={sigma}: expected at most {_LARGEST_SIGMA / steps:.3g} in sound mode")
   unit, found = 8 * (Fraction(sigma) * steps) ** 2, []
   while True:
     j = len(found) + 1

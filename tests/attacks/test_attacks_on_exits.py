@@ -14,6 +14,7 @@ from jax_robust import attacks, losses
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.apgd_search import apgd_search
 from jax_robust.attacks.autoattack import STAGES, Settings, evaluation
+from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.square_search import square_search
 from jax_robust.nets.exits import mean_of_exits, select_exit
 
@@ -162,7 +163,8 @@ def walls(distances, x, keys):
 )
 def test_success_is_that_of_the_last_exit(search):
   x, labels = jnp.full((2, 2, 2, 1), 0.5), jnp.zeros(2, jnp.int32)
-  problem, ball = stepwise.make_problem(x, labels, KEY), attacks.linf_ball(0.1)
+  ball = attacks.linf_ball(0.1)
+  problem = stepwise.make_problem(check_inputs("apgd", lambda x: x, x, labels, KEY, ball))
   for distances, is_broken in (((0.05, 0.2), False), ((0.2, 0.05), True)):
     model = functools.partial(walls, distances)
     state = jax.jit(lambda p, model=model: stepwise.run(search, model, p, ball=ball))(problem)

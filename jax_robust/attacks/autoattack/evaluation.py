@@ -4,7 +4,7 @@ import functools
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,15 @@ from jax_robust.attacks.autoattack import guards
 from jax_robust.attacks.autoattack.confirm import confirm, make_predict
 from jax_robust.attacks.autoattack.survivors import attack_survivors, compile_search
 from jax_robust.attacks.autoattack.versions import Stage, make_stages
-from jax_robust.attacks.balls import Ball
+from jax_robust.attacks.balls import Ball, check_ball
 from jax_robust.attacks.classes import likeliest_wrong
-from jax_robust.errors import check_images, check_labels
+from jax_robust.attacks.entry import check_not_half
+from jax_robust.errors import check_images, check_targets
+from jax_robust.losses import as_labels
 from jax_robust.nets.constants import lift, without_jit
 from jax_robust.nets.devices import Devices
 from jax_robust.nets.randomised import keyed, takes_rng
-from jax_robust.types import LogitsFn, fold
+from jax_robust.types import LogitsFn, Rng, as_keys, fold, typed_keys
 
 _DRAWS = 20  # of a randomised model, as many as `rand` takes for a gradient
 
@@ -57,8 +59,8 @@ class AutoAttackResult(NamedTuple):
 def autoattack(
   logits_fn: LogitsFn,
   x: Shaped[Array | np.ndarray, "n *dims"],
-  labels: Int[Array | np.ndarray, " n"],
-  rng: Array,
+  labels: Any,
+  rng: Rng,
   *,
   ball: Ball,
   version: str | Sequence[str | Stage] = "standard",
@@ -94,7 +96,7 @@ def autoattack(
 
   Args: those of `jax_robust.attacks`, and
     logits_fn: of one exit; anything that JAX can trace.
-    labels: true classes, `[n]`.
+    labels: true classes, as `targets` of `jax_robust.attacks`.
     rng: one key, folded with the ids, or one per image.
     ball: the threat model, with one radius.
     version: 'standard', 'plus', 'rand', 'aa+mt' (with MultiTargeted, as DeepMind reports), or names
@@ -164,19 +166,14 @@ def make_autoattack(
   def evaluate(
     x, labels, rng, *, ball, ids=None, check=True, report=lambda line: None
   ) -> AutoAttackResult:
-    x, labels = np.asarray(x), np.asarray(labels)
-    check_images(x)
-    if len(x) != len(labels):
-      raise ValueError(f"{len(x)} images and {len(labels)} labels: expected one label per image")
-    if ball.norm != norm or np.ndim(ball.eps):
-      raise ValueError(f"ball={ball}: expected a ball of one radius, in {norm!r}")
-    keys = rng if rng.ndim else _fold_ids(rng, np.arange(len(x)) if ids is None else ids)
+    given = labels
+    x, labels, keys = _check(x, labels, rng, ball, norm, ids)
     names = ", ".join(stage.name for stage in stages)
     report(f"using {version if isinstance(version, str) else 'custom'} version including {names}.")
     searches, predict = compiled(x.shape[1:], x.dtype)
     images = _Images(x, labels, keys, predict(x, fold(keys, 0)))
     num_classes = images.logits.shape[-1]
-    check_labels(labels, num_classes)
+    check_targets(given, num_classes=num_classes, name="labels")
     warnings = []
     if check:
       few = slice(0, batch_size)
@@ -200,6 +197,24 @@ class _Images(NamedTuple):
   labels: np.ndarray
   keys: Array
   logits: np.ndarray
+
+
+def _check(x, labels, rng, ball, norm, ids):
+  """Images and labels on the host, a key for each; raises where an attack would."""
+  x = x if hasattr(x, "dtype") else np.asarray(x, np.float32)
+  check_images(x)
+  check_ball("autoattack", ball, x, per_pixel=False, minimum_norm=False)
+  check_not_half("autoattack", x)
+  if ball.norm != norm or np.ndim(ball.eps):
+    raise ValueError(f"ball={ball}: expected a ball of one radius, in {norm!r}")
+  keys = typed_keys(rng)
+  if keys.ndim == 0:
+    ids = np.arange(len(x)) if ids is None else np.asarray(ids)
+    if ids.shape != (len(x),):
+      raise ValueError(f"ids have shape {ids.shape}: expected one for each of {len(x)} images")
+    keys = _fold_ids(keys, ids)
+  keys = as_keys(keys, len(x))
+  return np.asarray(x), np.asarray(as_labels(labels, len(x))), keys
 
 
 @jax.jit
