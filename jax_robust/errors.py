@@ -48,10 +48,13 @@ class WorkdirError(UserError):
   """The workdir belongs to another run, or its files are damaged."""
 
 
+_NOT_THE_CALLER = ("jax_robust", "jax", "jaxtyping", "beartype")
+
+
 def warn(message: str) -> None:
   """Raises a `RobustnessWarning` at the caller's line, outside of this package and JAX."""
   level, frame = 1, inspect.currentframe()
-  while frame and frame.f_globals.get("__name__", "").split(".")[0] in ("jax_robust", "jax"):
+  while frame and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_CALLER:
     level, frame = level + 1, frame.f_back
   warnings.warn(message, RobustnessWarning, stacklevel=level)
 
