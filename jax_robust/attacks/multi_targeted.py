@@ -13,7 +13,7 @@ from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import is_finite, likeliest_wrong, succeeded
 from jax_robust.attacks.entry import check_inputs
-from jax_robust.attacks.non_finite import half_way_back
+from jax_robust.attacks.non_finite import half_way_back, warn_of_lost
 from jax_robust.attacks.pgd_steps import MODEL_NOISE, StepSize, adam, make_move
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
 from jax_robust.errors import check_count
@@ -96,6 +96,7 @@ def multi_targeted(
     search, inputs.query, problem, ball=ball, stop_when_found=stop_when_found,
     name="multi_targeted",
   )  # fmt: skip
+  warn_of_lost("multi_targeted", state.num_lost, inputs.query, problem.x, problem.keys)
   return jax.lax.stop_gradient(state.x_adv)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.entry import check_inputs
+from jax_robust.attacks.non_finite import warn_of_lost
 from jax_robust.nets.exits import single_exit
 from jax_robust.types import Images, LogitsFn, Rng
 
@@ -46,11 +47,7 @@ def nearest_in_ball(
 ) -> Float[Array, "b *dims"]:
   """Runs a minimum-norm search to its end: the nearest adversarial points in the ball, else x."""
   inputs = check_inputs(name, logits_fn, x, targets, rng, ball, minimum_norm=True, goals=goals)
-  state = stepwise.run(
-    search,
-    lambda x, keys: single_exit(inputs.query(x, keys), name),
-    stepwise.make_problem(inputs),
-    ball=ball,
-    name=name,
-  )
+  logits_of = lambda x, keys: single_exit(inputs.query(x, keys), name)  # noqa: E731
+  state = stepwise.run(search, logits_of, stepwise.make_problem(inputs), ball=ball, name=name)
+  warn_of_lost(name, state.num_lost, logits_of, inputs.x, inputs.keys)
   return jax.lax.stop_gradient(state.x_adv)

@@ -122,16 +122,14 @@ def run(
   stop_when_found: bool = False,
   name: str = "the search",
 ) -> Any:
-  """Runs a search to its end and returns the state; `name` is for errors and warnings.
+  """Runs a search to its end and returns the state; `name` is for errors.
 
   Called eagerly on the CPU it is driven step by step, since XLA runs convolutions inside a loop
   there 5 to 27 times slower; traced, or on an accelerator, it is one `lax.while_loop`.
   """
   drive = make_driver(search, logits_fn, (ball, problem), stop_when_found=stop_when_found)
   with derivatives.needed(name, logits_fn, problem.x, problem.keys):
-    state = drive(ball, search.init(ball, problem))
-  warn_of_lost(name, state.num_lost, logits_fn, problem.x, problem.keys)
-  return state
+    return drive(ball, search.init(ball, problem))
 
 
 def make_driver(
