@@ -53,7 +53,7 @@ def warn_of_lost(name: str, num_lost: Array, logits_fn: LogitsFn, x: Array, keys
     warn(f"{name}: {lost_points(np.asarray(num_lost), np.arange(len(x)))}")
 
 
-def raise_for_lost_images(finite: np.ndarray, ids: Any) -> None:
+def raise_for_lost_images(finite: Any, ids: Any) -> None:
   """Raises ValueError unless the logits of every image are finite, `[n]`; names the others."""
   if not finite.all():
     bad = np.asarray(ids)[np.flatnonzero(~finite)]

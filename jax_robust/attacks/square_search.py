@@ -94,7 +94,8 @@ def as_pixels(shape: tuple[int, ...]) -> tuple[int, int, int]:
       f"x has shape {('b', *shape)}: square needs images [b, h, w, c] or [b, h, w], as its windows "
       "are squares, or features [b, d]"
     )
-  return {1: (1, *shape, 1), 2: (*shape, 1), 3: shape}[len(shape)]
+  height, width, channels = (1, *shape, 1) if len(shape) == 1 else (*shape, 1)[:3]
+  return height, width, channels
 
 
 def _in_pixels(state: SquareState) -> SquareState:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend import core
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
@@ -59,12 +60,12 @@ def is_same(one: Fingerprint, other: Fingerprint) -> bool:
 
 def _values(part):
   """Everything in a traced program that its text does not show, in order."""
-  if isinstance(part, jax.extend.core.ClosedJaxpr):
+  if isinstance(part, core.ClosedJaxpr):
     yield from part.consts
     yield from _values(part.jaxpr)
-  elif isinstance(part, jax.extend.core.Jaxpr):
+  elif isinstance(part, core.Jaxpr):
     for equation in part.eqns:
-      yield from (v.val for v in equation.invars if isinstance(v, jax.extend.core.Literal))
+      yield from (v.val for v in equation.invars if isinstance(v, core.Literal))
       for name, param in sorted(equation.params.items()):
         if name not in _RULES:
           yield from _values(param)

@@ -220,7 +220,7 @@ GRADIENTS = sorted(set(attacks.ATTACKS) - {"square"})
 def test_gradient_attacks_on_a_model_that_is_only_queried_name_the_remedy(name):
   x, labels = linear_net.interior(3)
   ball = attacks.l2_ball(0.1) if name in ("cw_l2", "ddn") else attacks.linf_ball(0.1)
-  attack, message = attacks.ATTACKS[name], f"no derivative .*{name} needs one: take attacks.square"
+  attack, message = attacks.ATTACKS[name], "no derivative .* needs one: take attacks.square"
   with pytest.raises(ValueError, match=message):
     attack(queried, x, labels, KEY, ball=ball)
   with pytest.raises(ValueError, match=message):

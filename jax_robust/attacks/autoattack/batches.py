@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -31,7 +32,7 @@ class HostKeys:
 
   def typed(self) -> Array:
     """The keys on a device, `[n]`."""
-    return jax.random.wrap_key_data(self.data, impl=self.impl)
+    return jax.random.wrap_key_data(jnp.asarray(self.data), impl=self.impl)
 
   def fold(self, number: Any, size: int) -> "HostKeys":
     """Every key, folded with one number; in batches of `size`."""

@@ -210,7 +210,8 @@ _KEPT: Any = weakref.WeakKeyDictionary()
 def _kept_evaluate(logits_fn, *arguments):
   """`_make_evaluate`, the same again for the same function and arguments."""
   try:
-    weak, kept = weakref.ref(logits_fn), _KEPT.setdefault(logits_fn, {})
+    weak: Any = weakref.ref(logits_fn)
+    kept = _KEPT.setdefault(logits_fn, {})
     hash(arguments)
   except TypeError:  # neither every function nor every argument can be looked up
     weak, kept = (lambda: logits_fn), {}
@@ -242,7 +243,8 @@ class _Images(NamedTuple):
 
   def take(self, rows):
     """Some of them."""
-    return _Images(*(each[rows] for each in self))
+    x, labels, keys, logits, ids = self
+    return _Images(x[rows], labels[rows], keys[rows], logits[rows], ids[rows])
 
 
 def _check(x, labels, rng, ball, norm, ids, size):

@@ -14,6 +14,7 @@ from jax_robust.attacks.autoattack.survivors import Compiled, compile_search
 from jax_robust.attacks.autoattack.versions import Stage
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.stepwise import Problem
+from jax_robust.errors import UserError
 from jax_robust.nets import derivatives
 from jax_robust.nets.constants import Lifted, lift
 from jax_robust.nets.devices import Devices
@@ -84,7 +85,7 @@ def _build(logits_fn, stages, x, keys, norm, batch_size, num_draws, devices) -> 
   """Checks that every attack can run before the first one does.
 
   Raises:
-    ValueError: no attack is left to run; a model without a derivative, and attacks that need one.
+    UserError: no attack is left to run; a model without a derivative, and attacks that need one.
     Whatever an attack raises when it is traced.
   """
   net = lift(lambda *args: logits_fn(*args), x, keys)
@@ -97,12 +98,12 @@ def _build(logits_fn, stages, x, keys, norm, batch_size, num_draws, devices) -> 
     warnings.append(f"left out for images of shape {x.shape[1:]}: {', '.join(dims)}")
   kept = tuple(stage for stage in stages if stage.name not in (*few, *dims))
   if not kept:
-    raise ValueError(
+    raise UserError(
       f"no attack is left to run: {'; '.join(warnings)}; the model has {num_classes} classes"
     )
   need = [stage.name for stage in kept if stage.takes_gradients]
   if need and not derivatives.has_derivative(logits_fn, x, keys):
-    raise ValueError(derivatives.without_derivative(", ".join(need)))
+    raise UserError(derivatives.without_derivative(", ".join(need)))
   for search in [search for stage in kept for search, _ in stage.searches]:
     _trace(search, net, x, keys, norm)
   searches = {
