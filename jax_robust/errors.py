@@ -157,8 +157,8 @@ def check_sigma(sigma: Any) -> None:
     return
   if not _is_real(sigma) or not 0 < sigma < math.inf:
     raise ValueError(
-      f"sigma={sigma!r}: expected the standard deviation of the noise, a number above 0, in units "
-      "of images in [0, 1]"
+      f"sigma={sigma!r}: expected the standard deviation of the noise, above 0, in units of images "
+      "in [0, 1]"
     )
   if sigma > MOST_SIGMA:
     raise ValueError(
@@ -332,7 +332,7 @@ def check_targets(
   if is_traced(targets):
     return
   rows = np.asarray(targets, np.float64)
-  off = ~(np.abs(rows.sum(1) - 1) <= _SUM_TOLERANCE) | ~(rows >= -_SUM_TOLERANCE).all(1)
+  off = ~(np.abs(rows.sum(1) - 1) <= _SUM_TOLERANCE) | ~(rows >= -1e-6).all(1)
   bad = np.flatnonzero(off)
   if bad.size:
     raise ValueError(

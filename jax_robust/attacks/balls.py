@@ -151,6 +151,8 @@ def l1_ball(eps: Any, *, sparsity: Any = 0.01) -> Ball:
   >>> l1_ball(1.0, sparsity=0.5).ascent(jnp.array([[3.0, -4.0, 1.0, 0.0]])).tolist()
   [[0.5, -0.5, 0.0, 0.0]]
   """
+  if not is_traced(sparsity) and not 0 <= np.min(sparsity) <= np.max(sparsity) <= 1:
+    raise ValueError(f"sparsity={sparsity}: expected a share of the pixels, in [0, 1]")
   return Ball(_radius(eps, "l1"), sparsity=sparsity, norm="l1")
 
 

@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jax_robust.attacks.balls import Ball, check_ball
+from jax_robust.attacks.entry import check_not_half
 from jax_robust.errors import check_images, first_few
 
 _LEVELS = 255
 
-_OFF_THE_GRID = 1e-3  # in levels: float32 and float16 hold k / 255 to this, bfloat16 does not
+_OFF_THE_GRID = 1e-3  # in levels: float32 holds k / 255 to this, float16 and bfloat16 do not
 
 _TOLERANCE = 1e-6  # of eps, as for every result of an attack
 
@@ -37,8 +38,9 @@ def to_uint8(x_adv: Any, x: Any, ball: Ball) -> Shaped[np.ndarray, "b *dims"]:
     uint8, `[b, ...]`.
 
   Raises:
-    TypeError: as the attacks; the result of `n_fgsm`, which leaves the ball, is refused too.
-    ValueError: as the attacks; shapes differ; images off the grid; points outside the ball.
+    TypeError: as the attacks; images of less than 32 bits, which can't hold k / 255.
+    ValueError: as the attacks; shapes differ; images off the grid; points outside the ball, as
+      `n_fgsm` makes them.
 
   >>> from jax_robust.attacks import linf_ball
   >>> x = np.array([[100, 200]]) / 255
@@ -47,6 +49,7 @@ def to_uint8(x_adv: Any, x: Any, ball: Ball) -> Shaped[np.ndarray, "b *dims"]:
   """
   for images in (x_adv, x):
     check_images(images)
+    check_not_half("to_uint8", images)
   check_ball("to_uint8", ball, x, per_pixel=True, minimum_norm=True)
   x_adv, x = np.asarray(x_adv, np.float64), np.asarray(x, np.float64)
   if x_adv.shape != x.shape:
@@ -71,7 +74,7 @@ def _inside(delta: np.ndarray, ball: Ball) -> np.ndarray:
   most = np.asarray(ball.eps, np.float64) * (1 + _TOLERANCE)
   if ball.norm == "linf":
     most = most.reshape(-1, *(1,) * (delta.ndim - 1)) if most.ndim < 2 else most
-    return (np.abs(delta) <= most).reshape(len(delta), -1).all(1)
+    return np.all((np.abs(delta) <= most).reshape(len(delta), -1), axis=1)
   order = {"l2": 2, "l1": 1}[ball.norm]
   return np.linalg.norm(delta.reshape(len(delta), -1), ord=order, axis=1) <= most
 

@@ -39,20 +39,19 @@ def attacked_logits_fn(apply_fn: ApplyFn, params, model_state, *, statistics: st
   return logits_fn
 
 
-def read_batch(batch: Batch, rng: Any = None) -> tuple[Array, Array, Any]:
+def read_batch(batch: Batch, *rng: Any) -> tuple[Array, ...]:
   """Images, targets and a key per example of a batch, checked as the attacks check theirs.
 
   Args:
     batch: `image` and `target`.
-    rng: a key per example, or one for all: see `types.as_keys`; None where none is needed.
+    rng: a key per example, or one for all (`types.as_keys`); not given where none is needed.
 
   Raises:
     TypeError, ValueError: as `errors.check_images`, `errors.check_targets` and `types.as_keys`.
   """
   x = batch["image"]
   check_images(x)
-  keys = None if rng is None else as_keys(rng, len(x))
-  return x, losses.as_targets(batch["target"], len(x)), keys
+  return x, losses.as_targets(batch["target"], len(x)), *(as_keys(each, len(x)) for each in rng)
 
 
 def one_exit(apply_fn: ApplyFn, name: str) -> ApplyFn:

@@ -76,7 +76,7 @@ def macer_loss(
   apply_fn = common.one_exit(apply_fn, "macer")
   outputs, model_state = apply_fn(params, model_state, noisy.noisy_copies(x, noises), train=True)
   outputs = noisy.split_copies(outputs, noises.shape[1])
-  labels = losses.as_labels(targets)
+  labels = losses.as_labels(targets, len(x), outputs.shape[-1])
   soft = noisy.mean_probs(outputs)
   prob = jnp.take_along_axis(soft, labels[:, None], axis=1)[:, 0]
   classification = jnp.mean(-jnp.log(prob + 1e-10))

@@ -72,7 +72,7 @@ def smoothadv(
   outputs, model_state = apply_fn(
     params, model_state, noisy.noisy_copies(x_adv, noises), train=True
   )
-  targets = noisy.repeat(targets, num_noise_vec)
+  targets = noisy.repeat(losses.as_targets(targets, len(x), outputs.shape[1]), num_noise_vec)
   loss = jnp.mean(losses.cross_entropy(outputs, targets))
   metrics = {"loss": loss, "adversarial_accuracy": common.accuracy(outputs, targets)}
   return loss, (model_state, metrics)
@@ -143,7 +143,7 @@ def consistency_loss(
   apply_fn = common.one_exit(apply_fn, "consistency")
   num_noises = noises.shape[1]
   outputs, model_state = apply_fn(params, model_state, noisy.noisy_copies(x, noises), train=True)
-  targets = noisy.repeat(targets, num_noises)
+  targets = noisy.repeat(losses.as_targets(targets, len(x), outputs.shape[1]), num_noises)
   cross_entropy = jnp.mean(losses.cross_entropy(outputs, targets))
   soft = noisy.mean_probs(noisy.split_copies(outputs, num_noises))
   divergence = jnp.mean(losses.kl_divergence(outputs, noisy.repeat(soft, num_noises)))

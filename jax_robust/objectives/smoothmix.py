@@ -120,6 +120,7 @@ def smoothmix_loss(
     return apply_fn(params, model_state, noisy.noisy_copies(images, noises), train=True)
 
   outputs, model_state = train(start, model_state)
+  targets = losses.as_targets(targets, len(x), outputs.shape[1])
   copied_targets = noisy.repeat(targets, num_noises)
   cross_entropy = jnp.mean(losses.cross_entropy(outputs, copied_targets))
   soft = noisy.mean_probs(noisy.split_copies(outputs, num_noises))

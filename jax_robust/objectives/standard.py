@@ -32,7 +32,7 @@ def standard(
     The mean loss, and `(model_state, metrics)`.
   """
   del rng, progress
-  x, targets, _ = common.read_batch(batch)
+  x, targets = common.read_batch(batch)
   outputs, model_state = apply_fn(params, model_state, x, train=True)
   loss = jnp.mean(losses.over_exits(loss_fn)(outputs, targets))
   metrics = {"loss": loss, "accuracy": common.accuracy(outputs, targets)}

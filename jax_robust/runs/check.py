@@ -40,7 +40,7 @@ def check(config: Any) -> None:
   if "/" not in config.data.name:
     check_name("data.name", config.data.name, build.DATASETS)
   evaluation.make_evaluators(config)
-  evaluation.check_radii(config)
+  evaluation.check_units(config)
   nets.read_exit(config)
   build.model(config, _NUM_CLASSES)
   training.make_prepare(config, _NUM_CLASSES)

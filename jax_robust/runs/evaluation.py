@@ -56,18 +56,26 @@ def _make_evaluator(config, name: str) -> functools.partial:
     options["sigma"] = options.get("sigma") or noise_level(config)
     if not options["sigma"]:
       raise ConfigError(f"config.{key}.sigma is 0, and the objective has no sigma: set it")
-    with from_config(key):
+    inherited = "smoothing" if config.smoothing.sigma else "objective"
+    with from_config(key if config.evals[name].get("sigma") else inherited):
       check_sigma(options["sigma"])
   return functools.partial(function, **options)
 
 
-def check_radii(config: Any) -> None:
-  """Raises ConfigError where one of `evaluation.eps_list` is no radius."""
+def check_units(config: Any) -> None:
+  """Raises ConfigError where a radius or noise level that jobs take is none in units of images."""
   setting = attack_setting(config)
   norm = config.autoattack.norm or (setting.norm if setting else "linf")
-  for eps in config.evaluation.eps_list:
-    with from_config("evaluation.eps_list"):
-      check_eps(eps, norm)
+  for key, radii in (
+    ("evaluation.eps_list", config.evaluation.eps_list), ("autoattack.eps", [config.autoattack.eps])
+  ):  # fmt: skip
+    for eps in radii:
+      with from_config(key):
+        check_eps(eps, norm)
+  for sigma in (config.smoothing.sigma, *config.smoothing.sigma_list):
+    if sigma:
+      with from_config("smoothing"):
+        check_sigma(sigma)
 
 
 def noise_level(config: Any) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jax_robust.errors import check_targets
+from jax_robust.errors import check_images, check_targets
 from jax_robust.smoothing.certification import each_prediction
 from jax_robust.smoothing.noise import PREDICTION
 from jax_robust.smoothing.sampler import Ids, Images, Sampler, as_sampler
@@ -55,6 +55,7 @@ def confidence_path(
   >>> shares.round(1).tolist()
   [[0.8, 0.5, 0.2]]
   """
+  check_images(x)
   x, ends = np.asarray(x), np.asarray(ends)
   at = np.asarray(positions, np.float64)
   if x.shape != ends.shape:

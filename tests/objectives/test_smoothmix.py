@@ -144,7 +144,7 @@ def passed(monkeypatch):
 def test_noises_and_weights_are_the_examples_own(passed):
   """Noises of its keys scaled by sigma; weights of U[0, 1/2), whatever the number of noises."""
   keys = jax.random.split(jax.random.key(2), 4000)
-  batch = {"image": jnp.zeros((4000, 1, 1, 1)), "target": jnp.zeros((4000, 3))}
+  batch = {"image": jnp.zeros((4000, 1, 1, 1)), "target": jnp.full((4000, 3), 1 / 3)}
   (*_, noises, weights), _ = passed(rng=keys, batch=batch, num_noise_vec=2)
   np.testing.assert_allclose(noises, SIGMA * noisy.draw_noises(keys, batch["image"], 2), rtol=1e-6)
   assert 0 <= weights.min() < 0.001 and 0.499 < weights.max() < 0.5

@@ -137,7 +137,7 @@ def autoattack(
   check_is_ball(ball)
   check_count(batch_size=batch_size)
   version = version if isinstance(version, str) else tuple(version)
-  size = min(batch_size, max(len(x), 1))
+  size = max(min(batch_size, *np.shape(x)[:1]), 1)
   evaluate = _kept_evaluate(logits_fn, ball.norm, version, size, devices)
   return evaluate(x, labels, rng, ball=ball, ids=ids, check=check, report=report)
 
@@ -249,7 +249,6 @@ class _Images(NamedTuple):
 
 def _check(x, labels, rng, ball, norm, ids, size):
   """Images and labels on the host, a key and a name for each; raises where an attack would."""
-  x = x if hasattr(x, "dtype") else np.asarray(x, np.float32)
   check_images(x)
   check_ball("autoattack", ball, x, per_pixel=False, minimum_norm=False)
   check_not_half("autoattack", x)

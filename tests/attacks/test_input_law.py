@@ -1,0 +1,410 @@
+"""One law for what attacks are called with: a table of good and bad arguments times all attacks.
+
+A new attack adds its row to `CALLS`. Bad ones raise before anything is compiled.
+"""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from unchecked import as_a_user  # noqa: F401
+
+from jax_robust import attacks, losses
+from jax_robust.attacks.autoattack import STAGES, Settings
+from jax_robust.attacks.entry import check_inputs
+
+KEY = jax.random.key(0)
+WEIGHT = jnp.asarray(np.random.default_rng(0).normal(size=(12, 4)), jnp.float32)
+X = np.random.default_rng(1).uniform(0.2, 0.8, (3, 2, 2, 3)).astype(np.float32)
+
+
+def linear(x):
+  return (x.reshape(len(x), -1) - 0.5) @ WEIGHT.astype(x.dtype)
+
+
+LABELS = np.asarray(jnp.argmax(linear(X), axis=1))
+ONE_HOT = np.eye(4, dtype=np.float32)[LABELS]
+
+_FEW = Settings(num_steps=1, num_restarts=1)
+
+
+def autoattack(logits_fn, x, targets, rng, *, ball):
+  """As an attack like the others."""
+  stages = [STAGES["apgd-ce"](_FEW)]
+  return attacks.autoattack(
+    logits_fn, x, targets, rng, ball=ball, version=stages, check=False, batch_size=4
+  ).x_adv
+
+
+def transferred(logits_fn, x, targets, rng, *, ball):
+  """A transfer attack, the surrogate being what the row is about."""
+  return attacks.transfer(functools.partial(attacks.fgsm, ball=ball), logits_fn)(
+    linear, x, targets, rng
+  )
+
+
+CALLS = {
+  **{name: functools.partial(attacks.ATTACKS[name]) for name in ("fgsm", "rs_fgsm", "n_fgsm")},
+  **{
+    name: functools.partial(attacks.ATTACKS[name], num_steps=1, unroll=1)
+    for name in ("pgd", "bim", "mim", "cw_linf")
+  },
+  "multi_targeted": functools.partial(
+    attacks.multi_targeted, num_targets=1, num_steps=1, num_restarts=1
+  ),
+  "cw_l2": functools.partial(attacks.cw_l2, num_steps=1, num_searches=1),
+  "ddn": functools.partial(attacks.ddn, num_steps=2),
+  "apgd": functools.partial(attacks.apgd, num_steps=1),
+  "apgd_targeted": functools.partial(attacks.apgd_targeted, num_steps=1, num_targets=1),
+  "fab": functools.partial(attacks.fab, num_steps=1),
+  "fab_targeted": functools.partial(attacks.fab_targeted, num_steps=1, num_targets=1),
+  "square": functools.partial(attacks.square, num_queries=1),
+  "autoattack": autoattack,
+  "transfer": transferred,
+}
+"""Every attack with the least work."""
+
+NEED_L2 = ("cw_l2", "ddn")
+MINIMUM_NORM = (*NEED_L2, "fab", "fab_targeted")
+PER_PIXEL = ("fgsm", "rs_fgsm", "n_fgsm", "pgd", "bim", "mim", "cw_linf", "apgd", "apgd_targeted",
+             "transfer")  # fmt: skip
+ONLY_32 = (*MINIMUM_NORM, "autoattack")
+
+every_attack = pytest.mark.parametrize("name", CALLS)
+
+
+def make_ball(name, eps=0.1):
+  return (attacks.l2_ball if name in NEED_L2 else attacks.linf_ball)(eps)
+
+
+def call(name, logits_fn=linear, x=X, targets=LABELS, rng=KEY, **options):
+  options.setdefault("ball", make_ball(name))
+  return np.asarray(CALLS[name](logits_fn, x, targets, rng, **options))
+
+
+def test_every_attack_is_in_the_table():
+  assert set(attacks.ATTACKS) <= set(CALLS)
+
+
+@every_attack
+def test_all_forms_of_the_arguments_give_the_same_result(name):
+  """A batch of one, which is often the last of a set."""
+  expected = call(name, x=jnp.asarray(X[:1]), targets=jnp.asarray(LABELS[:1]))
+  found = call(name, x=X[:1], targets=ONE_HOT[:1].astype(np.int8), rng=jax.random.PRNGKey(0))
+  np.testing.assert_array_equal(found, expected)
+
+
+FORMS = [
+  *(LABELS.astype(dtype) for dtype in (np.int8, np.uint8, np.int16, np.int64, np.uint32)),
+  LABELS.tolist(),
+  tuple(LABELS.tolist()),
+  LABELS[:, None],
+  jnp.asarray(LABELS),
+]
+
+
+@pytest.mark.parametrize("targets", [*FORMS, ONE_HOT.astype(bool), ONE_HOT.tolist(), ONE_HOT])
+def test_targets_of_every_form_become_one(targets):
+  targets = list(targets) if isinstance(targets, tuple) else targets
+  found = check_inputs("pgd", linear, X, targets, KEY, attacks.linf_ball(0.1)).targets
+  is_one_hot = np.ndim(targets) == 2 and np.shape(targets)[1] == 4
+  assert found.dtype == (jnp.float32 if is_one_hot else jnp.int32)
+  np.testing.assert_array_equal(found, ONE_HOT if is_one_hot else LABELS)
+  np.testing.assert_array_equal(losses.as_labels(targets), LABELS)
+
+
+def test_bools_are_labels_of_two_classes():
+  assert losses.as_labels(np.array([True, False])).tolist() == [1, 0]
+
+
+def one_logit(x):
+  return linear(x)[:, :1]
+
+
+def output(convert):
+  """A model whose logits are made into something else."""
+  return lambda x: convert(linear(x))
+
+
+class Output:
+  """What libraries of language models return."""
+
+  def __init__(self, logits):
+    self.logits = logits
+
+
+BAD_TARGETS = {
+  "floats": (LABELS.astype(np.float32), r"shape \(3,\) and dtype float32: .*astype\(int\)"),
+  "float list": (LABELS.astype(float).tolist(), r"shape \(3,\) and dtype float64"),
+  "float column": (LABELS[:, None] * 1.0, r"shape \(3, 1\) and dtype float64"),
+  "too few": (LABELS[:2], r"shape \(2,\) and dtype .*: .*one for each of 3 images"),
+  "scalar": (LABELS[0], r"shape \(\)"),
+  "3-d": (ONE_HOT[None], r"shape \(1, 3, 4\)"),
+  "words": (np.array(["a", "b", "c"]), "dtype <U1"),
+  "complex": (ONE_HOT * 1j, "dtype complex"),
+  "too large": (np.array([0, 4, 1]), "labels 4 of images 1 are outside 0 to 3"),
+  "negative": (np.array([0, 1, -1]), "labels -1 of images 2 are outside 0"),
+  "wraps in int32": (np.array([0, 2**32, 1]), "labels 4294967296 of images 1"),
+  "other classes": (np.eye(5)[LABELS], r"shape \(3, 5\) .*probabilities \[b, 4\]"),
+  "logits": (np.asarray(linear(X)), "images .* are no probabilities"),
+  "nan": (ONE_HOT * np.nan, "are no probabilities"),
+  "two hot": (ONE_HOT.astype(int) + 1, "are no probabilities"),
+}
+BAD_IMAGES = {
+  "integers": ((255 * X).astype(np.uint8), "x has dtype uint8: .*astype.*/ 255"),
+  "0 to 255": (255 * X, r"leave \[0, 1\]"),
+  "normalised": (X * 4 - 2, r"leave \[0, 1\]"),
+  "nan": (np.where(X > 0.7, np.nan, X), "holds nan"),
+  "complex": (X * 1j, "x has dtype complex64"),
+  "none": (X[:0], "at least 1"),
+  "a vector": (X[0, 0, 0], r"of one image, x\[None\]"),
+  "one image": (X[0], r"one for each of 2 images; of one image, x\[None\]"),
+  "a list": (X.tolist(), "x is a list: expected an array"),
+}
+BAD_KEYS = {
+  "None": (None, r"rng is None: expected a key, jax\.random\.key\(0\)"),
+  "float": (1.5, "rng is 1.5: expected a key"),
+  "bool": (True, "rng is True: expected a key"),
+  "floats": (np.zeros(2, np.float32), r"array of shape \(2,\) and dtype float32"),
+  "too few": (jax.random.split(KEY, 2), "expected one key, or one for each of 3 images"),
+  "too few, raw": (jax.random.split(jax.random.PRNGKey(0), 2), "one for each of 3 images"),
+  "integers": (np.arange(3), r"array of shape \(3,\) and dtype int64"),
+}
+BAD_MODELS = {
+  "sigmoid [b, 1]": (one_logit, r"one logit per image.*jnp\.stack\(\[-z, z\], axis=1\)"),
+  "sigmoid [b]": (lambda x: linear(x)[:, 0], r"stack\(\[-z, z\], axis=1\)"),
+  "logits and features": (lambda x: (linear(x), x), r"a tuple of .*lambda x: model\(x\)\[0\]"),
+  "logits and state": (lambda x: (linear(x), {}), r"lambda x: model\(x\)\[0\]"),
+  "a dict": (output(lambda z: {"logits": z}), r"a dict: .*model\(x\)\['logits'\]"),
+  "another dict": (output(lambda z: {"out": z}), r"model\(x\)\['out'\]"),
+  "an object": (output(Output), r"an? Output: .*model\(x\)\.logits"),
+  "a list": (output(lambda z: [z]), "a list"),
+  "nothing": (lambda x: None, "a NoneType"),
+  "classes": (output(lambda z: jnp.argmax(z, 1)), "expected logits|stack"),
+  "integers": (output(lambda z: z.astype(int)), "dtype int32: expected floating-point logits"),
+  "bools": (output(lambda z: z > 0), "dtype bool: expected floating-point"),
+  "complex": (output(lambda z: z * 1j), "dtype complex64: expected floating-point"),
+  "other batch": (lambda x: linear(x)[:-1] if len(x) > 1 else jnp.zeros((2, 4)), "expected logits"),
+  "pixels": (lambda x: x, "expected logits"),
+  "(x, train)": (lambda x, train: linear(x), r"lambda x: model\(x, train=\.\.\.\)"),
+  "(x, mask)": (lambda x, mask: linear(x), r"takes \(x, mask\): .*close over 'mask'"),
+  "(params, x)": (lambda params, x: linear(x), r"lambda x: model\(params, x\)"),
+  "(x, rng, train)": (lambda x, rng, train: linear(x), "close over 'train'"),
+  "(x, *, rng)": (lambda x, *, rng: linear(x), r"lambda x, rng: model\(x, rng=rng\)"),
+}
+BAD_EPS = {
+  "8": (8, r"eps=8: .*did you mean 8/255 = 0\.03"),
+  "negative": (-0.1, "eps=-0.1: expected a finite radius"),
+  "nan": (float("nan"), "eps=nan"),
+  "inf": (float("inf"), "eps=inf"),
+  "complex": (1j, "eps=1j: expected a radius"),
+  "text": ("8/255", "eps='8/255': expected a radius"),
+  "None": (None, "eps=None: expected a radius"),
+  "bool": (True, "eps=True: expected a radius"),
+  "array of 8": (jnp.full(3, 8.0), r"did you mean 8/255"),
+  "array with nan": (np.array([0.1, np.nan, 0.1]), "eps=nan"),
+  "negative array": (jnp.float32(-1), "eps=-1.0"),
+  "another length": (np.full(2, 0.1), r"ball\.eps has shape \(2,\): expected one radius, or one"),
+  "another image": (np.full((2, 2, 4), 0.1), r"ball\.eps has shape \(2, 2, 4\)"),
+}
+
+
+def rows(table, argument):
+  return [pytest.param(argument, *row, id=f"{argument}: {key}") for key, row in table.items()]
+
+
+@pytest.mark.parametrize(
+  ("argument", "value", "message"),
+  [
+    *rows(BAD_TARGETS, "targets"),
+    *rows(BAD_IMAGES, "x"),
+    *rows(BAD_KEYS, "rng"),
+    *rows(BAD_MODELS, "logits_fn"),
+  ],
+)
+@every_attack
+def test_bad_arguments_are_refused(name, argument, value, message):
+  given = {argument: value}
+  if argument == "x" and np.shape(value) == (2, 2, 3):
+    given["targets"] = LABELS[:1]
+  message = message.replace("targets", "labels") if name == "autoattack" else message
+  with pytest.raises((TypeError, ValueError), match=message):
+    call(name, **given)
+
+
+@pytest.mark.parametrize(("argument", "eps", "message"), rows(BAD_EPS, "eps"))
+@every_attack
+def test_bad_radii_are_refused(name, argument, eps, message):
+  if name in NEED_L2 and "/255" in message and argument:
+    pytest.skip("only in linf is a large radius none")
+  with pytest.raises((TypeError, ValueError), match=message):
+    call(name, ball=make_ball(name, eps))
+
+
+@every_attack
+def test_what_is_no_ball_is_refused(name):
+  with pytest.raises(TypeError, match=r"ball=0.03: expected a ball, such as attacks\.linf_ball"):
+    call(name, ball=0.03)
+
+
+@every_attack
+def test_a_radius_per_pixel_is_kept_or_refused(name):
+  eps = np.zeros((1, 2, 2, 3), np.float32)
+  eps[0, 0] = 0.1
+  if name not in PER_PIXEL:
+    with pytest.raises(ValueError, match=r"ball.eps has shape \(1, 2, 2, 3\): "):
+      call(name, ball=make_ball(name, eps))
+    return
+  x_adv = call(name, ball=attacks.linf_ball(eps[0]))
+  np.testing.assert_array_equal(x_adv[:, 1], X[:, 1])
+  assert np.all(np.abs(x_adv - X)[:, 0].max((1, 2)) > 0.02)
+  if name != "n_fgsm":
+    assert np.all(np.abs(np.float64(x_adv) - X) <= eps * (1 + 1e-6))
+  np.testing.assert_array_equal(x_adv, call(name, ball=attacks.linf_ball(eps)))
+
+
+@every_attack
+def test_a_radius_per_image_is_kept_or_refused(name):
+  eps = np.array([0.0, 0.05, 0.1], np.float32)
+  if name == "autoattack":
+    with pytest.raises(ValueError, match="a ball of one radius"):
+      call(name, ball=make_ball(name, eps))
+  else:
+    x_adv = call(name, ball=make_ball(name, eps))
+    np.testing.assert_array_equal(x_adv[0], X[0])
+  with pytest.raises(ValueError, match=r"shape \(2,\)|one radius"):
+    call(name, ball=make_ball(name, eps[:2]))
+
+
+@pytest.mark.parametrize(
+  ("name", "dtype"),
+  [*((name, jnp.bfloat16) for name in CALLS), ("pgd", jnp.float16), ("apgd", jnp.float16)],
+)
+def test_low_precision_is_kept_in_the_ball_or_refused(name, dtype):
+  x, eps = jnp.asarray(X, dtype), 8 / 255
+  if name in ONLY_32:
+    with pytest.raises(TypeError, match=f"x has dtype {x.dtype}: .*compares distances"):
+      call(name, x=x, ball=make_ball(name, eps))
+    return
+  x_adv = CALLS[name](linear, x, LABELS, KEY, ball=attacks.linf_ball(eps))
+  assert x_adv.dtype == dtype
+  delta = np.asarray(x_adv, np.float64) - np.asarray(x, np.float64)
+  assert np.all(np.abs(delta).reshape(3, -1).max(1) > eps / 2)
+  if name != "n_fgsm":
+    assert np.abs(delta).max() <= eps * (1 + 1e-6)
+  assert x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize(
+  ("ball", "order"),
+  [
+    (attacks.linf_ball(8 / 255), np.inf),
+    (attacks.l2_ball(0.5), 2),
+    (attacks.l2_ball(0.5, exact=True), 2),
+    (attacks.l1_ball(12.0), 1),
+  ],
+  ids=["linf", "l2", "l2_exact", "l1"],
+)
+def test_projections_hold_in_float64_for_the_numbers_that_are_returned(dtype, ball, order):
+  draw = np.random.default_rng(2)
+  x = jnp.asarray(draw.random((8, 3072)), dtype)
+  x = x.at[:, :20].set(0).at[:, 20:40].set(1)
+  x_adv = x + jnp.asarray(draw.normal(size=x.shape), dtype)
+  z = jax.jit(ball.project)(x_adv, x)
+  assert z.dtype == dtype and z.min() >= 0 and z.max() <= 1
+  distance = np.linalg.norm(np.float64(z) - np.float64(x), ord=order, axis=1)
+  assert np.all(distance <= ball.eps * (1 + 1e-6))
+  assert np.all(distance >= ball.eps * (0.4 if dtype == jnp.bfloat16 else 0.7))
+  still = attacks.linf_ball(0.0).project(x_adv, x)
+  np.testing.assert_array_equal(np.float64(still), np.float64(x))
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "multi_targeted", "square", "autoattack"])
+def test_a_ball_that_holds_all_images_is_warned_of(name):
+  with pytest.warns(UserWarning, match=r"ball\.eps=128 is larger than the box.*128/255 meant") as w:
+    call(name, ball=attacks.l2_ball(128))
+  assert w[0].filename == __file__
+  if name != "pgd":
+    return
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    call(name, ball=attacks.l2_ball(2.0))
+
+
+@pytest.mark.parametrize("name", MINIMUM_NORM)
+def test_minimum_norm_attacks_take_any_radius(name):
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    call(name, ball=attacks.l2_ball(128))
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "message"),
+  [
+    ("pgd", {"step_size": -0.1}, "step_size=-0.1: expected a finite number of at least 0"),
+    ("pgd", {"step_size": float("nan")}, "step_size=nan"),
+    ("pgd", {"step_size": "2/255"}, "step_size='2/255'"),
+    ("pgd", {"start": X[:2]}, r"start has shape \(2, 2, 2, 3\): expected that of x"),
+    ("apgd", {"start": X[:2]}, r"start has shape \(2, 2, 2, 3\): expected that of x"),
+    ("fgsm", {"step_size": -1}, "step_size=-1"),
+    ("n_fgsm", {"noise_scale": -1.0}, "noise_scale=-1.0"),
+    ("mim", {"momentum": float("nan")}, "momentum=nan"),
+    ("ddn", {"step_size": -0.1}, "step_size=-0.1"),
+    ("ddn", {"initial_norm": float("nan")}, "initial_norm=nan"),
+    ("cw_l2", {"learning_rate": -0.1}, "learning_rate=-0.1"),
+    ("cw_l2", {"initial_c": 0.0}, "initial_c=0.0"),
+    ("multi_targeted", {"step_size": -0.1}, "step_size=-0.1"),
+  ],
+)
+def test_steps_that_are_none_are_refused(name, options, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    call(name, **options)
+
+
+def test_step_sizes_of_a_schedule_are_checked():
+  with pytest.raises(ValueError, match="step_size=-0.1"):
+    attacks.adam({0: 0.1, 5: -0.1})
+
+
+class Net:
+  """A model that is an object, with a switch that has a default."""
+
+  def __call__(self, x, train=False):
+    return linear(x)
+
+
+@pytest.mark.parametrize(
+  "model",
+  [
+    Net(),
+    lambda x, rng=None: linear(x),
+    lambda x, *, train=False: linear(x),
+    functools.partial(lambda x, train: linear(x), train=False),
+    jax.jit(linear),
+    lambda x, dropout_rng: linear(x),
+    lambda x, prng_key: linear(x),
+    lambda x, key, train=False: linear(x),
+  ],
+)
+def test_models_of_these_forms_work(model):
+  np.testing.assert_array_equal(call("bim", model), call("bim"))
+
+
+def test_values_are_not_looked_at_under_jit_but_shapes_are():
+  @jax.jit
+  def traced(x, labels, eps):
+    return attacks.fgsm(linear, x, labels, KEY, ball=attacks.linf_ball(eps))
+
+  assert traced(X + 9, LABELS + 9, 8.0).shape == X.shape
+  for arguments, message in (
+    ((X, LABELS * 1.0, 0.1), r"shape \(3,\) and dtype float32"),
+    ((X, LABELS[:2], 0.1), "one for each of 3 images"),
+    ((X, LABELS, np.full(2, 0.1)), r"ball.eps has shape \(2,\)"),
+    ((X.astype(int), LABELS, 0.1), "x has dtype int32"),
+  ):
+    with pytest.raises((TypeError, ValueError), match=message):
+      traced(*arguments)

@@ -1,0 +1,280 @@
+"""One law for losses, objectives and evaluators: their targets, logits, images, keys and sigmas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from unchecked import as_a_user  # noqa: F401
+
+from jax_robust import attacks, errors, losses, objectives
+from jax_robust.evaluate import evaluators, scoring
+from jax_robust.types import Progress, as_key, as_keys
+
+pytestmark = pytest.mark.fast
+
+LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(5, 5)), jnp.float32)  # b = k
+LABELS = np.array([0, 4, 2, 1, 3])
+ONE_HOT = np.eye(5, dtype=np.float32)[LABELS]
+
+ALL_LOSSES = {
+  **losses.LOSSES,
+  "over_exits": losses.over_exits(losses.margin),
+  "targeted_dlr": lambda outputs, targets: losses.targeted_dlr(outputs, targets, (LABELS + 1) % 5),
+  "goals": lambda outputs, goals: losses.targeted_dlr(outputs, (LABELS + 1) % 5, goals),
+}
+every_loss = pytest.mark.parametrize("name", ALL_LOSSES)
+
+
+@every_loss
+def test_targets_of_every_form_give_one_loss(name):
+  expected = ALL_LOSSES[name](LOGITS, jnp.asarray(LABELS))
+  assert expected.shape == (5,)
+  forms = (LABELS.astype(np.uint8), LABELS.tolist(), LABELS[:, None], ONE_HOT,
+           ONE_HOT.astype(bool), ONE_HOT.astype(np.int8), ONE_HOT.tolist())  # fmt: skip
+  for targets in forms:
+    np.testing.assert_allclose(ALL_LOSSES[name](LOGITS, targets), expected, rtol=1e-6)
+
+
+def test_small_integers_do_not_wrap_around():
+  logits = jnp.zeros((1, 600)).at[0, 300].set(5.0).at[0, 44].set(1.0)
+  assert float(losses.margin(logits, np.array([44], np.uint8))[0]) == 4.0
+
+
+BAD_TARGETS = {
+  "floats": (LABELS * 1.0, r"shape \(5,\) and dtype float64: expected integer labels"),
+  "too few": (LABELS[:3], r"shape \(3,\) .*one for each of 5 images"),
+  "too large": (LABELS + 1, "labels 5 of images 1 are outside 0 to 4"),
+  "negative": (LABELS - 1, "labels -1 of images 0 are outside 0 to 4"),
+  "other classes": (np.eye(6)[LABELS], r"probabilities \[b, 5\], of the classes"),
+  "no probabilities": (LOGITS, "are no probabilities"),
+  "nan": (ONE_HOT * np.nan, "are no probabilities"),
+}
+BAD_LOGITS = {
+  "one": (LOGITS[:, :1], r"stack\(\[-z, z\], axis=1\)"),
+  "a vector": (LOGITS[:, 0], r"stack\(\[-z, z\], axis=1\)"),
+  "integers": (LOGITS.astype(int), "expected floating-point logits"),
+  "bools": (LOGITS > 0, "expected floating-point logits"),
+  "complex": (LOGITS * 1j, "expected floating-point logits"),
+  "a map": (LOGITS[:, :, None], r"expected logits \[b, k\]"),
+  "a dict": ({"logits": LOGITS}, r"model\(x\)\['logits'\]"),
+  "features": ((LOGITS, LOGITS[:, :2]), r"lambda x: model\(x\)\[0\]"),
+}
+
+
+@pytest.mark.parametrize("row", BAD_TARGETS)
+@every_loss
+def test_bad_targets_are_refused(name, row):
+  targets, message = BAD_TARGETS[row]
+  with pytest.raises((TypeError, ValueError), match=message):
+    ALL_LOSSES[name](LOGITS, targets)
+
+
+@pytest.mark.parametrize("row", BAD_LOGITS)
+@every_loss
+def test_bad_logits_are_refused(name, row):
+  outputs, message = BAD_LOGITS[row]
+  with pytest.raises((TypeError, ValueError), match=message):
+    ALL_LOSSES[name](outputs, LABELS)
+  with pytest.raises((TypeError, ValueError), match=message):  # at the level of shapes
+    jax.eval_shape(lambda z: ALL_LOSSES[name](z, LABELS), outputs)
+
+
+# Keys.
+
+KEY = jax.random.key(3)
+
+
+def test_seeds_and_raw_keys_are_keys():
+  for rng in (3, np.int64(3), jnp.uint32(3), jax.random.PRNGKey(3), np.asarray([0, 3], np.uint32)):
+    assert as_key(rng) == KEY
+    assert np.all(as_keys(rng, 2) == as_keys(KEY, 2))
+  several = jax.random.split(KEY, 2)
+  assert np.all(as_keys(jax.random.key_data(several), 2) == several)
+  assert np.all(as_keys(np.asarray(jax.random.key_data(several)), 2) == several)
+  assert np.all(as_keys(several, 2) == several)
+  assert jax.jit(lambda raw: as_key(raw) == KEY)(jax.random.PRNGKey(3))
+  assert jax.jit(lambda seed: as_key(seed) == KEY)(3)
+
+
+@pytest.mark.parametrize("rng", [None, 1.5, True, "0", np.zeros(2), np.arange(4), [0, 3], 1j])
+def test_what_is_no_key_is_refused(rng):
+  for function in (as_key, lambda rng: as_keys(rng, 2)):
+    with pytest.raises(TypeError, match=r"expected a key, jax\.random\.key\(0\).*will do too"):
+      function(rng)
+
+
+def test_a_wrong_number_of_keys_is_refused():
+  for rng in (jax.random.split(KEY, 3), jax.random.split(jax.random.PRNGKey(0), 3)):
+    with pytest.raises(ValueError, match="one for each of 2 images"):
+      as_keys(rng, 2)
+    with pytest.raises(ValueError, match="expected one"):
+      as_key(rng)
+
+
+# Noise.
+
+
+@pytest.mark.parametrize(
+  ("sigma", "message"),
+  [
+    (64, "did you mean 64/255 = 0.25"),
+    (12.75, "sigma=12.75: expected at most 5.*12.75/255 = 0.05"),
+    (5000, r"expected at most 5, in units of \[0, 1\]$"),
+    (None, "sigma=None: expected the standard deviation"),
+    ("0.25", "sigma='0.25': expected the standard deviation"),
+    (True, "sigma=True"),
+    (1j, "sigma=1j"),
+    (np.array([0.25, 0.5]), "sigma=array"),
+    (np.float32(0), "sigma=.*0.0"),
+  ],
+)
+def test_a_sigma_of_other_units_is_refused(sigma, message):
+  errors.check_sigma(5.0)
+  errors.check_sigma(jnp.float32(0.25))
+  jax.jit(lambda sigma: errors.check_sigma(sigma) or sigma)(64.0)
+  with pytest.raises(ValueError, match=message):
+    errors.check_sigma(sigma)
+
+
+# Objectives and evaluators.
+
+WEIGHT = jnp.asarray(np.random.default_rng(1).normal(size=(4, 5)), jnp.float32)
+X = np.random.default_rng(2).uniform(0, 1, (5, 2, 2, 1)).astype(np.float32)
+
+
+def linear(x):
+  return (x.reshape(len(x), -1) - 0.5) @ WEIGHT
+
+
+def apply_fn(params, model_state, x, *, train, rng=None):
+  return (x.reshape(len(x), -1) - 0.5) @ params, model_state
+
+
+ATTACK = functools.partial(attacks.fgsm, ball=attacks.linf_ball(0.1))
+OBJECTIVES = {
+  "standard": {},
+  "adversarial": {"attack": ATTACK},
+  "trades": {"attack": functools.partial(ATTACK, loss_fn=losses.kl_divergence)},
+  "gaussian": {"sigma": 0.25},
+  "stability": {"sigma": 0.25},
+  "smoothadv": {"sigma": 0.25, "method": "pgd", "num_steps": 1},
+  "consistency": {"sigma": 0.25},
+  "macer": {"sigma": 0.25, "num_noise_vec": 2},
+  "smoothmix": {"sigma": 0.25, "num_steps": 1},
+}
+every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+
+
+def loss_of(name, x=X, targets=ONE_HOT, rng=KEY, **changes):
+  function = functools.partial(objectives.OBJECTIVES[name], **{**OBJECTIVES[name], **changes})
+  batch = {"image": x, "target": targets}
+  return float(function(apply_fn, WEIGHT, {}, batch, rng, Progress(0, 0.0))[0])
+
+
+def test_every_objective_is_in_the_table():
+  assert set(OBJECTIVES) == set(objectives.OBJECTIVES)
+
+
+@every_objective
+def test_objectives_take_every_form_of_targets_and_keys(name):
+  given = {"targets": LABELS.tolist(), "rng": jax.random.PRNGKey(3)}
+  assert loss_of(name, **given) == pytest.approx(loss_of(name))
+
+
+BAD = {
+  "float labels": ({"targets": LABELS * 1.0}, r"shape \(5,\) and dtype float64"),
+  "labels": ({"targets": LABELS + 1}, "labels 5 of images 1"),
+  "length": ({"targets": LABELS[:3]}, "one for each of 5 images"),
+  "bytes": ({"x": (255 * X).astype(np.uint8)}, "x has dtype uint8"),
+  "0 to 255": ({"x": 255 * X}, r"leave \[0, 1\]"),
+  "nan": ({"x": X * np.nan}, "are not finite"),
+  "key": ({"rng": None}, "rng is None"),
+  "keys": ({"rng": jax.random.split(KEY, 3)}, "one for each of 5 images"),
+}
+
+
+@pytest.mark.parametrize("row", BAD)
+@every_objective
+def test_bad_batches_are_refused(name, row):
+  given, message = BAD[row]
+  if name == "standard" and "rng" in given:
+    assert np.isfinite(loss_of(name, **given))  # draws nothing
+    return
+  with pytest.raises((TypeError, ValueError), match=message):
+    loss_of(name, **given)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if "sigma" in OBJECTIVES[name]])
+def test_objectives_refuse_a_sigma_of_other_units(name):
+  with pytest.raises(ValueError, match="sigma=64: .*did you mean 64/255"):
+    loss_of(name, sigma=64)
+
+
+EVALUATORS = {
+  "clean": {},
+  "attacked": {
+    "attack": lambda eps: functools.partial(attacks.fgsm, ball=attacks.linf_ball(eps)),
+    "eps": 0.1,
+  },
+  "noisy": {"sigma": 0.25},
+}
+every_evaluator = pytest.mark.parametrize("name", EVALUATORS)
+
+
+def correct(name, logits_fn=linear, x=X, targets=LABELS, rng=KEY, **changes):
+  options = {**EVALUATORS[name], **changes}
+  return np.asarray(evaluators.EVALUATORS[name](logits_fn, x, targets, rng, **options)["correct"])
+
+
+def test_every_evaluator_is_in_the_table():
+  assert set(EVALUATORS) == set(evaluators.EVALUATORS)
+
+
+@every_evaluator
+def test_evaluators_take_every_form(name):
+  expected = correct(name)
+  for given in ({"targets": ONE_HOT, "rng": jax.random.PRNGKey(3)}, {"targets": LABELS.tolist()}):
+    np.testing.assert_array_equal(correct(name, **given), expected)
+  noisy = lambda x, rng: linear(x)  # noqa: E731
+  np.testing.assert_array_equal(correct(name, noisy), expected)
+  two_exits = lambda x: (-linear(x), linear(x))  # noqa: E731
+  if name != "attacked":
+    np.testing.assert_array_equal(correct(name, two_exits), expected)
+
+
+@pytest.mark.parametrize("row", BAD)
+@every_evaluator
+def test_evaluators_refuse_what_attacks_refuse(name, row):
+  given, message = BAD[row]
+  with pytest.raises((TypeError, ValueError), match=message.replace("targets", "(targets|labels)")):
+    correct(name, **given)
+
+
+@every_evaluator
+def test_evaluators_refuse_what_are_no_logits(name):
+  for convert, message in (
+    (lambda z: z[:, :1], r"stack\(\[-z, z\]"),
+    (lambda z: {"logits": z}, r"model\(x\)\['logits'\]"),
+    (lambda z: (z, z[:, :2]), r"model\(x\)\[0\]"),
+    (lambda z: z.astype(int), "floating-point"),
+  ):
+    with pytest.raises((TypeError, ValueError), match=message):
+      correct(name, lambda x, convert=convert: convert(linear(x)))
+  with pytest.raises(TypeError, match="close over 'train'"):
+    correct(name, lambda x, train: linear(x))
+
+
+def test_noisy_evaluation_refuses_a_sigma_of_other_units():
+  with pytest.raises(ValueError, match="sigma=64: .*did you mean 64/255"):
+    correct("noisy", sigma=64)
+
+
+def test_a_scorer_takes_bytes_only():
+  scorer = scoring.make_scorer(lambda params, state: linear, {"clean": evaluators.clean})
+  weights = scoring.Weights(None, None, jax.random.key_data(KEY), {})
+  batch = {"image": X, "label": LABELS, "id": np.arange(5)}
+  with pytest.raises(TypeError, match="image has dtype float32: expected uint8, 0 to 255"):
+    scorer(weights, batch)
+  assert scorer(weights, {**batch, "image": (255 * X).astype(np.uint8)})["clean"].shape == (5,)
