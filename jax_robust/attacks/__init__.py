@@ -50,7 +50,7 @@ Raises:
     Goals outside the classes, or equal to the label. Logits that are NaN or infinite at x (unless
     traced). A model without a derivative, of attacks that need one: all but `square`.
   RobustnessWarning: in l2 and l1, a ball that holds all images. Logits that are NaN or infinite at
-    points inside the ball, with the rows of their images (unless traced): such a point is never a
+    points that were tried, with the rows of their images (unless traced): such a point is never a
     success, and the run goes on from an earlier one.
 
 Weights enter through the closure of `logits_fn`, where an attack cannot see them: a training step

@@ -82,9 +82,9 @@ def apgd(
   """
   check_restarts(num_restarts, start)
   to_goal = goals is not None
-  sign = -1 if to_goal else 1
+  ascended = losses.towards(loss_fn) if to_goal else loss_fn
   search = apgd_search(
-    lambda outputs, labels, goals: sign * loss_fn(outputs, goals), to_goal=to_goal,
+    lambda outputs, labels, goals: ascended(outputs, goals), to_goal=to_goal,
     num_steps=num_steps, eot=eot, rho=rho, start=start, large_radii=large_radii,
   )  # fmt: skip
   inputs = check_inputs(

@@ -169,7 +169,8 @@ def _step(ball, logits_fn, state, *, loss_fn, adversarial_fn, to_goal, step_size
     outputs = logits_fn(point, model_keys)
     if to_goal:
       adversarial = succeeded(outputs, labels, goals, to_goal=True)
-      return -jnp.sum(loss_fn(outputs, goals)), (adversarial, is_finite(outputs))
+      loss = losses.towards(loss_fn)(outputs, goals)
+      return jnp.sum(loss), (adversarial, is_finite(outputs))
     return jnp.sum(loss_fn(outputs, labels)), (adversarial_fn(outputs, labels), is_finite(outputs))
 
   gradient, (adversarial, finite) = jax.grad(loss_at, has_aux=True)(point)

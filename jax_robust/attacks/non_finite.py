@@ -20,11 +20,11 @@ def lost_points(num_lost: Int[np.ndarray, " n"], ids: Any) -> str:
   """What is said of images some of whose points had NaN or infinite logits.
 
   >>> lost_points(np.array([0, 3]), [7, 8])
-  'logits were NaN or infinite at 3 points inside the ball, of images 8: no such point is an attack'
+  'logits were NaN or infinite at 3 points that were tried, of images 8: no such point is an attack'
   """
   bad = np.flatnonzero(num_lost)
   return (
-    f"logits were NaN or infinite at {num_lost.sum()} points inside the ball, of images "
+    f"logits were NaN or infinite at {num_lost.sum()} points that were tried, of images "
     f"{first_few(np.asarray(ids)[bad])}: no such point is an attack"
   )
 

@@ -168,8 +168,7 @@ def _towards(inputs, loss_fn):
   """
   if inputs.goals is None:
     return inputs, losses.over_exits(loss_fn)
-  closeness = losses.over_exits(lambda outputs, goals: -loss_fn(outputs, goals))
-  return inputs._replace(targets=inputs.goals), closeness
+  return inputs._replace(targets=inputs.goals), losses.over_exits(losses.towards(loss_fn))
 
 
 def _expected_loss(inputs, loss_fn, eot):

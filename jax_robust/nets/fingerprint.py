@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend import core
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
@@ -60,12 +59,12 @@ def is_same(one: Fingerprint, other: Fingerprint) -> bool:
 
 def _values(part):
   """Everything in a traced program that its text does not show, in order."""
-  if isinstance(part, core.ClosedJaxpr):
+  if hasattr(part, "jaxpr") and hasattr(part, "consts"):
     yield from part.consts
     yield from _values(part.jaxpr)
-  elif isinstance(part, core.Jaxpr):
+  elif hasattr(part, "eqns"):
     for equation in part.eqns:
-      yield from (v.val for v in equation.invars if isinstance(v, core.Literal))
+      yield from (v.val for v in equation.invars if hasattr(v, "val"))  # of literals
       for name, param in sorted(equation.params.items()):
         if name not in _RULES:
           yield from _values(param)

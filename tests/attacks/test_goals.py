@@ -17,27 +17,31 @@ from jax_robust.attacks.apgd_search import apgd_search
 EPS = {"linf": 0.07, "l2": 0.15}
 KEY = jax.random.key(1)
 
-# As strong as a linear net of six pixels asks for; `share`: of eps, within which it must succeed.
+SMALLER = attacks.piecewise_constant({0: 0.03, 20: 0.01, 40: 0.003})
+SIGNS = {"num_steps": 60, "unroll": 1, "step_size": SMALLER}
+
+# The ball, settings as strong as a linear net of six pixels asks for, and a share of eps: whatever
+# goal is as near as that must be reached.
 TARGETED = {
-  "pgd": ("linf", attacks.pgd, {"num_steps": 40, "unroll": 1}, 0.95),
-  "pgd-margin": (
-    "linf",
-    attacks.pgd,
-    {"loss_fn": losses.margin, "num_steps": 60, "unroll": 1},
-    0.9,
-  ),
-  "pgd-l2": ("l2", attacks.pgd, {"num_steps": 40, "unroll": 1}, 0.95),
-  "bim": ("linf", attacks.bim, {"num_steps": 40, "unroll": 1}, 0.95),
-  "mim": ("linf", attacks.mim, {"num_steps": 40, "momentum": 0.5, "unroll": 1}, 0.9),
-  "cw_linf": ("linf", attacks.cw_linf, {"num_steps": 60, "unroll": 1, "keep_best": True}, 0.85),
-  "apgd": ("linf", attacks.apgd, {"num_steps": 50}, 0.95),
-  "apgd-dlr": ("linf", attacks.apgd, {"num_steps": 60, "loss_fn": losses.dlr}, 0.9),
+  "pgd": ("linf", attacks.pgd, SIGNS, 0.9),
+  "pgd-margin": ("linf", attacks.pgd, {**SIGNS, "loss_fn": losses.margin}, 0.9),
+  "pgd-l2": ("l2", attacks.pgd, {**SIGNS, "keep_best": True}, 0.9),
+  "bim": ("linf", attacks.bim, SIGNS, 0.9),
+  "mim": ("linf", attacks.mim, {**SIGNS, "momentum": 0.3}, 0.9),
+  "cw_linf": ("linf", attacks.cw_linf, SIGNS, 0.9),
+  "apgd": ("linf", attacks.apgd, {"num_steps": 60}, 0.9),
+  "apgd-margin": ("linf", attacks.apgd, {"num_steps": 60, "loss_fn": losses.margin}, 0.9),
   "square": ("linf", attacks.square, {"num_queries": 400}, 0.9),
-  "fab": ("linf", attacks.fab, {"num_steps": 40}, 0.85),
-  "fab-l2": ("l2", attacks.fab, {"num_steps": 40}, 0.9),
-  "cw_l2": ("l2", attacks.cw_l2, {"num_steps": 80, "num_searches": 4, "initial_c": 0.1}, 0.9),
-  "ddn": ("l2", attacks.ddn, {"num_steps": 100, "initial_norm": 0.1}, 0.95),
+  "fab": ("linf", attacks.fab, {"num_steps": 40}, 0.9),
+  "fab-l2": ("l2", attacks.fab, {"num_steps": 40}, 0.95),
+  "cw_l2": ("l2", attacks.cw_l2, {"num_steps": 80, "num_searches": 4, "initial_c": 0.1}, 0.95),
+  "ddn": ("l2", attacks.ddn, {"num_steps": 100, "initial_norm": 0.1}, 0.9),
 }
+
+
+def logits_fn(x):
+  """The linear net with steep logits, whose cross entropy is as good as the margin."""
+  return 30 * linear_net.linear(x.reshape(x.shape[0], -1))
 
 
 @functools.cache
@@ -72,25 +76,22 @@ def test_goals_that_can_be_reached_are(name):
   norm, attack, options, share = TARGETED[name]
   x, labels, goals, distances = problem()
   ball = attacks.BALLS[norm](EPS[norm])
-  logits_fn, shape = linear_net.linear, x.shape
-  if name == "square":  # it is made for images, of which these are strips
-    logits_fn, shape = lambda x: linear_net.linear(x.reshape(-1, 6)), (24, 2, 3)
-  x_adv = attack(logits_fn, x.reshape(shape), labels, KEY, ball=ball, goals=goals, **options)
-  reached = np.asarray(jnp.argmax(linear_net.linear(x_adv.reshape(x.shape)), axis=1) == goals)
+  x_adv = attack(logits_fn, x, labels, KEY, ball=ball, goals=goals, **options)
+  reached = np.asarray(jnp.argmax(logits_fn(x_adv), axis=1) == goals)
   near, far = distances[norm] < share * EPS[norm], distances[norm] > EPS[norm] * (1 + 1e-4)
-  assert 5 < near.sum() < 19 and far.sum() > 3
+  assert near.sum() > 9 and far.sum() > 3
   assert reached[near].all(), f"missed {np.flatnonzero(near & ~reached)}"
   assert not reached[far].any()
-  assert np.all(ball.distance(x_adv.reshape(x.shape), x) <= EPS[norm] * (1 + 1e-6))
+  assert np.all(ball.distance(x_adv, x) <= EPS[norm] * (1 + 1e-6))
 
 
 @pytest.mark.parametrize("name", ["fgsm", "rs_fgsm", "n_fgsm"])
 def test_a_single_step_goes_towards_the_goal(name):
   x, labels, goals, _ = problem()
-  attack = functools.partial(attacks.ATTACKS[name], linear_net.linear, x, labels, KEY)
+  attack = functools.partial(attacks.ATTACKS[name], logits_fn, x, labels, KEY)
   x_adv = attack(ball=attacks.linf_ball(0.02), goals=goals)
-  lead = lambda x: -losses.margin(linear_net.linear(x), goals)  # noqa: E731
-  assert np.mean(lead(x_adv) > lead(x)) > 0.9
+  loss = lambda x: losses.cross_entropy(logits_fn(x), goals)  # noqa: E731
+  assert np.mean(loss(x_adv) < loss(x)) > 0.75  # a random start of two may go the other way
 
 
 def test_every_attack_takes_goals_or_goes_for_each_class_in_turn():
@@ -108,11 +109,11 @@ def test_success_belongs_to_the_loss(to_goal):
     to_goal=to_goal,
   )  # fmt: skip
   state = stepwise.run(
-    search, lambda x, keys: linear_net.linear(x),
+    search, lambda x, keys: logits_fn(x),
     stepwise.Problem(x, labels, goals, jax.random.split(KEY, 24)),
     ball=attacks.linf_ball(EPS["linf"]), stop_when_found=True,
   )  # fmt: skip
-  pred = np.argmax(linear_net.linear(state.x_adv), axis=1)
+  pred = np.argmax(logits_fn(state.x_adv), axis=1)
   np.testing.assert_array_equal(state.found, pred == goals if to_goal else pred != labels)
   if to_goal:
     assert np.asarray(state.found)[distances["linf"] < 0.95 * EPS["linf"]].all()
@@ -138,12 +139,20 @@ def test_goals_that_are_none_are_refused(name, goals, error, message):
   goals = labels if isinstance(goals, str) else goals
   attack, ball = attacks.ATTACKS[name], attacks.linf_ball(0.1)
   with pytest.raises(error, match=message):
-    attack(linear_net.linear, x, labels, KEY, ball=ball, goals=goals)
+    attack(logits_fn, x, labels, KEY, ball=ball, goals=goals)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "ddn"])
+def test_dlr_leads_to_no_goal(name):
+  x, labels, goals, _ = problem()
+  attack, ball = attacks.ATTACKS[name], attacks.BALLS["l2"](0.1)
+  with pytest.raises(ValueError, match="dlr, which has no gradient towards a goal"):
+    attack(logits_fn, x, labels, KEY, ball=ball, goals=goals, loss_fn=losses.dlr)
 
 
 def test_goals_are_traced_like_all_else():
   x, labels, goals, _ = problem()
-  attack = functools.partial(attacks.pgd, linear_net.linear, ball=attacks.linf_ball(0.07))
+  attack = functools.partial(attacks.pgd, logits_fn, ball=attacks.linf_ball(0.07))
   eager = attack(x, labels, KEY, goals=goals)
   traced = jax.jit(lambda x, labels, goals: attack(x, labels, KEY, goals=goals))(x, labels, goals)
   np.testing.assert_allclose(traced, eager, atol=1e-6)

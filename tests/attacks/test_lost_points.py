@@ -18,26 +18,36 @@ LOST_ROWS = (2, 5)
 
 
 def problem():
-  """Images of six pixels; those of `LOST_ROWS` can leave what the net's log is made for."""
+  """Images of six pixels; the first one of those of `LOST_ROWS` has little room."""
   x, _ = linear_net.interior(8)
-  x = x.at[:, 0].set(0.6).at[jnp.array(LOST_ROWS), 0].set(0.41)
+  x = x.at[:, 0].set(0.95).at[jnp.array(LOST_ROWS), 0].set(0.41)
   return x, jnp.argmax(linear_net.linear(x), axis=1)
 
 
-def nan_below(x):
-  """NaN and infinite where the first pixel falls below .4: in the ball of two of the images."""
-  return linear_net.linear(x) + 0 * jnp.log(x[:, :1] - 0.4)
+def leaves(x):
+  """Whether the first pixel has left the room of `LOST_ROWS`; others stay above .6."""
+  return (x[:, :1] < 0.4) | ((x[:, :1] > 0.42) & (x[:, :1] < 0.6))
 
 
-def infinite_below(x):
+def nan_outside(x):
+  """NaN, and no gradient, where an image leaves."""
+  return linear_net.linear(x) + 0 * jnp.log(jnp.where(leaves(x), -1.0, x[:, :1]))
+
+
+def infinite_outside(x):
   """Of one class alone, and without a NaN in the gradient."""
-  is_last = jnp.arange(4) == 3
-  return linear_net.linear(x) + jnp.where((x[:, :1] < 0.4) & is_last, jnp.inf, 0.0)
+  is_last = jnp.arange(4)[None] == 3
+  return linear_net.linear(x) + jnp.where(leaves(x) & is_last, jnp.inf, 0.0)
+
+
+def nan_below(x):
+  """A net behind a logarithm, whose domain ends beside `LOST_ROWS`."""
+  return linear_net.linear(x) + 0 * jnp.log(x[:, :1] - 0.4)
 
 
 ATTACKS = {
   "fgsm": ("linf", attacks.fgsm, {}),
-  "n_fgsm": ("linf", attacks.n_fgsm, {}),
+  "n_fgsm": ("linf", attacks.n_fgsm, {"noise_scale": 0.1}),
   "pgd": ("linf", attacks.pgd, {"num_steps": 20, "unroll": 1}),
   "pgd-best": ("linf", attacks.pgd, {"num_steps": 10, "unroll": 1, "num_restarts": 2}),
   "mim": ("linf", attacks.mim, {"num_steps": 10, "unroll": 1}),
@@ -54,14 +64,14 @@ ATTACKS = {
 EPS = {"linf": 0.15, "l2": 0.4}
 
 
-@pytest.mark.parametrize("logits_fn", [nan_below, infinite_below], ids=["nan", "inf"])
+@pytest.mark.parametrize("logits_fn", [nan_outside, infinite_outside], ids=["nan", "inf"])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_lost_point_is_no_attack_and_its_image_is_named(name, logits_fn):
   norm, attack, options = ATTACKS[name]
   x, labels = problem()
   ball = attacks.BALLS[norm](EPS[norm])
   run = functools.partial(attack, x=x, targets=labels, rng=KEY, ball=ball, **options)
-  with pytest.warns(RobustnessWarning, match=r"NaN or infinite at \d+ points inside the ball") as w:
+  with pytest.warns(RobustnessWarning, match=r"NaN or infinite at \d+ points that were tried") as w:
     x_adv = run(logits_fn)
   named = {int(row) for row in str(w[0].message).split("of images ")[1].split(":")[0].split(", ")}
   assert named and named <= set(LOST_ROWS)
@@ -70,7 +80,7 @@ def test_a_lost_point_is_no_attack_and_its_image_is_named(name, logits_fn):
   np.testing.assert_allclose(x_adv[others], run(linear_net.linear)[others], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pgd-best", "apgd", "fab", "square", "multi_targeted", "ddn"])
+@pytest.mark.parametrize("name", ["pgd-best", "apgd", "square", "multi_targeted"])
 def test_the_run_goes_on(name):
   """Every image can be broken without the pixel whose fall is lost; that has been found."""
   norm, attack, options = ATTACKS[name]
@@ -94,14 +104,14 @@ def test_autoattack_counts_lost_points_and_names_the_ids():
   x, labels = problem()
   settings = Settings(num_steps=10, num_restarts=1, num_queries=60)
   stages = tuple(STAGES[name](settings) for name in ("apgd-ce", "apgd-t", "fab-t", "square", "mt"))
-  evaluate = attacks.make_autoattack(nan_below, norm="linf", version=stages, batch_size=8)
+  evaluate = attacks.make_autoattack(nan_outside, norm="linf", version=stages, batch_size=8)
   ball, ids = attacks.linf_ball(0.03), np.arange(100, 108)
   with pytest.warns(RobustnessWarning, match="NaN or infinite at .* of images 102, 105"):
     result = evaluate(x, labels, KEY, ball=ball, ids=ids, check=False)
   assert any("of images 102, 105" in line for line in result.warnings)
   np.testing.assert_array_equal(np.flatnonzero(result.num_lost), LOST_ROWS)
   assert not any(result.rejected.values())
-  assert np.isfinite(nan_below(result.x_adv)).all()
+  assert np.isfinite(nan_outside(result.x_adv)).all()
   with pytest.raises(ValueError, match="NaN or infinite for images 103"):
     evaluate(x.at[3, 0].set(0.3), labels, KEY, ball=ball, ids=ids, check=False)
 
@@ -111,7 +121,7 @@ def test_under_jit_lost_points_are_counted_by_the_searches():
   search = attacks.cw_search(num_steps=30, num_searches=2, initial_c=1.0)
   keys = jax.random.split(KEY, 8)
   run = lambda x: stepwise.run(  # noqa: E731
-    search, lambda x, keys: nan_below(x), stepwise.Problem(x, labels, labels, keys),
+    search, lambda x, keys: nan_outside(x), stepwise.Problem(x, labels, labels, keys),
     ball=attacks.l2_ball(0.4),
   )  # fmt: skip
   num_lost = np.asarray(jax.jit(run)(x).num_lost)

@@ -126,6 +126,7 @@ def autoattack(
 
   Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690.
 
+  >>> import jax
   >>> from jax_robust.attacks import linf_ball
   >>> x, labels = jnp.array([[0.9, 0.1, 0.5], [0.6, 0.5, 0.5]]), jnp.array([0, 0])
   >>> result = autoattack(
@@ -246,6 +247,10 @@ class _Images(NamedTuple):
     x, labels, keys, logits, ids = self
     return _Images(x[rows], labels[rows], keys[rows], logits[rows], ids[rows])
 
+  def of_stage(self, name, size):
+    """With the keys of one attack."""
+    return self._replace(keys=self.keys.fold(np.uint32(zlib.crc32(name.encode())), size))
+
 
 def _check(x, labels, rng, ball, norm, ids, size):
   """Images and labels on the host, a key and a name for each; raises where an attack would."""
@@ -259,7 +264,8 @@ def _check(x, labels, rng, ball, norm, ids, size):
     raise ValueError(f"ids have shape {ids.shape}: expected one for each of {len(x)} images")
   keys = typed_keys(rng)
   keys = to_host(as_keys(keys, len(x))) if keys.ndim else keys_of_ids(keys, ids, size)
-  return np.asarray(x), np.asarray(as_labels(labels, len(x))), keys, ids
+  check_targets(labels, len(x), name="labels")
+  return np.asarray(x), in_batches(as_labels, (np.asarray(labels),), size), keys, ids
 
 
 def _run(images, programs, num_draws, ball, size, report) -> AutoAttackResult:
@@ -268,24 +274,23 @@ def _run(images, programs, num_draws, ball, size, report) -> AutoAttackResult:
   pred = np.argmax(images.logits, -1)
   clean = pred == images.labels
   robust, x_adv, pred_adv = clean.copy(), images.x.copy(), pred.copy()
-  forward = np.full(len(clean), num_draws, np.int64)
-  backward = np.zeros(len(clean), np.int64)
-  lost, robust_after, rejected = np.zeros(len(clean), np.int64), {}, {}
+  forward, backward, lost = (np.zeros(len(clean), np.int64) for _ in range(3))
+  forward += num_draws
+  robust_after, rejected = {}, {}
   report(f"initial accuracy: {clean.mean():.2%}")
   for stage in programs.stages:
     rejected[stage.name] = 0
     before = forward.sum(), backward.sum()
-    keys = images.keys.fold(np.uint32(zlib.crc32(stage.name.encode())), size)
-    staged = images._replace(keys=keys)
+    staged = images.of_stage(stage.name, size)
     for compiled, num_restarts in programs.searches[stage.name]:
       left = np.flatnonzero(robust)
       if not left.size:
         break
       here = staged.take(left)
+      goals = _goals(stage, here, num_restarts, size)
       broken = attack_survivors(
-        compiled, here.x, here.labels, here.keys, _goals(stage, here, num_restarts, size),
-        ball=ball, batch_size=size, may_shrink=len(clean) > size,
-        report=_progress(stage.name, len(left), report),
+        compiled, here.x, here.labels, here.keys, goals, ball=ball, batch_size=size,
+        may_shrink=len(clean) > size, report=_progress(stage.name, len(left), report),
       )  # fmt: skip
       search = compiled.search
       num_backward = here.logits.shape[-1] if search.num_backward is None else search.num_backward
@@ -309,8 +314,7 @@ def _run(images, programs, num_draws, ball, size, report) -> AutoAttackResult:
       f"{backward.sum() - before[1]} backward passes)"
     )
   warnings = guards.check_rejected(rejected) + guards.check_square(clean, robust_after)
-  if lost.any():
-    warnings.append(lost_points(lost, images.ids))
+  warnings += [lost_points(lost, images.ids)] if lost.any() else []
   _warn(warnings, report)
   _report_end(distances(ball, x_adv, images.x, size).max(), ball, x_adv, robust, report)
   return AutoAttackResult(
