@@ -88,7 +88,7 @@ def apgd(
     num_steps=num_steps, eot=eot, rho=rho, start=start, large_radii=large_radii,
   )  # fmt: skip
   inputs = check_inputs(
-    "apgd", logits_fn, x, targets, rng, ball, per_pixel=True, start=start, goals=goals
+    "apgd", logits_fn, x, targets, rng, ball, per_pixel=not large_radii, start=start, goals=goals
   )
   problem = make_problem(inputs)
   if not to_goal:  # what the loss takes is handed on in the place of the goals
@@ -137,7 +137,9 @@ def apgd_targeted(
   search = apgd_search(
     losses.targeted_dlr, num_steps=num_steps, eot=eot, rho=rho, large_radii=large_radii
   )
-  inputs = check_inputs("apgd_targeted", logits_fn, x, targets, rng, ball, per_pixel=True)
+  inputs = check_inputs(
+    "apgd_targeted", logits_fn, x, targets, rng, ball, per_pixel=not large_radii
+  )
   problem = make_problem(inputs)
   clean = jax.lax.stop_gradient(inputs.query(problem.x, problem.keys))
   goals = likeliest_wrong(clean, problem.labels, num_targets)

@@ -195,7 +195,8 @@ def check_ball(name: str, ball: Any, x: Any, *, per_pixel: bool, minimum_norm: b
     if ball.norm != "linf" or not per_pixel:
       raise ValueError(
         f"ball.eps has shape {shape}: {name} in {ball.norm} takes one radius, or one per image "
-        f"[{x.shape[0]}]; one per pixel is for pgd, its relatives and apgd in linf"
+        f"[{x.shape[0]}]; one per pixel is for pgd, its relatives and apgd in linf, "
+        "without large_radii"
       )
     if not _broadcasts(shape, x.shape):
       raise ValueError(f"ball.eps has shape {shape}: expected one that broadcasts to {x.shape}")

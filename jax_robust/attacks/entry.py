@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jax_robust.attacks.balls import check_ball
@@ -64,8 +65,9 @@ def check_inputs(
     check_not_half(name, x)
   if not (start is None or isinstance(start, str)) and jnp.shape(start) != jnp.shape(x):
     raise ValueError(f"start has shape {jnp.shape(start)}: expected that of x, {jnp.shape(x)}")
-  given, several = targets, isinstance(targets, tuple)  # as they are: a cast may hide a bad label
-  each = tuple(as_targets(one, len(x)) for one in (given if several else (given,)))
+  several = isinstance(targets, tuple) and all(np.ndim(one) for one in targets)
+  given = targets if several else (targets,)  # as they are: a cast may hide a bad label
+  each = tuple(as_targets(one, len(x)) for one in given)
   query = keyed(logits_fn)
   if goals is not None:
     check_goals(goals, as_labels(each[-1]))
@@ -73,7 +75,7 @@ def check_inputs(
   def checked_query(x, keys):
     outputs = query(x, keys)
     num_classes = exits_of(outputs)[0].shape[1]
-    for one in given if several else (given,):
+    for one in given:
       check_targets(one, num_classes=num_classes)
     if goals is not None:
       check_goals(goals, num_classes=num_classes)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -223,7 +224,7 @@ def fgsm(
   ball: Ball,
   goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
-  step_size: Array | float | None = None,
+  step_size: Array | np.ndarray | float | None = None,
 ) -> Float[Array, "b *dims"]:
   """Fast gradient sign method: `project(x + step_size ascent(grad loss(x)))`, in any ball.
 
@@ -255,7 +256,7 @@ def rs_fgsm(
   ball: Ball,
   goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
-  step_size: Array | float | None = None,
+  step_size: Array | np.ndarray | float | None = None,
 ) -> Float[Array, "b *dims"]:
   """FGSM from a uniform start in the ball, projected back onto it ("fast is better than free").
 
@@ -290,7 +291,7 @@ def n_fgsm(
   goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   noise_scale: Array | float = 2.0,
-  step_size: Array | float | None = None,
+  step_size: Array | np.ndarray | float | None = None,
 ) -> Float[Array, "b *dims"]:
   """N-FGSM: noise U(-k eps, k eps), then a sign step from there, clipped to [0, 1] only.
 

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
@@ -12,7 +13,7 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.projections import max_pixels, per_example
 from jax_robust.errors import check_count, check_step_size
 
-StepSize: TypeAlias = Callable[[Any], Any] | Array | float
+StepSize: TypeAlias = Callable[[Any], Any] | Array | np.ndarray | float
 """In units of the image, in the norm of the ball: a number, or a function of the step number."""
 
 _MOST_UNROLLED_STEPS = 64

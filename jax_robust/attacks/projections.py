@@ -15,10 +15,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 Images = Float[Array, "b *dims"]
-Radius = Float[Array, ""] | Float[Array, " b"] | Float[Array, "... pixels"] | float
+Radius = Shaped[Array | np.ndarray, "..."] | float
 
 
 def per_example(value: Radius, x: Array) -> Array:

@@ -131,6 +131,7 @@ def consistency(
   noises = sigma * noisy.draw_noises(rng, x, num_noise_vec)
   apply_fn = common.one_exit(apply_fn, "consistency")
   if adv_training:
+    check_ball("consistency", l2_ball(epsilon), x, per_pixel=False, minimum_norm=False)
     radius = epsilon * noisy.warmup_factor(progress, warmup)
     x = _attack(apply_fn, params, model_state, x, targets, noises, rng, radius, **options)
   return consistency_loss(apply_fn, params, model_state, x, targets, noises, lbd=lbd, eta=eta)

@@ -59,7 +59,7 @@ def certify_at(
   rng: Rng,
   radii: Radii,
   *,
-  sigma: float,
+  sigma: float | int,
   n0: int = 100,
   n: int = 100_000,
   alpha: float = 0.001,
@@ -121,7 +121,7 @@ def each_decision(
   rng: Rng,
   radii: Radii,
   *,
-  sigma: float,
+  sigma: float | int,
   n0: int = 100,
   n: int = 100_000,
   alpha: float = 0.001,
@@ -168,7 +168,7 @@ def certify_within(
   rng: Rng,
   *,
   tolerance: float,
-  sigma: float,
+  sigma: float | int,
   n0: int = 100,
   n: int = 100_000,
   alpha: float = 0.001,
@@ -215,7 +215,7 @@ def each_interval(
   rng: Rng,
   tolerance: float,
   *,
-  sigma: float,
+  sigma: float | int,
   n0: int = 100,
   n: int = 100_000,
   alpha: float = 0.001,
@@ -233,7 +233,14 @@ def each_interval(
 
 
 def narrow(
-  tolerance: float, distance: float, *, sigma: float, n0: int, n: int, alpha: float, futility: float
+  tolerance: float,
+  distance: float,
+  *,
+  sigma: float | int,
+  n0: int,
+  n: int,
+  alpha: float,
+  futility: float,
 ) -> Generator[Mapping[int, int], Votes, RadiusInterval]:
   """The plan of `certify_within` for one image; `distance` is the error of the noise."""
   low, high, label, count, total = -np.inf, np.inf, bounds.ABSTAIN, 0, 0
@@ -260,7 +267,7 @@ def _look(n0: int, total: int) -> Generator[Mapping[int, int], Votes, tuple[int,
   return label, int(votes[ESTIMATION, label])
 
 
-def _check(*, sigma: float, n0: int, n: int, alpha: float, futility: float) -> None:
+def _check(*, sigma: float | int, n0: int, n: int, alpha: float, futility: float) -> None:
   """Raises ValueError where the tests have no guarantee, or could certify no image."""
   check_sigma(sigma)
   bounds.check_budget(n0=n0, n=n, alpha=alpha)

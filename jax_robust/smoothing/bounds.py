@@ -50,7 +50,7 @@ def certify(
   selection_counts: Int[np.ndarray, "..."],
   estimation_counts: Int[np.ndarray, "..."],
   *,
-  sigma: float,
+  sigma: float | int,
   alpha: float,
   total_variation: float = 0.0,
 ) -> Certificate:
@@ -200,7 +200,9 @@ def clopper_pearson(
   return _beta_quantile(tail, k, n - k + 1), _beta_quantile(1 - tail, k + 1, n - k)
 
 
-def radius(p_low: Float[np.ndarray, "*n"] | float, *, sigma: float) -> Float[np.ndarray, "*n"]:
+def radius(
+  p_low: Float[np.ndarray, "*n"] | float, *, sigma: float | int
+) -> Float[np.ndarray, "*n"]:
   """The l2 radius `sigma * Phi^-1(p_low)` of a class whose probability is at least `p_low`; 0 where
   that is below 1/2.
 
@@ -211,7 +213,7 @@ def radius(p_low: Float[np.ndarray, "*n"] | float, *, sigma: float) -> Float[np.
   return np.asarray(sigma * special.ndtri(np.maximum(p_low, 0.5)))
 
 
-def max_radius(*, sigma: float, n: int, alpha: float) -> float:
+def max_radius(*, sigma: float | int, n: int, alpha: float) -> float:
   """The radius of n votes that are all for one class: no certificate is larger.
 
   >>> round(max_radius(sigma=1.0, n=100_000, alpha=0.001), 5)

@@ -12,7 +12,7 @@ from jax_robust.smoothing.log import CertifyLog
 
 
 def recover_counts(
-  log: CertifyLog, *, sigma: float, n: int, alpha: float
+  log: CertifyLog, *, sigma: float | int, n: int, alpha: float
 ) -> Int[np.ndarray, " rows"]:
   """The vote count behind each certified radius, as far as its printed digits determine it.
 
@@ -60,7 +60,7 @@ def recover_counts(
 def convert_log(
   log: CertifyLog,
   *,
-  sigma: float,
+  sigma: float | int,
   n_from: int,
   n_to: int,
   alpha: float,

@@ -180,7 +180,7 @@ def high_probability_accuracy(
   return accuracy - failures
 
 
-def probability_lower_bounds(log: CertifyLog, sigma: float) -> Float[np.ndarray, " n"]:
+def probability_lower_bounds(log: CertifyLog, sigma: float | int) -> Float[np.ndarray, " n"]:
   """Lower bounds of p_A, the probability of each row's class under noise: Phi(radius / sigma).
 
   Args:
@@ -203,7 +203,7 @@ def probability_lower_bounds(log: CertifyLog, sigma: float) -> Float[np.ndarray,
 
 
 def probability_distribution(
-  log: CertifyLog, sigma: float, probabilities: Radii
+  log: CertifyLog, sigma: float | int, probabilities: Radii
 ) -> Float[np.ndarray, " p"]:
   """Empirical distribution of p_A: the share of images whose bound on p_A is below p.
 

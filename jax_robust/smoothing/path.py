@@ -20,7 +20,7 @@ def confidence_path(
   labels: Any,
   rng: Rng,
   *,
-  sigma: float,
+  sigma: float | int,
   n: int = 1000,
   positions: Sequence[float] | Float[np.ndarray, " p"] = tuple(i / 20 for i in range(21)),
   ids: Ids = None,
@@ -58,8 +58,11 @@ def confidence_path(
   check_images(x)
   x, ends = np.asarray(x), np.asarray(ends)
   at = np.asarray(positions, np.float64)
-  if x.shape != ends.shape:
-    raise ValueError(f"x has shape {x.shape}, ends {ends.shape}: expected one end per image")
+  if x.shape != ends.shape or np.shape(labels)[:1] != x.shape[:1]:
+    raise ValueError(
+      f"x has shape {x.shape}, ends {ends.shape}, labels {np.shape(labels)}: expected one end and "
+      "one label per image"
+    )
   if at.ndim != 1 or not np.all((at >= 0) & (at <= 1)):
     raise ValueError(f"positions={positions}: expected numbers in [0, 1]")
   sampler = as_sampler(model, x, sampling)

@@ -119,12 +119,13 @@ class Sampler:
 
     self._program = program
 
-  def total_variation(self, sigma: float) -> float:
+  def total_variation(self, sigma: float | int) -> float:
     """Bound on the distance between the noise drawn on an image and the Gaussian."""
+    check_sigma(sigma)
     return self.noise.total_variation(sigma, int(np.prod(self.image_shape)))
 
   def run(
-    self, x: Images, rng: Rng, plan: Plan, *, sigma: float, ids: Ids = None
+    self, x: Images, rng: Rng, plan: Plan, *, sigma: float | int, ids: Ids = None
   ) -> Iterator[tuple[int, Votes, Any]]:
     """Follows a plan for every image; batches are shared, so that they are full.
 
@@ -151,9 +152,7 @@ class Sampler:
     x, rng = np.asarray(x), as_key(rng)
     if x.shape[1:] != self.image_shape:
       more = ", such as x[None]" if x.shape == self.image_shape else ""
-      raise ValueError(
-        f"x has shape {x.shape}: expected a batch of images of shape {self.image_shape}{more}"
-      )
+      raise ValueError(f"x has shape {x.shape}: expected images of shape {self.image_shape}{more}")
     self.noise.check(x)
     ids = _checked_ids(ids, len(x))
     law = self.noise.parameters(sigma), np.asarray(jax.random.key_data(rng))

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from jax_robust.errors import check_count, check_images, check_sigma
+from jax_robust.errors import check_count, check_images, check_positive
 from jax_robust.smoothing.noise import CHUNK, Noise
 
 _BITS = 63
@@ -118,7 +118,7 @@ def make_sound(levels: int = 256) -> Noise:
     )
     return moved.astype(jnp.float32) / steps
 
-  def total_variation(sigma: float, num_pixels: int) -> float:
+  def total_variation(sigma: float | int, num_pixels: int) -> float:
     return num_pixels * len(thresholds(sigma, steps)) * 2.0**-_BITS
 
   return Noise(check, lambda sigma: law_table(sigma, steps), draw, total_variation)
@@ -148,7 +148,7 @@ def invert(table: Table, high: UInt32[Array, "*n"], low: UInt32[Array, "*n"]) ->
 
 
 @functools.lru_cache(maxsize=8)
-def law_table(sigma: float, steps: int) -> Table:
+def law_table(sigma: float | int, steps: int) -> Table:
   """The table of a sigma in units of the image, for a grid of so many steps.
 
   >>> law_table(0.5, 255).entries.shape
@@ -163,7 +163,7 @@ def law_table(sigma: float, steps: int) -> Table:
 
 
 @functools.lru_cache(maxsize=8)
-def thresholds(sigma: float, steps: int) -> tuple[int, ...]:
+def thresholds(sigma: float | int, steps: int) -> tuple[int, ...]:
   """`P(|normal| * sigma * steps >= j - 1/2)` for j = 1, 2, ... in units of 2^-63, until they are 0.
 
   Raises:
@@ -172,9 +172,9 @@ def thresholds(sigma: float, steps: int) -> tuple[int, ...]:
   >>> thresholds(0.001, 255)[0] / 2**63  # half a step is nearly two sigma
   0.0499...
   """
-  check_sigma(sigma)
+  check_positive(sigma=sigma)
   if sigma * steps > _LARGEST_SIGMA:
-    raise ValueError(f"sigma={sigma}: expected at most {_LARGEST_SIGMA / steps:.3g} in sound mode")
+    raise ValueError(f"sigma={sigma}: expected at most {_LARGEST_SIGMA / steps:.1f} in sound mode")
   unit, found = 8 * (Fraction(sigma) * steps) ** 2, []
   while True:
     j = len(found) + 1

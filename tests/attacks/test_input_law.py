@@ -108,7 +108,6 @@ FORMS = [
 
 @pytest.mark.parametrize("targets", [*FORMS, ONE_HOT.astype(bool), ONE_HOT.tolist(), ONE_HOT])
 def test_targets_of_every_form_become_one(targets):
-  targets = list(targets) if isinstance(targets, tuple) else targets
   found = check_inputs("pgd", linear, X, targets, KEY, attacks.linf_ball(0.1)).targets
   is_one_hot = np.ndim(targets) == 2 and np.shape(targets)[1] == 4
   assert found.dtype == (jnp.float32 if is_one_hot else jnp.int32)
@@ -349,6 +348,11 @@ def test_minimum_norm_attacks_take_any_radius(name):
     ("pgd", {"step_size": float("nan")}, "step_size=nan"),
     ("pgd", {"step_size": "2/255"}, "step_size='2/255'"),
     ("pgd", {"start": X[:2]}, r"start has shape \(2, 2, 2, 3\): expected that of x"),
+    (
+      "apgd",
+      {"ball": attacks.linf_ball(np.full((2, 2, 3), 0.1)), "large_radii": True},
+      "without large_radii",
+    ),
     ("apgd", {"start": X[:2]}, r"start has shape \(2, 2, 2, 3\): expected that of x"),
     ("fgsm", {"step_size": -1}, "step_size=-1"),
     ("n_fgsm", {"noise_scale": -1.0}, "noise_scale=-1.0"),

@@ -100,6 +100,12 @@ def test_one_image_without_its_batch_is_explained():
   assert "of one image, x[None]" in "".join(error.value.__notes__)
 
 
+def test_sound_noise_has_the_same_largest_sigma():
+  grid = np.zeros((1, 2), np.float32)
+  with pytest.raises(ValueError, match="sigma=64: .*did you mean 64/255"):
+    smoothing.certify_images(voter, grid, 0, sigma=64, n=100, noise="sound")
+
+
 @pytest.mark.parametrize("labels", [np.array([1, 0]), [[1], [0]], np.eye(2)[::-1]])
 def test_labels_of_every_form_give_one_path(labels, sampler):
   run = functools.partial(smoothing.confidence_path, sampler, X, X, sigma=0.25, n=100)

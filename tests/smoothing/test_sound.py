@@ -182,7 +182,7 @@ def test_other_grids():
     (lambda: sound.SOUND.check(grid(1) + 2), "leave"),
     (lambda: sound.make_sound(levels=1), "levels=1"),
     (lambda: sound.thresholds(0.0, 255), "sigma=0.0"),
-    (lambda: sound.thresholds(0.25, 65535), "sigma=0.25: expected at most 0.061 in sound mode"),
+    (lambda: sound.thresholds(20.0, 255), "sigma=20.0: expected at most 15.7 in sound mode"),
   ],
 )
 def test_errors_name_what_is_wrong(call, message):
