@@ -292,10 +292,8 @@ def _run(images, programs, num_draws, ball, size, report) -> AutoAttackResult:
         compiled, here.x, here.labels, here.keys, goals, ball=ball, batch_size=size,
         may_shrink=len(clean) > size, report=_progress(stage.name, len(left), report),
       )  # fmt: skip
-      search = compiled.search
-      num_backward = here.logits.shape[-1] if search.num_backward is None else search.num_backward
-      forward[left] += search.num_forward * broken.num_steps
-      backward[left] += num_backward * broken.num_steps
+      forward[left] += compiled.search.num_forward * broken.num_steps
+      backward[left] += _num_backward(compiled.search, programs) * broken.num_steps
       lost[left] += broken.num_lost
       found = np.flatnonzero(broken.found)
       seen = here.take(found)
@@ -308,10 +306,10 @@ def _run(images, programs, num_draws, ball, size, report) -> AutoAttackResult:
       robust[won], x_adv[won] = False, broken.x_adv[found[confirmed]]
       pred_adv[won] = guess[confirmed]
     robust_after[stage.name] = robust.copy()
+    passes = forward.sum() - before[0], backward.sum() - before[1]
     report(
-      f"robust accuracy after {stage.name.upper()}: {robust.mean():.2%} "
-      f"(total time {time.monotonic() - began:.1f} s, {forward.sum() - before[0]} forward and "
-      f"{backward.sum() - before[1]} backward passes)"
+      f"robust accuracy after {stage.name.upper()}: {robust.mean():.2%} (total time "
+      f"{time.monotonic() - began:.1f} s, {passes[0]} forward and {passes[1]} backward passes)"
     )
   warnings = guards.check_rejected(rejected) + guards.check_square(clean, robust_after)
   warnings += [lost_points(lost, images.ids)] if lost.any() else []
@@ -321,6 +319,11 @@ def _run(images, programs, num_draws, ball, size, report) -> AutoAttackResult:
     clean, robust, robust_after, x_adv, pred, pred_adv, forward, backward, lost, rejected,
     tuple(warnings),
   )  # fmt: skip
+
+
+def _num_backward(search, programs):
+  """Backward passes of a step."""
+  return programs.num_classes if search.num_backward is None else search.num_backward
 
 
 def _report_end(farthest, ball, x_adv, robust, report):
