@@ -17,6 +17,8 @@ from jax_robust.attacks.stepwise import Problem, Search, select
 from jax_robust.errors import check_count
 from jax_robust.types import LogitsFn
 
+_CANCELLED = 1e-3  # of two windows of unit norm
+
 _OFFSET = 1e-12  # added to norms that divide, as in the reference program
 
 _WINDOW_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -201,7 +203,9 @@ def _propose_bumps(ball, state, keys, sizes, number):
 
   old = jnp.where(target, delta, 0)
   mixed = pair * sign + old / (_OFFSET + norm(old))
-  mixed = mixed / (_OFFSET + norm(mixed))
+  length = norm(mixed)
+  # In a window of one pixel the two may cancel, but for rounding.
+  mixed = jnp.where(length > _CANCELLED, mixed / (_OFFSET + length), pair * sign)
   taken, used = norm(jnp.where(target | source, delta, 0)), norm(delta, (1, 2, 3))
   if ball.norm == "l2":
     mass = jnp.sqrt(jnp.maximum(eps**2 - used**2, 0) / channels + taken**2)
