@@ -25,6 +25,10 @@ class UserError(ValueError):
   """A mistake in the command, the config, the data or the folder; the message says what to do."""
 
 
+class RobustnessWarning(UserWarning):
+  """A reason to distrust a number that an attack or an evaluation returns."""
+
+
 class ConfigError(UserError):
   """A config, or a change to it, is not usable."""
 
@@ -44,12 +48,15 @@ class WorkdirError(UserError):
   """The workdir belongs to another run, or its files are damaged."""
 
 
+_NOT_THE_CALLER = ("jax_robust", "jax", "jaxtyping", "beartype")
+
+
 def warn(message: str) -> None:
-  """Raises a Python warning that points at the caller's line, outside of this package and JAX."""
-  level, frame, ours = 1, inspect.currentframe(), ("jax_robust", "jax", "jaxtyping")
-  while frame and frame.f_globals.get("__name__", "").split(".")[0] in ours:
+  """Raises a `RobustnessWarning` at the caller's line, outside of this package and JAX."""
+  level, frame = 1, inspect.currentframe()
+  while frame and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_CALLER:
     level, frame = level + 1, frame.f_back
-  warnings.warn(message, stacklevel=level)
+  warnings.warn(message, RobustnessWarning, stacklevel=level)
 
 
 def near_miss(name: Any, known: Iterable[str]) -> str:
@@ -345,6 +352,48 @@ def check_labels(labels: Any, num_classes: int | None = None) -> None:
     raise ValueError(
       f"labels {first_few(values[bad])} of images {first_few(bad)} are outside 0 to {most}, the "
       "classes of the model"
+    )
+
+
+def check_goals(goals: Any, labels: Any = None, num_classes: int | None = None) -> None:
+  """Raises unless goals are integers `[b]`, each a class of the model and not the image's label.
+
+  Args:
+    goals: an array, or a list.
+    labels: integers `[b]`, where they are known.
+    num_classes: where it is known.
+
+  Raises:
+    TypeError: not integers.
+    ValueError: another shape than that of the labels; a goal that is no class, or is the label (not
+      checked when traced).
+
+  >>> check_goals([1, 2], np.array([1, 0]))
+  Traceback (most recent call last):
+  ...
+  ValueError: goals 1 of images 0 are the labels themselves: expected another class for each image
+  """
+  goals = goals if hasattr(goals, "dtype") else np.asarray(goals)
+  if not jnp.issubdtype(goals.dtype, jnp.integer):
+    raise TypeError(
+      f"goals have dtype {goals.dtype}: expected integers [b], a class for each image"
+    )
+  if goals.ndim != 1 or (labels is not None and goals.shape != np.shape(labels)):
+    expected = "[b]" if labels is None else np.shape(labels)
+    raise ValueError(f"goals have shape {goals.shape}: expected {expected}, a class for each image")
+  if is_traced(goals):
+    return
+  goals = np.asarray(goals)
+  outside = (goals < 0) | (goals >= (_LARGEST_LABEL if num_classes is None else num_classes))
+  if (bad := np.flatnonzero(outside)).size:
+    of = "" if num_classes is None else f" to {num_classes - 1}, the classes of the model"
+    raise ValueError(f"goals {first_few(goals[bad])} of images {first_few(bad)} are outside 0{of}")
+  if labels is None or is_traced(labels):
+    return
+  if (same := np.flatnonzero(goals == np.asarray(labels))).size:
+    raise ValueError(
+      f"goals {first_few(goals[same])} of images {first_few(same)} are the labels themselves: "
+      "expected another class for each image"
     )
 
 

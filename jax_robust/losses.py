@@ -169,6 +169,23 @@ def dlr(outputs: Logits, targets: Any) -> Float[Array, " b"]:
   return margin(outputs, targets) / (top[:, 0] - top[:, 2] + _DLR_OFFSET)
 
 
+def towards(loss_fn: LossFn) -> LossFn:
+  """The loss that leads to goals: `-loss_fn(outputs, goals)`, to be ascended.
+
+  Raises:
+    ValueError: of `dlr`, which is constant where the goal is the third class or a later one.
+
+  >>> towards(margin)(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([2])).tolist()
+  [-0.5]
+  """
+  if loss_fn is dlr:
+    raise ValueError(
+      "loss_fn is dlr, which has no gradient towards a goal that is not among the two largest "
+      "logits: with goals take cross_entropy or margin"
+    )
+  return lambda outputs, goals: -loss_fn(outputs, goals)
+
+
 def targeted_dlr(outputs: Logits, labels: Any, goals: Any) -> Float[Array, " b"]:
   """Targeted DLR: `(z_goal - z_y) / (z_1st - (z_3rd + z_4th) / 2)`, to be ascended.
 

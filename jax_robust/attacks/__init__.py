@@ -17,12 +17,16 @@ Args:
     `jax.random.PRNGKey` and integer seeds will do too.
   ball: the threat model: `linf_ball`, `l2_ball` or `l1_ball`, eps in units of the image, one or one
     per example. `pgd`, its relatives and `apgd` take one per pixel too, in linf.
+  goals: of a targeted attack, the class that each image shall be taken for, integers `[b]`. Then
+    `loss_fn(outputs, goals)` is descended, and a success is that the goal is predicted; without
+    goals it is any misclassification.
   loss_fn: `(outputs, targets) -> [b]`, ascended. Default: cross entropy.
   num_steps: gradient steps of one run; static.
   start: a point `[b, ...]` to start from; default is the attack's own, mostly a random point.
   num_restarts: independent runs from random starts; static.
-  num_targets: of a targeted attack, how many wrong classes are tried, in the order of their logits
-    at x; at most all there are. Any misclassification is a success, whatever the target class.
+  num_targets: of attacks called targeted in AutoAttack's sense, how many wrong classes are tried,
+    in the order of their logits at x; at most all there are. Any misclassification is a success,
+    whatever the target class: for a class of your choice, see `goals`.
   eot: of a randomised model, draws per step over which the loss is averaged (expectation over
     transformation), in one pass of `eot` times the memory; static.
 
@@ -43,7 +47,11 @@ Raises:
     negative or, in linf, above 1 (all of these unless traced); targets, keys or radii of another
     shape than x asks for; outputs that are no logits `[b, k]`, or are of one logit; options that
     contradict each other, an unknown name, a count that is too small, a ball of another norm.
-  UserWarning: in l2 and l1, a ball that holds all images.
+    Goals outside the classes, or equal to the label. Logits that are NaN or infinite at x (unless
+    traced). A model without a derivative, of attacks that need one: all but `square`.
+  RobustnessWarning: in l2 and l1, a ball that holds all images. Logits that are NaN or infinite at
+    points that were tried, with the rows of their images (unless traced): such a point is never a
+    success, and the run goes on from an earlier one.
 
 Weights enter through the closure of `logits_fn`, where an attack cannot see them: a training step
 that differentiates with respect to them passes `jax.lax.stop_gradient(params)` into that closure,

@@ -23,6 +23,7 @@ def apgd(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   num_steps: int = 100,
   num_restarts: int = 1,
@@ -80,18 +81,20 @@ def apgd(
   [[0.25, 0.75]]
   """
   check_restarts(num_restarts, start)
+  to_goal = goals is not None
+  ascended = losses.towards(loss_fn) if to_goal else loss_fn
   search = apgd_search(
-    lambda outputs, labels, goals: loss_fn(outputs, goals),
+    lambda outputs, labels, goals: ascended(outputs, goals), to_goal=to_goal,
     num_steps=num_steps, eot=eot, rho=rho, start=start, large_radii=large_radii,
   )  # fmt: skip
   inputs = check_inputs(
-    "apgd", logits_fn, x, targets, rng, ball, per_pixel=not large_radii, start=start
+    "apgd", logits_fn, x, targets, rng, ball, per_pixel=not large_radii, start=start, goals=goals
   )
-  # What the loss takes is handed on in the place of the goals.
-  targets = inputs.targets
-  problem = make_problem(inputs)._replace(goals=targets)
-  tries = jnp.broadcast_to(targets, (num_restarts, *targets.shape))
-  return run_all(search, inputs.query, problem, tries, ball=ball)
+  problem = make_problem(inputs)
+  if not to_goal:  # what the loss takes is handed on in the place of the goals
+    problem = problem._replace(goals=inputs.targets)
+  tries = jnp.broadcast_to(problem.goals, (num_restarts, *problem.goals.shape))
+  return run_all("apgd", search, inputs.query, problem, tries, ball=ball)
 
 
 def apgd_targeted(
@@ -140,4 +143,5 @@ def apgd_targeted(
   problem = make_problem(inputs)
   clean = jax.lax.stop_gradient(inputs.query(problem.x, problem.keys))
   goals = likeliest_wrong(clean, problem.labels, num_targets)
-  return run_all(search, inputs.query, problem, jnp.repeat(goals, num_restarts, axis=0), ball=ball)
+  tries = jnp.repeat(goals, num_restarts, axis=0)
+  return run_all("apgd_targeted", search, inputs.query, problem, tries, ball=ball)

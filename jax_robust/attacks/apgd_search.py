@@ -14,7 +14,7 @@ from jaxtyping import Array
 from jax_robust import losses
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.classes import misclassified
+from jax_robust.attacks.classes import is_finite, succeeded
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
 from jax_robust.attacks.stepwise import Problem, Search, select
 from jax_robust.errors import check_count
@@ -40,7 +40,7 @@ class ApgdState(NamedTuple):
     x_adv: the last such iterate; else the point of highest loss of the last stage, `x` before it.
     point: the next query.
     previous: where `point` was reached from.
-    best_x: the iterate of highest loss of this stage.
+    best_x: the iterate of highest loss of this stage, whose logits are finite.
     best_gradient: the gradient there.
     best_loss: the loss there; -inf before the first step.
     loss: at the last iterate.
@@ -56,6 +56,7 @@ class ApgdState(NamedTuple):
   count: Array
   found: Array
   x_adv: Array
+  num_lost: Array
   point: Array
   previous: Array
   best_x: Array
@@ -98,6 +99,7 @@ def apgd_search(
   rho: float = 0.75,
   start: Any = None,
   large_radii: bool = False,
+  to_goal: bool = False,
 ) -> Search:
   """Auto-PGD as a search: one run from one start. `apgd` says what it does.
 
@@ -105,6 +107,7 @@ def apgd_search(
     loss_fn: `(outputs, labels, goals) -> [b]`, ascended; of several exits in the mean.
     num_steps: iterations N. A row is done after N + 1 steps, N + 3 with `large_radii`.
     eot, rho, large_radii: as in `apgd`.
+    to_goal: whether success is that the problem's goals are predicted, rather than a wrong class.
     start: as in `apgd`; it belongs to the rows that `init` is called with. Default: at random.
 
   Returns:
@@ -129,12 +132,14 @@ def apgd_search(
   def step(ball, logits_fn, state):
     timetable = _make_timetable(stages, ball.norm)
     now, following = timetable.at(state.count), timetable.at(state.count + 1)
-    loss, gradient, wrong = _query(logits_fn, loss_fn, state, eot)
+    queried = _query(logits_fn, loss_fn, state, eot, to_goal)
+    gradient = queried.gradient
     is_l1 = ball.norm == "l1"
     if is_l1:
       state = _first_sparsity(state, now.starts, start is not None or large_radii)
-    state = _remember(state, now, _FIRST_STEP[ball.norm], loss, gradient, wrong)
+    state = _remember(state, now, _FIRST_STEP[ball.norm], queried)
     state, restart = (_check_support if is_l1 else _check_progress)(state, now.period, rho)
+    state, restart = _leave_lost_point(state, queried.finite, restart)
     base, gradient = select(restart, (state.best_x, state.best_gradient), (state.point, gradient))
     move = _move_sparsely if is_l1 else _move_with_momentum
     moved = move(_scale_ball(ball, now.radius) if large_radii else ball, state, base, gradient, now)
@@ -224,8 +229,19 @@ def _first_state(problem, x_start):
   )  # fmt: skip
 
 
-def _query(logits_fn: LogitsFn, loss_fn, state, eot):
-  """Loss and gradient at the point, means over `eot` draws; whether the mean draw is wrong."""
+class _Queried(NamedTuple):
+  """Loss and gradient at the point, means over `eot` draws, -inf and 0 where logits are not finite;
+  whether the mean draw is a success; whether all logits are finite.
+  """
+
+  loss: Array
+  gradient: Array
+  success: Array
+  finite: Array
+
+
+def _query(logits_fn: LogitsFn, loss_fn, state, eot, to_goal) -> _Queried:
+  """Queries the model at the point."""
   problem = state.problem
   keys = jax.vmap(lambda key, count: jax.random.split(jax.random.fold_in(key, count), eot))(
     problem.keys, state.count + 1
@@ -239,28 +255,42 @@ def _query(logits_fn: LogitsFn, loss_fn, state, eot):
     goals = copies(problem.goals)
     each = losses.over_exits(lambda logits, labels: loss_fn(logits, labels, goals))
     loss = jnp.mean(each(outputs, copies(problem.labels)).reshape(-1, eot), axis=1)
-    return jnp.sum(loss), (loss.astype(state.loss.dtype), predictions(outputs))
+    return jnp.sum(loss), (loss.astype(state.loss.dtype), predictions(outputs), is_finite(outputs))
 
-  gradient, (loss, logits) = jax.grad(loss_at, has_aux=True)(state.point)
+  gradient, (loss, logits, finite) = jax.grad(loss_at, has_aux=True)(state.point)
+  finite = jnp.all(finite.reshape(-1, eot), axis=1)
   if eot > 1:  # one draw that is wrong by chance is no success
     logits = jnp.mean(jax.nn.softmax(logits).reshape(-1, eot, logits.shape[-1]), axis=1)
-  return loss, gradient, misclassified(logits, problem.labels)
+  return _Queried(
+    loss=jnp.where(finite, loss, -jnp.inf),
+    gradient=select(finite, gradient, jnp.zeros_like(gradient)),
+    success=succeeded(logits, problem.labels, problem.goals, to_goal=to_goal) & finite,
+    finite=finite,
+  )
 
 
-def _remember(state, now, first_step, loss, gradient, wrong):
+def _leave_lost_point(state, finite, restart):
+  """Back from a point whose logits are not finite to the best one, with half the step."""
+  step_size = jnp.where(finite, state.step_size, state.step_size / 2)
+  return state._replace(step_size=step_size), restart | ~finite
+
+
+def _remember(state, now, first_step, queried):
   """The state with the result of the query."""
+  loss, gradient, success, finite = queried
   best_loss = jnp.where(now.starts, -jnp.inf, state.best_loss)
   is_best = loss > best_loss
+  # A start that is lost gives way to x, which has no gradient yet.
+  point = select(finite, state.point, state.problem.x)
   best_x, best_gradient = select(
-    is_best | now.starts,
-    (state.point, gradient),
-    (state.best_x, state.best_gradient),
+    is_best | now.starts, (point, gradient), (state.best_x, state.best_gradient)
   )
-  wrong = wrong & now.is_last_stage
+  success = success & now.is_last_stage
   rest = select(state.found | ~now.is_last_stage, state.x_adv, best_x)
   return state._replace(
-    found=state.found | wrong,
-    x_adv=select(wrong, state.point, rest),
+    found=state.found | success,
+    num_lost=state.num_lost + ~finite,
+    x_adv=select(success, state.point, rest),
     best_x=best_x,
     best_gradient=best_gradient,
     best_loss=jnp.where(is_best, loss, best_loss),

@@ -1,11 +1,12 @@
-"""Which examples count as misclassified, and which wrong classes a targeted attack tries."""
+"""Which outputs are a success, how far from it others are, and which wrong classes are tried."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from jax_robust import losses
 from jax_robust.nets.exits import predictions
 
 
@@ -19,6 +20,50 @@ def misclassified(outputs: Any, labels: Int[Array, " b"]) -> Bool[Array, " b"]:
   """
   logits = predictions(outputs)
   return (jnp.argmax(logits, axis=-1) != labels) & ~jnp.any(jnp.isnan(logits), axis=-1)
+
+
+def is_finite(outputs: Any) -> Bool[Array, " b"]:
+  """Whether all logits of an example, of all exits, are finite: else the point is no attack.
+
+  >>> is_finite(jnp.array([[0.0, 1.0], [0.0, jnp.inf]])).tolist()
+  [True, False]
+  """
+  leaves = jax.tree.leaves(outputs)
+  rows = [jnp.all(jnp.isfinite(z), axis=tuple(range(1, z.ndim))) for z in leaves]
+  return jnp.all(jnp.stack(rows), axis=0)
+
+
+def succeeded(
+  outputs: Any, labels: Int[Array, " b"], goals: Any, *, to_goal: bool = False
+) -> Bool[Array, " b"]:
+  """Whether an attack is done: the predicted class is wrong, or with `to_goal` it is the goal.
+
+  Logits that are not finite are never a success.
+
+  >>> z = jnp.array([[0.0, 1.0, 2.0]])
+  >>> succeeded(z, jnp.array([0]), jnp.array([1])).tolist()
+  [True]
+  >>> succeeded(z, jnp.array([0]), jnp.array([1]), to_goal=True).tolist()
+  [False]
+  """
+  if to_goal:
+    return (jnp.argmax(predictions(outputs), axis=-1) == goals) & is_finite(outputs)
+  return misclassified(outputs, labels) & is_finite(outputs)
+
+
+def lead(
+  outputs: Any, labels: Int[Array, " b"], goals: Any, *, to_goal: bool = False
+) -> Float[Array, " b"]:
+  """How far ahead of all others the classes are that count as a success; above 0 exactly there.
+
+  That is `losses.margin`, or with `to_goal` minus the margin of the goal; the mean over exits.
+
+  >>> z = jnp.array([[0.0, 1.0, 2.0]])
+  >>> lead(z, jnp.array([0]), jnp.array([1]), to_goal=True).tolist()
+  [-1.0]
+  """
+  margin = losses.over_exits(losses.margin)
+  return -margin(outputs, goals) if to_goal else margin(outputs, labels)
 
 
 def likeliest_wrong(outputs: Any, labels: Int[Array, " b"], num_targets: int) -> Int[Array, "t b"]:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_robust import losses, types
+from jax_robust import types
 from jax_robust.attacks import nearest, stepwise
 from jax_robust.attacks.balls import Ball, check_norm
-from jax_robust.attacks.classes import misclassified
+from jax_robust.attacks.classes import is_finite, lead, succeeded
 from jax_robust.attacks.pgd_steps import adam
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
@@ -38,6 +38,7 @@ class CwState(NamedTuple):
   count: Int[Array, " b"]
   found: Bool[Array, " b"]
   x_adv: Array
+  num_lost: Int[Array, " b"]
   distance: Float[Array, " b"]
   w: Array
   opt_state: Any
@@ -54,6 +55,7 @@ def cw_l2(
   rng: types.Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   num_steps: int = 1000,
   num_searches: int = 9,
   initial_c: float = 1e-3,
@@ -99,9 +101,9 @@ def cw_l2(
   check_norm("cw_l2", ball, "l2")
   search = cw_search(
     num_steps=num_steps, num_searches=num_searches, initial_c=initial_c,
-    learning_rate=learning_rate, confidence=confidence,
+    learning_rate=learning_rate, confidence=confidence, to_goal=goals is not None,
   )  # fmt: skip
-  return nearest.nearest_in_ball("cw_l2", search, logits_fn, x, targets, rng, ball)
+  return nearest.nearest_in_ball("cw_l2", search, logits_fn, x, targets, rng, ball, goals)
 
 
 def cw_search(
@@ -111,8 +113,11 @@ def cw_search(
   initial_c: float = 1e-3,
   learning_rate: float = 0.01,
   confidence: Array | float = 0.0,
+  to_goal: bool = False,
 ) -> Search:
   """`cw_l2` as a search of `num_searches` times `num_steps` passes.
+
+  With `to_goal` only the problem's goals count as adversarial.
 
   Its `found` says that `x_adv` is inside the ball; a search that is not stopped there goes on to
   nearer points.
@@ -125,7 +130,13 @@ def cw_search(
   optimizer = adam({0: learning_rate})
   return Search(
     init=functools.partial(_init, optimizer=optimizer, initial_c=initial_c),
-    step=functools.partial(_step, optimizer=optimizer, num_steps=num_steps, confidence=confidence),
+    step=functools.partial(
+      _step,
+      optimizer=optimizer,
+      num_steps=num_steps,
+      confidence=confidence,
+      to_goal=to_goal,
+    ),
     num_steps=num_steps * num_searches,
   )
 
@@ -147,20 +158,22 @@ def _init(ball, problem, *, optimizer, initial_c):
   )
 
 
-def _step(ball, logits_fn, state, *, optimizer, num_steps, confidence):
+def _step(ball, logits_fn, state, *, optimizer, num_steps, confidence, to_goal):
   """Queries the iterate and moves it; after the last step of a c, goes to the next c."""
-  x, labels = state.problem.x, state.problem.labels
+  x, labels, goals, _ = state.problem
   # The very first point is x, which tanh gives back only up to rounding.
   point = stepwise.select(state.count == 0, x, 0.5 * (jnp.tanh(state.w) + 1))
   keys = fold_each(state.problem.keys, state.count)
 
   def shortfall(point):
     logits = logits_fn(point, keys)
-    wrong = misclassified(logits, labels)
-    missing = jax.nn.relu(confidence - losses.margin(logits, labels))
-    return jnp.sum(missing), wrong & (missing <= 0)
+    done = succeeded(logits, labels, goals, to_goal=to_goal)
+    missing = jax.nn.relu(confidence - lead(logits, labels, goals, to_goal=to_goal))
+    return jnp.sum(missing), (done & (missing <= 0), is_finite(logits))
 
-  gradient, adversarial = jax.grad(shortfall, has_aux=True)(point)
+  gradient, (adversarial, finite) = jax.grad(shortfall, has_aux=True)(point)
+  # Of a point that is lost the distance alone speaks, which leads back to x.
+  gradient = stepwise.select(finite, gradient, jnp.zeros_like(gradient))
   state = nearest.keep_nearest(ball, state, point, adversarial)
 
   # The chain rule by hand, since the point may be x. 1 - tanh^2 would be 0 beyond |w| = 9.
@@ -170,6 +183,7 @@ def _step(ball, logits_fn, state, *, optimizer, num_steps, confidence):
   updates, opt_state = jax.vmap(optimizer.update)(gradient, state.opt_state, state.w)
   state = state._replace(
     count=state.count + 1,
+    num_lost=state.num_lost + ~finite,
     w=state.w + updates,
     opt_state=opt_state,
     succeeded=state.succeeded | adversarial,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_robust import losses, types
 from jax_robust.attacks import nearest, stepwise
 from jax_robust.attacks.balls import Ball, check_norm
-from jax_robust.attacks.classes import misclassified
+from jax_robust.attacks.classes import is_finite, misclassified, succeeded
 from jax_robust.attacks.pgd_steps import StepSize
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
@@ -33,6 +33,7 @@ class DdnState(NamedTuple):
   count: Int[Array, " b"]
   found: Bool[Array, " b"]
   x_adv: Array
+  num_lost: Int[Array, " b"]
   distance: Float[Array, " b"]
   iterate: Array
   norm: Float[Array, " b"]
@@ -45,6 +46,7 @@ def ddn(
   rng: types.Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: types.LossFn = losses.cross_entropy,
   num_steps: int = 100,
   step_size: StepSize | None = None,
@@ -90,9 +92,9 @@ def ddn(
   check_norm("ddn", ball, "l2")
   search = ddn_search(
     loss_fn=loss_fn, num_steps=num_steps, step_size=step_size, initial_norm=initial_norm,
-    gamma=gamma, levels=levels,
+    gamma=gamma, levels=levels, to_goal=goals is not None,
   )  # fmt: skip
-  return nearest.nearest_in_ball("ddn", search, logits_fn, x, targets, rng, ball)
+  return nearest.nearest_in_ball("ddn", search, logits_fn, x, targets, rng, ball, goals)
 
 
 def ddn_search(
@@ -104,12 +106,14 @@ def ddn_search(
   initial_norm: Array | float = 1.0,
   gamma: Array | float = 0.05,
   levels: int | None = None,
+  to_goal: bool = False,
 ) -> Search:
   """`ddn` as a search of `num_steps` passes.
 
   Its `found` says that `x_adv` is inside the ball; a search that is not stopped there goes on to
   nearer points. The labels of its problem are the targets of `loss_fn`. `adversarial_fn(outputs,
-  labels) -> [b]` says which points count, for outputs that are not logits.
+  labels) -> [b]` says which points count, for outputs that are not logits. With `to_goal` those
+  count whose class is the problem's goal, and the loss of the goals is descended.
 
   Raises:
     ValueError: no steps; fewer than 2 levels; gamma is not between 0 and 1.
@@ -128,6 +132,7 @@ def ddn_search(
       _step,
       loss_fn=loss_fn,
       adversarial_fn=adversarial_fn,
+      to_goal=to_goal,
       step_size=step_size,
       gamma=gamma,
       levels=levels,
@@ -154,29 +159,41 @@ def _init(ball, problem, *, initial_norm):
   )
 
 
-def _step(ball, logits_fn, state, *, loss_fn, adversarial_fn, step_size, gamma, levels):
+def _step(ball, logits_fn, state, *, loss_fn, adversarial_fn, to_goal, step_size, gamma, levels):
   """Queries the iterate, then moves it by direction and norm."""
-  x, labels, point = state.problem.x, state.problem.labels, state.iterate
+  (x, labels, goals, _), point = state.problem, state.iterate
   keys = fold_each(state.problem.keys, state.count)
   model_keys, direction_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
 
   def loss_at(point):
     outputs = logits_fn(point, model_keys)
-    return jnp.sum(loss_fn(outputs, labels)), adversarial_fn(outputs, labels)
+    if to_goal:
+      adversarial = succeeded(outputs, labels, goals, to_goal=True)
+      loss = losses.towards(loss_fn)(outputs, goals)
+      return jnp.sum(loss), (adversarial, is_finite(outputs))
+    return jnp.sum(loss_fn(outputs, labels)), (adversarial_fn(outputs, labels), is_finite(outputs))
 
-  gradient, adversarial = jax.grad(loss_at, has_aux=True)(point)
+  gradient, (adversarial, finite) = jax.grad(loss_at, has_aux=True)(point)
+  adversarial = adversarial & finite
   state = nearest.keep_nearest(ball, state, point, adversarial)
 
   size = step_size(state.count) if callable(step_size) else step_size
-  delta = point - x + per_example(size, x) * _direction(ball, gradient, direction_keys)
+  move = per_example(size, x) * _direction(ball, gradient, direction_keys)
+  # A point that is lost is left straight back to x.
+  delta = point - x + stepwise.select(finite, move, jnp.zeros_like(move))
   farthest = l2_norm(jnp.maximum(x, 1 - x)).reshape(-1)
-  norm = state.norm * jnp.where(adversarial, 1 - gamma, 1 + gamma).astype(x.dtype)
+  norm = state.norm * jnp.where(adversarial | ~finite, 1 - gamma, 1 + gamma).astype(x.dtype)
   norm = jnp.minimum(norm, farthest)
   length = l2_norm(delta)
   point = x + delta * (per_example(norm, x) / jnp.where(length > 0, length, 1.0))
   if levels is not None:
     point = jnp.round(point * (levels - 1)) / (levels - 1)
-  return state._replace(count=state.count + 1, iterate=jnp.clip(point, 0.0, 1.0), norm=norm)
+  return state._replace(
+    count=state.count + 1,
+    num_lost=state.num_lost + ~finite,
+    iterate=jnp.clip(point, 0.0, 1.0),
+    norm=norm,
+  )
 
 
 def _direction(ball, gradient, keys):

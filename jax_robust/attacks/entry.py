@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jax_robust.attacks.balls import check_ball
-from jax_robust.errors import check_images, check_targets
-from jax_robust.losses import as_targets
+from jax_robust.errors import check_goals, check_images, check_targets
+from jax_robust.losses import as_labels, as_targets
 from jax_robust.nets.exits import exits_of
 from jax_robust.nets.randomised import keyed
 from jax_robust.types import LogitsFn, as_keys
@@ -24,12 +24,14 @@ class Inputs(NamedTuple):
     x: images, `[b, ...]`, without a gradient.
     targets: labels `[b]`, int32, or probabilities `[b, k]`; a tuple of them, one entry per exit.
     keys: typed, `[b]`.
+    goals: the class that each image shall be taken for, integers `[b]`; or None.
   """
 
   query: LogitsFn
   x: Array
   targets: Any
   keys: Array
+  goals: Array | None = None
 
 
 def check_inputs(
@@ -43,12 +45,13 @@ def check_inputs(
   per_pixel: bool = False,
   minimum_norm: bool = False,
   start: Any = None,
+  goals: Any = None,
 ) -> Inputs:
   """Checks what an attack is called with, and brings it into one form.
 
   Args:
     name: of the attack, for messages.
-    logits_fn, x, targets, rng, ball, start: as those of `jax_robust.attacks`.
+    logits_fn, x, targets, rng, ball, start, goals: as those of `jax_robust.attacks`.
     per_pixel: whether the attack takes a radius for each pixel.
     minimum_norm: whether it looks for the nearest point: then it takes any radius, and no image of
       less than 32 bits, in which distances are not exact enough to be compared.
@@ -66,16 +69,21 @@ def check_inputs(
   given = targets if several else (targets,)  # as they are: a cast may hide a bad label
   each = tuple(as_targets(one, len(x)) for one in given)
   query = keyed(logits_fn)
+  if goals is not None:
+    check_goals(goals, as_labels(each[-1]))
 
   def checked_query(x, keys):
     outputs = query(x, keys)
     num_classes = exits_of(outputs)[0].shape[1]
     for one in given:
       check_targets(one, num_classes=num_classes)
+    if goals is not None:
+      check_goals(goals, num_classes=num_classes)
     return outputs
 
   x, each = jax.lax.stop_gradient((jnp.asarray(x), each))
-  return Inputs(checked_query, x, each if several else each[0], as_keys(rng, len(x)))
+  goals = None if goals is None else jax.lax.stop_gradient(jnp.asarray(goals))
+  return Inputs(checked_query, x, each if several else each[0], as_keys(rng, len(x)), goals)
 
 
 def check_not_half(name: str, x: Any) -> None:

@@ -13,7 +13,9 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.fab_search import fab_search
+from jax_robust.attacks.non_finite import warn_of_lost
 from jax_robust.errors import check_count
+from jax_robust.nets import derivatives
 from jax_robust.nets.exits import single_exit
 from jax_robust.types import Images, LogitsFn, Rng, fold
 
@@ -25,6 +27,7 @@ def fab(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   num_steps: int = 100,
   num_restarts: int = 1,
 ) -> Float[Array, "b *dims"]:
@@ -66,11 +69,14 @@ def fab(
   >>> ball.distance(x_adv, x).round(2).tolist()
   [0.25]
   """
-  inputs = check_inputs("fab", logits_fn, x, targets, rng, ball, minimum_norm=True)
+  inputs = check_inputs("fab", logits_fn, x, targets, rng, ball, minimum_norm=True, goals=goals)
   problem = stepwise.make_problem(inputs)
-  make_search = functools.partial(fab_search, num_steps=num_steps, targeted=False)
-  goals = problem.labels[None]  # not used: one run, to all classes
-  return _nearest(make_search, inputs.query, problem, goals, num_restarts, ball)
+  make_search = functools.partial(
+    fab_search, num_steps=num_steps, targeted=False, to_goal=goals is not None
+  )
+  return _nearest(
+    "fab", make_search, inputs.query, problem, problem.goals[None], num_restarts, ball
+  )
 
 
 def fab_targeted(
@@ -105,10 +111,10 @@ def fab_targeted(
   clean = jax.lax.stop_gradient(inputs.query(problem.x, problem.keys))
   goals = likeliest_wrong(single_exit(clean, "fab_targeted"), problem.labels, num_targets)
   make_search = functools.partial(fab_search, num_steps=num_steps, targeted=True)
-  return _nearest(make_search, inputs.query, problem, goals, num_restarts, ball)
+  return _nearest("fab_targeted", make_search, inputs.query, problem, goals, num_restarts, ball)
 
 
-def _nearest(make_search, logits_fn, problem, goals, num_restarts, ball):
+def _nearest(name, make_search, logits_fn, problem, goals, num_restarts, ball):
   """The nearest adversarial point over all goals `[t, b]` and restarts, or x."""
   check_count(num_restarts=num_restarts)
   num_goals = goals.shape[0]
@@ -117,7 +123,7 @@ def _nearest(make_search, logits_fn, problem, goals, num_restarts, ball):
   drive = stepwise.make_driver(make_search(), logits_fn, arguments)
 
   def attempt(search, carry, numbered):
-    x_adv, distance = carry
+    x_adv, distance, num_lost = carry
     number, goal = numbered
     # Only what is nearer counts now, and random starts are near enough to find it.
     within = dataclasses.replace(ball, eps=jnp.minimum(ball.eps, distance))
@@ -125,13 +131,17 @@ def _nearest(make_search, logits_fn, problem, goals, num_restarts, ball):
     tried = drive(within, search.init(within, problem._replace(goals=goal, keys=keys)))
     nearer = tried.found & (tried.distance < distance)
     x_adv = stepwise.select(nearer, tried.x_adv, x_adv)
-    return x_adv, jnp.where(nearer, tried.distance, distance)
+    distance = jnp.where(nearer, tried.distance, distance)
+    return x_adv, distance, num_lost + tried.num_lost
 
-  carry = problem.x, jnp.full_like(problem.x, jnp.inf, shape=problem.x.shape[:1])
+  num_lost = jnp.zeros(problem.x.shape[0], jnp.int32)
+  carry = problem.x, jnp.full_like(problem.x, jnp.inf, shape=problem.x.shape[:1]), num_lost
   first, others = (jax.tree.map(lambda each, rows=rows: each[rows], tries)
                    for rows in (slice(num_goals), slice(num_goals, None)))  # fmt: skip
-  carry = stepwise.one_by_one(functools.partial(attempt, make_search()), carry, first, arguments)
-  if num_restarts > 1:
-    random = functools.partial(attempt, make_search(random_start=True))
-    carry = stepwise.one_by_one(random, carry, others, arguments)
+  with derivatives.needed(name, logits_fn, problem.x, problem.keys):
+    carry = stepwise.one_by_one(functools.partial(attempt, make_search()), carry, first, arguments)
+    if num_restarts > 1:
+      random = functools.partial(attempt, make_search(random_start=True))
+      carry = stepwise.one_by_one(random, carry, others, arguments)
+  warn_of_lost(name, carry[2], logits_fn, problem.x, problem.keys)
   return jax.lax.stop_gradient(carry[0])

@@ -9,9 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.classes import misclassified
+from jax_robust.attacks.classes import is_finite, lead, succeeded
 from jax_robust.attacks.hyperplanes import MOVES
 from jax_robust.attacks.nearest import keep_nearest
+from jax_robust.attacks.non_finite import half_way_back
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example, sum_pixels
 from jax_robust.attacks.stepwise import Problem, Search, fold_each, select
 from jax_robust.errors import check_count
@@ -41,11 +42,18 @@ class FabState(NamedTuple):
   count: Int[Array, " b"]
   found: Bool[Array, " b"]
   x_adv: Array
+  num_lost: Int[Array, " b"]
   distance: Float[Array, " b"]
   point: Array
 
 
-def fab_search(*, num_steps: int = 100, targeted: bool, random_start: bool = False) -> Search:
+def fab_search(
+  *,
+  num_steps: int = 100,
+  targeted: bool,
+  random_start: bool = False,
+  to_goal: bool = False,
+) -> Search:
   """FAB as a search: one run from one start. `fab` says what it does.
 
   A step linearises at a point, moves, and queries the point that it reached: two forward passes and
@@ -57,6 +65,8 @@ def fab_search(*, num_steps: int = 100, targeted: bool, random_start: bool = Fal
     num_steps: iterations.
     targeted: linearise the boundary to the class in `problem.goals`, at the cost of one backward
       pass; else those to all classes, with as many backward passes, and step to the nearest.
+    to_goal: only the goal counts as adversarial, and what is linearised is the boundary between it
+      and the class that leads the others; at the cost of one backward pass.
     random_start: begin at distance eps / 2 from x in a random direction rather than at x.
 
   Returns:
@@ -68,10 +78,10 @@ def fab_search(*, num_steps: int = 100, targeted: bool, random_start: bool = Fal
   check_count(0, num_steps=num_steps)
   return Search(
     init=functools.partial(_init, random_start=random_start),
-    step=functools.partial(_step, targeted=targeted),
+    step=functools.partial(_step, targeted=targeted, to_goal=to_goal),
     num_steps=num_steps,
     num_forward=2,
-    num_backward=1 if targeted else None,
+    num_backward=1 if targeted or to_goal else None,
   )
 
 
@@ -96,33 +106,49 @@ def _random_start(ball: Ball, problem: Problem) -> Array:
   return jnp.clip(x + 0.5 * per_example(ball.eps, x) * unit, 0.0, 1.0)
 
 
-def _step(ball: Ball, logits_fn: LogitsFn, state: FabState, *, targeted: bool) -> FabState:
+def _step(
+  ball: Ball, logits_fn: LogitsFn, state: FabState, *, targeted: bool, to_goal: bool
+) -> FabState:
   """One iteration: a linearisation, the step onto the boundary, and back from beyond it."""
   problem, point = state.problem, state.point
   keys = fold_each(problem.keys, 2 * state.count + 1)  # 0 is the start's
   logits, normal, excess = _linearise(
-    logits_fn, point, keys, problem, norm=ball.norm, targeted=targeted
+    logits_fn, point, keys, problem, norm=ball.norm, targeted=targeted, to_goal=to_goal
+  )
+  adversarial = functools.partial(
+    succeeded, labels=problem.labels, goals=problem.goals, to_goal=to_goal
   )
   # The reference does not count this point. It costs nothing, and changes no iterate.
-  state = keep_nearest(ball, state, point, misclassified(logits, problem.labels))
+  state = keep_nearest(ball, state, point, adversarial(logits))
+  num_lost = state.num_lost + ~is_finite(logits)
 
   reached = _boundary_step(ball, problem.x, point, normal, excess)
   logits = logits_fn(reached, fold_each(problem.keys, 2 * state.count + 2))
-  adversarial = misclassified(logits, problem.labels)
-  state = keep_nearest(ball, state, reached, adversarial)
+  state = keep_nearest(ball, state, reached, adversarial(logits))
+  finite = is_finite(logits)
   back = problem.x + _BACKWARD * (reached - problem.x)
-  return state._replace(point=select(adversarial, back, reached), count=state.count + 1)
+  following = half_way_back(~finite, reached, select(adversarial(logits), back, reached), problem.x)
+  return state._replace(point=following, count=state.count + 1, num_lost=num_lost + ~finite)
 
 
-def _linearise(logits_fn, point, keys, problem, *, norm, targeted):
+def _linearise(logits_fn, point, keys, problem, *, norm, targeted, to_goal):
   """The logits at a point `[b, k]`; the gradient of (logit of the goal - logit of the label) there,
-  and its value, `[b]`. Untargeted, the goal is the class whose linearised boundary is nearest.
+  and its value, `[b]`; with `to_goal`, of (logit of the goal - the largest other). Untargeted, the
+  goal is the class whose linearised boundary is nearest.
   """
   labels = problem.labels
 
   def logits_at(point):
     return single_exit(logits_fn(point, keys), "fab").astype(point.dtype)
 
+  if to_goal:
+
+    def lead_at(point):
+      logits = logits_at(point)
+      return jnp.sum(excess := lead(logits, labels, problem.goals, to_goal=True)), (logits, excess)
+
+    normal, (logits, excess) = jax.grad(lead_at, has_aux=True)(point)
+    return jax.lax.stop_gradient((logits, _finite(normal), _finite(excess)))
   logits, pull_back = jax.vjp(logits_at, point)
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
   if targeted:

@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_robust import losses, types
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.classes import likeliest_wrong, misclassified
+from jax_robust.attacks.classes import is_finite, likeliest_wrong, succeeded
 from jax_robust.attacks.entry import check_inputs
+from jax_robust.attacks.non_finite import half_way_back, warn_of_lost
 from jax_robust.attacks.pgd_steps import MODEL_NOISE, StepSize, adam, make_move
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
 from jax_robust.errors import check_count
@@ -32,6 +33,7 @@ class MultiTargetedState(NamedTuple):
   count: Int[Array, " b"]
   found: Bool[Array, " b"]
   x_adv: Array
+  num_lost: Int[Array, " b"]
   margin: Float[Array, " b"]
   iterate: Array
   memory: Any
@@ -90,7 +92,11 @@ def multi_targeted(
     step_size=step_size, optimizer=optimizer,
   )  # fmt: skip
   problem = problem._replace(goals=goals)
-  state = stepwise.run(search, inputs.query, problem, ball=ball, stop_when_found=stop_when_found)
+  state = stepwise.run(
+    search, inputs.query, problem, ball=ball, stop_when_found=stop_when_found,
+    name="multi_targeted",
+  )  # fmt: skip
+  warn_of_lost("multi_targeted", state.num_lost, inputs.query, problem.x, problem.keys)
   return jax.lax.stop_gradient(state.x_adv)
 
 
@@ -160,18 +166,25 @@ def _step(ball, logits_fn, state, *, moves, num_steps):
     return jnp.sum(ahead - jnp.take_along_axis(logits, labels[:, None], axis=1)), logits
 
   gradient, logits = jax.grad(lead, has_aux=True)(point)
-  state = _keep_best(state, point, logits)
+  finite = is_finite(logits)
+  state = _keep_best(state, point, logits, finite)
   moved, memory = move_fn(gradient, memory, point, count)
-  return state._replace(count=state.count + 1, iterate=ball.project(moved, x), memory=memory)
+  iterate = half_way_back(~finite, point, ball.project(moved, x), x)
+  return state._replace(
+    count=state.count + 1,
+    num_lost=state.num_lost + ~finite,
+    iterate=iterate,
+    memory=memory,
+  )
 
 
-def _keep_best(state, point, logits):
+def _keep_best(state, point, logits, finite):
   """The state whose `x_adv` is this point where it is the first misclassified, or by more."""
   labels = state.problem.labels
-  wrong = misclassified(logits, labels)
+  wrong = succeeded(logits, labels, labels)
   margin = losses.margin(logits, labels).astype(state.margin.dtype)
   # A tie is 0 whether the arg max breaks it for or against the label.
-  better = (wrong & ~state.found) | ((wrong | ~state.found) & (margin > state.margin))
+  better = (wrong & ~state.found) | ((wrong | ~state.found) & (margin > state.margin) & finite)
   return state._replace(
     x_adv=stepwise.select(better, point, state.x_adv),
     margin=jnp.where(better, margin, state.margin),

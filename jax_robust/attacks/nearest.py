@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.entry import check_inputs
+from jax_robust.attacks.non_finite import warn_of_lost
 from jax_robust.nets.exits import single_exit
 from jax_robust.types import Images, LogitsFn, Rng
 
@@ -20,7 +21,7 @@ def keep_nearest(ball: Ball, state: Any, point: Array, adversarial: Bool[Array, 
     ball: points within its eps count.
     state: a state of `stepwise` with `distance` `[b]`, that of `x_adv`, infinite without one.
     point: the point that was queried, inside the box, `[b, ...]`.
-    adversarial: whether it is misclassified, `[b]`.
+    adversarial: whether it is a success, `[b]`.
 
   Returns:
     The state, its `x_adv`, `distance` and `found` brought up to date.
@@ -42,13 +43,11 @@ def nearest_in_ball(
   targets: Any,
   rng: Rng,
   ball: Ball,
+  goals: Any = None,
 ) -> Float[Array, "b *dims"]:
   """Runs a minimum-norm search to its end: the nearest adversarial points in the ball, else x."""
-  inputs = check_inputs(name, logits_fn, x, targets, rng, ball, minimum_norm=True)
-  state = stepwise.run(
-    search,
-    lambda x, keys: single_exit(inputs.query(x, keys), name),
-    stepwise.make_problem(inputs),
-    ball=ball,
-  )
+  inputs = check_inputs(name, logits_fn, x, targets, rng, ball, minimum_norm=True, goals=goals)
+  logits_of = lambda x, keys: single_exit(inputs.query(x, keys), name)  # noqa: E731
+  state = stepwise.run(search, logits_of, stepwise.make_problem(inputs), ball=ball, name=name)
+  warn_of_lost(name, state.num_lost, logits_of, inputs.x, inputs.keys)
   return jax.lax.stop_gradient(state.x_adv)

@@ -21,7 +21,9 @@ from jaxtyping import Array, Float
 
 from jax_robust import losses
 from jax_robust.attacks.balls import Ball, check_is_ball, check_norm
+from jax_robust.attacks.classes import is_finite
 from jax_robust.attacks.entry import check_inputs
+from jax_robust.attacks.non_finite import give_back_lost, half_way_back, warn_of_lost
 from jax_robust.attacks.pgd_steps import (
   MODEL_NOISE,
   StepSize,
@@ -32,6 +34,7 @@ from jax_robust.attacks.pgd_steps import (
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import select
 from jax_robust.errors import check_count, check_name, check_step_size
+from jax_robust.nets import derivatives
 from jax_robust.nets.randomised import takes_rng
 from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold
 
@@ -43,7 +46,8 @@ _NORMAL_START_STDDEV = 1e-3  # TRADES, 2019
 class _State(NamedTuple):
   """What one step hands to the next: the iterate, the optimiser's memory, and the best point seen.
 
-  `noise_keys` are the run's, for a randomised model; `()` for a deterministic one.
+  `noise_keys` are the run's, for a randomised model; `()` for a deterministic one. `num_lost`
+  counts the points whose logits were not finite.
   """
 
   noise_keys: Any
@@ -51,6 +55,7 @@ class _State(NamedTuple):
   memory: Any
   best_x: Array
   best_loss: Array
+  num_lost: Array
 
 
 def pgd(
@@ -60,6 +65,7 @@ def pgd(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   num_steps: int = 10,
   step_size: StepSize | None = None,
@@ -81,6 +87,7 @@ def pgd(
     `linear_optimum_is_reached`: on a linear model, where the box is inactive, the exact one.
     `best_is_no_worse_than_last`: `keep_best` never returns a smaller loss than without it, where
       the model is deterministic.
+    `goals_are_descended_to`: with `goals`, the loss is `-loss_fn(outputs, goals)`.
 
   Args: those of `jax_robust.attacks`, and
     step_size: in units of the image, in the ball's norm: a number (may be traced) or a function of
@@ -106,7 +113,9 @@ def pgd(
   >>> pgd(logits_fn, x, labels, jax.random.key(0), ball=linf_ball(0.25)).tolist()
   [[0.25, 0.75]]
   """
-  inputs = check_inputs("pgd", logits_fn, x, targets, rng, ball, per_pixel=True, start=start)
+  inputs = check_inputs(
+    "pgd", logits_fn, x, targets, rng, ball, per_pixel=True, start=start, goals=goals
+  )
   check_count(0, num_steps=num_steps)
   check_count(eot=eot)
   if isinstance(start, str):
@@ -114,46 +123,71 @@ def pgd(
   check_restarts(num_restarts, start)
   x, keys, is_randomised = inputs.x, inputs.keys, takes_rng(logits_fn)
   init_fn, move_fn = make_move(ball, step_size, optimizer, num_steps, momentum)
-  loss_of = _expected_loss(inputs, losses.over_exits(loss_fn), eot if is_randomised else 0)
+  loss_of = _expected_loss(*_towards(inputs, loss_fn), eot if is_randomised else 0)
 
   def loss_at(x_adv, noise_keys, count):
-    loss = loss_of(x_adv, noise_keys, count)
-    return jnp.sum(loss), loss.astype(x.dtype)
+    loss, finite = loss_of(x_adv, noise_keys, count)
+    return jnp.sum(loss), (loss.astype(x.dtype), finite)
 
   def step(state, count):
     # Stopped here, so that no tangent of the weights travels from step to step.
-    gradient, loss = jax.lax.stop_gradient(
+    gradient, (loss, finite) = jax.lax.stop_gradient(
       jax.grad(loss_at, has_aux=True)(state.x_adv, state.noise_keys, count)
     )
     if keep_best:
-      state = _keep_better(state, state.x_adv, loss)
+      state = _keep_better(state, loss, finite)
     x_adv, memory = move_fn(gradient, state.memory, state.x_adv, count)
-    return state._replace(x_adv=ball.project(x_adv, x), memory=memory), None
+    x_adv = half_way_back(~finite, state.x_adv, ball.project(x_adv, x), x)
+    return state._replace(x_adv=x_adv, memory=memory, num_lost=state.num_lost + ~finite), None
 
   unroll = default_unroll(num_steps) if unroll is None else unroll
   best_x, best_loss = x, jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
-  for restart in range(num_restarts):
-    x_start = _start(start, fold(keys, restart), x, ball)
-    noise_keys = fold(keys, MODEL_NOISE + restart) if is_randomised else ()
-    state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss)
-    state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
-    if num_restarts > 1 or keep_best:
-      state = _keep_better(state, state.x_adv, loss_at(state.x_adv, noise_keys, num_steps)[1])
-      best_x, best_loss = state.best_x, state.best_loss
-    else:
-      best_x = state.x_adv
+  num_lost = jnp.zeros(x.shape[0], jnp.int32)
+  keeps_best = num_restarts > 1 or keep_best
+  with derivatives.needed("pgd", inputs.query, x, keys):
+    for restart in range(num_restarts):
+      x_start = _start(start, fold(keys, restart), x, ball)
+      noise_keys = fold(keys, MODEL_NOISE + restart) if is_randomised else ()
+      state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss, num_lost)
+      state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
+      if keeps_best:
+        loss, finite = loss_at(state.x_adv, noise_keys, num_steps)[1]
+        state = _keep_better(state, loss, finite)
+        state = state._replace(num_lost=state.num_lost + ~finite)
+      best_x = state.best_x if keeps_best else state.x_adv
+      best_loss, num_lost = state.best_loss, state.num_lost
+  if keeps_best:
+    warn_of_lost("pgd", num_lost, inputs.query, x, keys)
+  else:
+    best_x = give_back_lost("pgd", best_x, num_lost, inputs.query, x, keys)
   return jax.lax.stop_gradient(best_x)
 
 
+def _towards(inputs, loss_fn):
+  """The inputs with what the loss is taken of for targets, and the loss to ascend, over exits: with
+  goals, minus the loss of the goals.
+  """
+  if inputs.goals is None:
+    return inputs, losses.over_exits(loss_fn)
+  return inputs._replace(targets=inputs.goals), losses.over_exits(losses.towards(loss_fn))
+
+
 def _expected_loss(inputs, loss_fn, eot):
-  """`(x, noise_keys, count) -> loss [b]`, the mean over `eot` draws; of 0 draws, without keys."""
+  """`(x, noise_keys, count) -> loss [b]`, and whether the logits are finite, `[b]`: the mean over
+  `eot` draws; of 0 draws, without keys.
+  """
+
+  def loss_of(x, keys):
+    outputs = inputs.query(x, keys)
+    return loss_fn(outputs, inputs.targets), is_finite(outputs)
+
   if not eot:
-    return lambda x, noise_keys, count: loss_fn(inputs.query(x, noise_keys), inputs.targets)
+    return lambda x, noise_keys, count: loss_of(x, noise_keys)
 
   def mean_loss(x, noise_keys, count):
     step_keys = fold(noise_keys, count)
-    loss_of_draw = lambda n: loss_fn(inputs.query(x, fold(step_keys, n)), inputs.targets)  # noqa: E731
-    return jnp.mean(jax.vmap(loss_of_draw)(jnp.arange(eot)), axis=0)
+    draws = jax.vmap(lambda number: loss_of(x, fold(step_keys, number)))(jnp.arange(eot))
+    return jnp.mean(draws[0], axis=0), jnp.all(draws[1], axis=0)
 
   return mean_loss
 
@@ -172,11 +206,12 @@ def _start(start, keys, x, ball):
   return ball.project(x_start, x)
 
 
-def _keep_better(state, x_adv, loss):
-  """Replaces the best point of each example where this one's loss is higher; NaN never is."""
-  better = loss > state.best_loss
+def _keep_better(state, loss, finite):
+  """Replaces the best point of each example where the iterate's loss is higher, and is finite."""
+  better = (loss > state.best_loss) & finite
   return state._replace(
-    best_x=select(better, x_adv, state.best_x), best_loss=jnp.where(better, loss, state.best_loss)
+    best_x=select(better, state.x_adv, state.best_x),
+    best_loss=jnp.where(better, loss, state.best_loss),
   )
 
 
@@ -187,6 +222,7 @@ def fgsm(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   step_size: Array | np.ndarray | float | None = None,
 ) -> Float[Array, "b *dims"]:
@@ -206,7 +242,7 @@ def fgsm(
   [[0.25, 0.75]]
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=1, start="zero",
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=1, start="zero",
     step_size=check_is_ball(ball).eps if step_size is None else step_size,
   )  # fmt: skip
 
@@ -218,6 +254,7 @@ def rs_fgsm(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   step_size: Array | np.ndarray | float | None = None,
 ) -> Float[Array, "b *dims"]:
@@ -239,8 +276,8 @@ def rs_fgsm(
   (1, 2)
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=1, start="uniform",
-    step_size=1.25 * check_is_ball(ball).eps if step_size is None else step_size,
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=1,
+    start="uniform", step_size=1.25 * check_is_ball(ball).eps if step_size is None else step_size,
   )  # fmt: skip
 
 
@@ -251,6 +288,7 @@ def n_fgsm(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   noise_scale: Array | float = 2.0,
   step_size: Array | np.ndarray | float | None = None,
@@ -277,16 +315,20 @@ def n_fgsm(
   (1, 2)
   """
   check_norm("n_fgsm", ball, "linf")
-  query, x, targets, keys = check_inputs("n_fgsm", logits_fn, x, targets, rng, ball, per_pixel=True)
+  inputs = check_inputs("n_fgsm", logits_fn, x, targets, rng, ball, per_pixel=True, goals=goals)
+  query, x, keys = inputs.query, inputs.x, inputs.keys
   check_step_size(noise_scale=noise_scale, step_size=step_size)
   noise = ball.sample(keys, x) * per_example(noise_scale, x)
   x_noisy = jnp.clip(x + noise, 0.0, 1.0)
   noise_keys = fold(keys, MODEL_NOISE)
-  loss_fn = losses.over_exits(loss_fn)
-  gradient = jax.grad(lambda x: jnp.sum(loss_fn(query(x, noise_keys), targets)))(x_noisy)
+  loss_of = _expected_loss(*_towards(inputs, loss_fn), 0)
+  with derivatives.needed("n_fgsm", query, x, keys):
+    gradient = jax.grad(lambda x: jnp.sum(loss_of(x, noise_keys, 0)[0]))(x_noisy)
   step_size = ball.eps if step_size is None else step_size
-  x_adv = x_noisy + per_example(step_size, x) * ball.ascent(gradient)
-  return jax.lax.stop_gradient(jnp.clip(x_adv, 0.0, 1.0))
+  x_adv = jnp.clip(x_noisy + per_example(step_size, x) * ball.ascent(gradient), 0.0, 1.0)
+  none_lost = jnp.zeros(x.shape[0], jnp.int32)
+  x_adv = give_back_lost("n_fgsm", x_adv, none_lost, query, x, noise_keys)
+  return jax.lax.stop_gradient(x_adv)
 
 
 def bim(
@@ -296,6 +338,7 @@ def bim(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   num_steps: int = 10,
   step_size: StepSize | None = None,
@@ -318,7 +361,7 @@ def bim(
   [[0.25, 0.75]]
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=num_steps,
     step_size=step_size, start="zero", eot=eot, unroll=unroll,
   )  # fmt: skip
 
@@ -330,6 +373,7 @@ def mim(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   loss_fn: LossFn = losses.cross_entropy,
   num_steps: int = 10,
   step_size: StepSize | None = None,
@@ -358,7 +402,7 @@ def mim(
   [[0.25, 0.75]]
   """
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=num_steps,
     step_size=step_size, momentum=momentum, start="zero", eot=eot, unroll=unroll,
   )  # fmt: skip
 
@@ -370,6 +414,7 @@ def cw_linf(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   confidence: Array | float = 50.0,
   num_steps: int = 100,
   step_size: StepSize | None = None,
@@ -405,10 +450,12 @@ def cw_linf(
   check_norm("cw_linf", ball, "linf", "; in others take pgd with losses.margin, or cw_l2")
 
   def loss_fn(outputs, targets):
-    return -jax.nn.relu(jnp.asarray(confidence, outputs.dtype) - losses.margin(outputs, targets))
+    margin, kappa = losses.margin(outputs, targets), jnp.asarray(confidence, outputs.dtype)
+    # `pgd` ascends it; with goals it descends it.
+    return -jax.nn.relu(kappa - margin) if goals is None else jax.nn.relu(kappa + margin)
 
   return pgd(
-    logits_fn, x, targets, rng, ball=ball, loss_fn=loss_fn, num_steps=num_steps,
+    logits_fn, x, targets, rng, ball=ball, goals=goals, loss_fn=loss_fn, num_steps=num_steps,
     step_size=ball.eps / 4 if step_size is None else step_size, start=start,
     num_restarts=num_restarts, keep_best=keep_best, eot=eot, unroll=unroll,
   )  # fmt: skip

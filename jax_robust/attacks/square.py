@@ -20,6 +20,7 @@ def square(
   rng: Rng,
   *,
   ball: Ball,
+  goals: Any = None,
   num_queries: int = 5000,
   num_restarts: int = 1,
   p_init: float = 0.8,
@@ -48,14 +49,16 @@ def square(
     `best_margin_never_falls`: from query to query.
 
   Args: those of `jax_robust.attacks`, and
-    x: images in [0, 1], `[b, h, w, c]`.
+    logits_fn: only queried; it needs no derivative.
+    x: images in [0, 1], `[b, h, w, c]` or `[b, h, w]`; or features `[b, d]`, whose windows are one
+      feature each, from a start at ±eps for each.
     ball: in l2 its `exact` is not used.
     num_queries: proposals, after the query at the start; static.
     p_init: share of the image's area that the first windows cover; static.
     resc_schedule: stretch the halvings, meant for 10,000 proposals, to `num_queries`; static.
 
   Returns:
-    x_adv `[b, h, w, c]`: the first misclassified point; where there is none, that of highest margin
+    x_adv `[b, ...]`: the first successful point; where there is none, that of highest margin
     (of the last restart).
 
   Reference: Andriushchenko et al., 2020, "Square Attack: a query-efficient black-box adversarial
@@ -70,8 +73,10 @@ def square(
   True
   """
   check_count(num_restarts=num_restarts)
-  search = square_search(num_queries=num_queries, p_init=p_init, resc_schedule=resc_schedule)
-  inputs = check_inputs("square", logits_fn, x, targets, rng, ball)
+  search = square_search(
+    num_queries=num_queries, p_init=p_init, resc_schedule=resc_schedule, to_goal=goals is not None
+  )
+  inputs = check_inputs("square", logits_fn, x, targets, rng, ball, goals=goals)
   problem = make_problem(inputs)
-  tries = jnp.broadcast_to(problem.labels, (num_restarts, *problem.labels.shape))  # not used
-  return run_all(search, inputs.query, problem, tries, ball=ball)
+  tries = jnp.broadcast_to(problem.goals, (num_restarts, *problem.goals.shape))
+  return run_all("square", search, inputs.query, problem, tries, ball=ball)

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_robust import losses
 from jax_robust.attacks import stepwise
 from jax_robust.attacks.balls import Ball
-from jax_robust.attacks.classes import misclassified
+from jax_robust.attacks.classes import is_finite, lead, succeeded
 from jax_robust.attacks.projections import per_example, sum_pixels
 from jax_robust.attacks.stepwise import Problem, Search, select
 from jax_robust.errors import check_count
 from jax_robust.types import LogitsFn
+
+_CANCELLED = 1e-3  # of two windows of unit norm
 
 _OFFSET = 1e-12  # added to norms that divide, as in the reference program
 
@@ -42,16 +43,22 @@ class SquareState(NamedTuple):
   count: Array
   found: Array
   x_adv: Array
+  num_lost: Array
   best_margin: Array
 
 
 def square_search(
-  *, num_queries: int = 5000, p_init: float = 0.8, resc_schedule: bool = False
+  *,
+  num_queries: int = 5000,
+  p_init: float = 0.8,
+  resc_schedule: bool = False,
+  to_goal: bool = False,
 ) -> Search:
   """Square Attack as a search: one run from one start. `square` says what it does.
 
   Args:
     num_queries, p_init, resc_schedule: as in `square`.
+    to_goal: whether the problem's goals are to be predicted, rather than any wrong class.
 
   Returns:
     A `Search` of `num_queries + 1` steps, the first at the start, whose states are of type
@@ -69,17 +76,48 @@ def square_search(
   schedule = functools.partial(
     window_sizes, num_queries, p_init=p_init, resc_schedule=resc_schedule
   )
-  return Search(_init, functools.partial(_step, schedule), num_queries + 1, num_backward=0)
+  step = functools.partial(_step, schedule, to_goal)
+  return Search(_init, step, num_queries + 1, num_backward=0)
+
+
+def as_pixels(shape: tuple[int, ...]) -> tuple[int, int, int]:
+  """The shape `(h, w, c)` in which windows are drawn: `(d,)` is a strip of d pixels.
+
+  A strip's windows are one feature each: they do not depend on the order of the features.
+
+  Raises:
+    ValueError: neither an image, with channels or without, nor a vector.
+
+  >>> as_pixels((32, 32, 3)), as_pixels((28, 28)), as_pixels((30,))
+  ((32, 32, 3), (28, 28, 1), (1, 30, 1))
+  """
+  if not 1 <= len(shape) <= 3:
+    raise ValueError(
+      f"x has shape {('b', *shape)}: square needs images [b, h, w, c] or [b, h, w], as its windows "
+      "are squares, or features [b, d]"
+    )
+  height, width, channels = (1, *shape, 1) if len(shape) == 1 else (*shape, 1)[:3]
+  return height, width, channels
+
+
+def _in_pixels(state: SquareState) -> SquareState:
+  """The state with image and point of shape `[b, h, w, c]`."""
+  x, x_adv = (
+    each.reshape(each.shape[:1] + as_pixels(each.shape[1:]))
+    for each in (state.problem.x, state.x_adv)
+  )
+  return state._replace(problem=state.problem._replace(x=x), x_adv=x_adv)
 
 
 def _init(ball: Ball, problem: Problem) -> SquareState:
   """The state before the first query, which is at `x_adv`."""
   x = problem.x
-  if x.ndim != 4:
-    raise ValueError(f"x has shape {x.shape}: expected images [b, h, w, c], as windows are square")
   keys, _ = _keys(problem.keys, jnp.zeros(x.shape[0], jnp.int32))
-  draw = _start_linf if ball.norm == "linf" else draw_tiles
-  start = jax.vmap(functools.partial(draw, x.shape[1:], ball.norm))(keys).astype(x.dtype)
+  draw = functools.partial(
+    _start_linf if ball.norm == "linf" else draw_tiles, as_pixels(x.shape[1:]), ball.norm
+  )
+  start = jax.vmap(lambda key: jnp.broadcast_to(draw(key), as_pixels(x.shape[1:])))(keys)
+  start = start.reshape(x.shape).astype(x.dtype)
   if ball.norm == "l2":
     start = start / (_OFFSET + jnp.sqrt(sum_pixels(start**2)))
   if ball.norm != "l1":
@@ -89,23 +127,27 @@ def _init(ball: Ball, problem: Problem) -> SquareState:
   return state._replace(x_adv=_without_exact(ball).project(x + start, x))
 
 
-def _step(schedule, ball: Ball, logits_fn: LogitsFn, state: SquareState) -> SquareState:
+def _step(
+  schedule, to_goal: bool, ball: Ball, logits_fn: LogitsFn, state: SquareState
+) -> SquareState:
   """One query: of the start first, then of a proposal."""
-  x, labels, _, keys = state.problem
+  x, labels, goals, keys = state.problem
   proposal_keys, model_keys = _keys(keys, state.count)
-  sizes = schedule(*x.shape[1:3], norm=ball.norm)
+  sizes = schedule(*as_pixels(x.shape[1:])[:2], norm=ball.norm)
   propose = _propose_linf if ball.norm == "linf" else _propose_bumps
   number = jnp.maximum(state.count - 1, 0)
-  proposal = propose(_without_exact(ball), state, proposal_keys, sizes, number)
-  point = select(state.count == 0, state.x_adv, proposal)
+  proposal = propose(_without_exact(ball), _in_pixels(state), proposal_keys, sizes, number)
+  point = select(state.count == 0, state.x_adv, proposal.reshape(x.shape))
   outputs = logits_fn(point, model_keys)
-  margin = losses.over_exits(losses.margin)(outputs, labels).astype(state.best_margin.dtype)
-  wrong = misclassified(outputs, labels)
-  better = (margin > state.best_margin) & ~state.found  # never where it is NaN
+  margin = lead(outputs, labels, goals, to_goal=to_goal).astype(state.best_margin.dtype)
+  done, finite = succeeded(outputs, labels, goals, to_goal=to_goal), is_finite(outputs)
+  better = (margin > state.best_margin) & ~state.found & finite
+  x_adv = select(better | (done & ~state.found), point, state.x_adv)
   return state._replace(
     count=state.count + 1,
-    found=state.found | wrong,
-    x_adv=select(better | (wrong & ~state.found), point, state.x_adv),
+    found=state.found | done,
+    x_adv=select((state.count == 0) & ~finite, x, x_adv),  # x in place of a start that is lost
+    num_lost=state.num_lost + ~finite,
     best_margin=jnp.where(better, margin, state.best_margin),
   )
 
@@ -161,7 +203,9 @@ def _propose_bumps(ball, state, keys, sizes, number):
 
   old = jnp.where(target, delta, 0)
   mixed = pair * sign + old / (_OFFSET + norm(old))
-  mixed = mixed / (_OFFSET + norm(mixed))
+  length = norm(mixed)
+  # In a window of one pixel the two may cancel, but for rounding.
+  mixed = jnp.where(length > _CANCELLED, mixed / (_OFFSET + length), pair * sign)
   taken, used = norm(jnp.where(target | source, delta, 0)), norm(delta, (1, 2, 3))
   if ball.norm == "l2":
     mass = jnp.sqrt(jnp.maximum(eps**2 - used**2, 0) / channels + taken**2)

@@ -15,8 +15,10 @@ from jaxtyping import Array
 
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.entry import Inputs
+from jax_robust.attacks.non_finite import warn_of_lost
 from jax_robust.errors import is_traced
 from jax_robust.losses import as_labels
+from jax_robust.nets import derivatives
 from jax_robust.nets.devices import compiler_options
 from jax_robust.types import LogitsFn, fold
 
@@ -39,10 +41,12 @@ class Problem(NamedTuple):
 def make_problem(inputs: Inputs) -> Problem:
   """The problem of an attack that is called with these inputs.
 
-  Its goals are the labels, for the caller to replace.
+
+  Where they have no goals, its goals are the labels, for the caller to replace.
   """
   labels = as_labels(inputs.targets)
-  return Problem(inputs.x, labels, labels, inputs.keys)
+  goals = labels if inputs.goals is None else inputs.goals
+  return Problem(inputs.x, labels, goals, inputs.keys)
 
 
 class Search(NamedTuple):
@@ -69,7 +73,8 @@ def fresh(problem: Problem) -> dict[str, Any]:
   """The fields that every state has, before the first step.
 
   `problem`; `count` of steps done, int32 `[b]`; `found`, whether `x_adv` is misclassified and
-  inside the ball, `[b]`; and `x_adv`, the best point so far.
+  inside the ball, `[b]`; `x_adv`, the best point so far; and `num_lost`, queries whose logits were
+  NaN or infinite, int32 `[b]`: such a point is never `x_adv`.
   """
   num_rows = problem.x.shape[0]
   return {
@@ -77,6 +82,7 @@ def fresh(problem: Problem) -> dict[str, Any]:
     "count": jnp.zeros(num_rows, jnp.int32),
     "found": jnp.zeros(num_rows, bool),
     "x_adv": problem.x,
+    "num_lost": jnp.zeros(num_rows, jnp.int32),
   }
 
 
@@ -114,14 +120,16 @@ def run(
   *,
   ball: Ball,
   stop_when_found: bool = False,
+  name: str = "the search",
 ) -> Any:
-  """Runs a search to its end and returns the state.
+  """Runs a search to its end and returns the state; `name` is for errors.
 
   Called eagerly on the CPU it is driven step by step, since XLA runs convolutions inside a loop
   there 5 to 27 times slower; traced, or on an accelerator, it is one `lax.while_loop`.
   """
   drive = make_driver(search, logits_fn, (ball, problem), stop_when_found=stop_when_found)
-  return drive(ball, search.init(ball, problem))
+  with derivatives.needed(name, logits_fn, problem.x, problem.keys):
+    return drive(ball, search.init(ball, problem))
 
 
 def make_driver(
@@ -178,23 +186,27 @@ def one_by_one(attempt: Callable[[Any, Any], Any], carry: Any, tries: Any, argum
 
 
 def run_all(
-  search: Search, logits_fn: LogitsFn, problem: Problem, goals: Array, *, ball: Ball
+  name: str, search: Search, logits_fn: LogitsFn, problem: Problem, goals: Array, *, ball: Ball
 ) -> Array:
   """Runs a search once for every row of `goals` `[t, b]`: its target classes, or its restarts.
 
   The keys of run t are folded with t. The result of an image is that of its first successful run,
-  `[b, ...]`, else that of the last one.
+  `[b, ...]`, else that of the last one. `name` is the attack's, for errors and warnings.
   """
   arguments = ball, problem, goals
   drive = make_driver(search, logits_fn, arguments)
 
   def attempt(carry, numbered):
-    x_adv, found = carry
+    x_adv, found, num_lost = carry
     number, goal = numbered
     keys = fold(problem.keys, number)
     tried = drive(ball, search.init(ball, problem._replace(goals=goal, keys=keys)))
-    return select(found, x_adv, tried.x_adv), found | tried.found
+    x_adv = select(found, x_adv, tried.x_adv)
+    return x_adv, found | tried.found, num_lost + tried.num_lost
 
-  carry = problem.x, jnp.zeros(problem.x.shape[:1], bool)
-  carry = one_by_one(attempt, carry, (jnp.arange(goals.shape[0]), goals), arguments)
+  start = fresh(problem)
+  carry = start["x_adv"], start["found"], start["num_lost"]
+  with derivatives.needed(name, logits_fn, problem.x, problem.keys):
+    carry = one_by_one(attempt, carry, (jnp.arange(goals.shape[0]), goals), arguments)
+  warn_of_lost(name, carry[2], logits_fn, problem.x, problem.keys)
   return jax.lax.stop_gradient(carry[0])

@@ -1,8 +1,9 @@
 """Drives a search from the host over the images that are still correct, so that no row is wasted.
 
 A search is run once per image and goal. Rows whose image is broken, or whose run has ended, are
-given to the next pair of image and goal; where no pair is left, the batch shrinks. An image is
-never attacked after it was broken, and batch sizes are few, so little is compiled.
+given to the next pair of image and goal. An image is never attacked after it was broken. The batch
+has one size, so that a search is compiled once, whatever the number of images; only of more images
+than a batch holds, where no pair is left, it shrinks.
 """
 
 import functools
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from jax_robust.attacks import stepwise
+from jax_robust.attacks.autoattack.batches import HostKeys
 from jax_robust.attacks.balls import Ball
 from jax_robust.nets.constants import Lifted
 from jax_robust.nets.devices import Devices, row_count
@@ -31,11 +33,13 @@ class Broken(NamedTuple):
     found: whether an adversarial point was found, `[n]`.
     x_adv: that point; the image itself where there is none, `[n, ...]`.
     num_steps: steps of the search that were spent on the image, `[n]`.
+    num_lost: points of the image whose logits were NaN or infinite, `[n]`.
   """
 
   found: Bool[np.ndarray, " n"]
   x_adv: Float[np.ndarray, "n *dims"]
   num_steps: Int[np.ndarray, " n"]
+  num_lost: Int[np.ndarray, " n"]
 
 
 class _Rows(NamedTuple):
@@ -114,11 +118,12 @@ def attack_survivors(
   compiled: Compiled,
   x: Float[np.ndarray, "n *dims"],
   labels: Int[np.ndarray, " n"],
-  keys: Key[Array, " n"],
+  keys: HostKeys,
   goals: Int[np.ndarray, "t n"],
   *,
   ball: Ball,
   batch_size: int,
+  may_shrink: bool = False,
   report: Callable[[int, int, int], None] = lambda done, runs, broken: None,
 ) -> Broken:
   """Runs a search for every image and every one of its goals, until the image is broken.
@@ -135,7 +140,9 @@ def attack_survivors(
     goals: the target class of each run, in the order of the runs; of an untargeted search only
       their number counts.
     ball: the threat model, with one radius.
-    batch_size: rows of the largest batch.
+    batch_size: rows of a batch.
+    may_shrink: whether there may be fewer rows, where there is little to do: quicker, but for a
+      compilation for each size.
     report: called with runs done, runs in all, and images broken.
 
   Returns:
@@ -143,21 +150,27 @@ def attack_survivors(
   """
   num_runs, num_images = goals.shape
   found, x_adv = np.zeros(num_images, bool), np.array(x)
-  steps = np.zeros(num_images, np.int64)
+  steps, lost = np.zeros(num_images, np.int64), np.zeros(num_images, np.int64)
   # First runs of all images, then second runs, ...; images that are broken by then are left out.
   waiting = iter(range(num_runs * num_images))
   queue = (divmod(number, num_images) for number in waiting if not found[number % num_images])
   shared = ball, compiled.constants
-  size = row_count(num_runs * num_images, batch_size, compiled.devices.count)
+  most = num_runs * num_images if may_shrink else batch_size
+  size = row_count(most, batch_size, compiled.devices.count)
   owner, rows = np.full(size, -1), None
   while True:
-    rows, owner = _hand_out(rows, owner, queue, compiled, (x, labels, keys, goals), shared)
+    arrays = x, labels, keys, goals
+    rows, owner, is_given = _hand_out(rows, owner, queue, compiled, arrays, shared)
+    if may_shrink and not is_given:
+      rows, owner = _shrink(rows, owner, compiled.devices)
     is_busy = owner >= 0
     if not is_busy.any():
       break
     for _ in range(_STEPS_BETWEEN_LOOKS // _steps_per_call()):
       rows = compiled.advance(shared, rows)
-    hit, count, spent = jax.device_get((rows.state.found, rows.state.count, rows.num_steps))
+    hit, count, spent, gone = jax.device_get(
+      (rows.state.found, rows.state.count, rows.num_steps, rows.state.num_lost)
+    )
     ended = count >= compiled.search.num_steps
     winners = np.flatnonzero(is_busy & hit & (ended | compiled.stop_when_found))
     if winners.size:
@@ -167,35 +180,38 @@ def attack_survivors(
       x_adv[owner[winners[::-1]]] = points[winners[::-1]]
     over = is_busy & (ended | found[owner])
     np.add.at(steps, owner[over], spent[over])
+    np.add.at(lost, owner[over], gone[over])
     owner[over] = -1
     left = operator.length_hint(waiting) + int((owner >= 0).sum())
     report(num_runs * num_images - left, num_runs * num_images, int(found.sum()))
-  return Broken(found, x_adv, steps)
+  return Broken(found, x_adv, steps, lost)
 
 
 def _hand_out(rows, owner, queue, compiled, arrays, shared):
-  """Gives free rows to the runs that wait, or shrinks the batch where none does."""
+  """Gives free rows to the runs that wait; and whether there was any."""
   x, labels, keys, goals = arrays
   free = np.flatnonzero(owner < 0)
   given = list(zip(free, queue, strict=False))  # `free` first: a run that is taken out must start
   if not given:
-    return _shrink(rows, owner, compiled.devices)
+    return rows, owner, False
   owner = owner.copy()
   runs, is_fresh = np.zeros(len(owner), np.int32), np.zeros(len(owner), bool)
   for row, (number, image) in given:
     owner[row], runs[row], is_fresh[row] = image, number, True
   image = np.maximum(owner, 0)
-  problem = stepwise.Problem(x[image], labels[image], goals[runs, image], _fold(keys, image, runs))
+  problem = stepwise.Problem(
+    x[image], labels[image], goals[runs, image], _fold(keys[image].typed(), runs)
+  )
   problem, is_fresh, is_idle = compiled.devices.place((problem, is_fresh, owner < 0))
   if rows is None:
-    return compiled.start(shared, (problem, is_idle)), owner
-  return compiled.refill(shared, (rows, problem, is_fresh, is_idle)), owner
+    return compiled.start(shared, (problem, is_idle)), owner, True
+  return compiled.refill(shared, (rows, problem, is_fresh, is_idle)), owner, True
 
 
 @jax.jit
-def _fold(keys, image, runs):
+def _fold(keys, runs):
   """The keys of runs."""
-  return stepwise.fold_each(keys[image], runs)
+  return stepwise.fold_each(keys, runs)
 
 
 def _shrink(rows, owner, devices):

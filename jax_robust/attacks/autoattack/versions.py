@@ -21,12 +21,19 @@ class Stage(NamedTuple):
     searches: each with its number of restarts; together they are the attack.
     num_targets: wrong classes that a targeted attack tries, 0 for an untargeted one.
     min_classes: the least number of classes that it works with.
+    num_dims: of an image, how many axes it works with; None for any.
   """
 
   name: str
   searches: tuple[tuple[Search, int], ...]
   num_targets: int = 0
   min_classes: int = 2
+  num_dims: tuple[int, ...] | None = None
+
+  @property
+  def takes_gradients(self) -> bool:
+    """Whether the model must have a derivative."""
+    return any(search.num_backward != 0 for search, _ in self.searches)
 
 
 class Settings(NamedTuple):
@@ -77,7 +84,8 @@ def _fab_targeted(settings: Settings) -> Stage:
 
 def _square(settings: Settings) -> Stage:
   """Random search with square windows."""
-  return Stage("square", ((square_search(num_queries=settings.num_queries), 1),))
+  search = square_search(num_queries=settings.num_queries)
+  return Stage("square", ((search, 1),), num_dims=(1, 2, 3))
 
 
 def _multi_targeted(settings: Settings) -> Stage:
