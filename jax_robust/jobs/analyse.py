@@ -1,16 +1,15 @@
 """The analysis job: certification logs, ours and others', as one table and pictures."""
 
 import functools
-import glob
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from jax_robust import smoothing
+from jax_robust import paths, smoothing
 from jax_robust.data.atomic import write_atomically
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, near_path, shown
 from jax_robust.evaluate import smoothing_plots
 from jax_robust.runs import pieces, workdir
 from jax_robust.runs.blocks import from_config
@@ -64,14 +63,15 @@ def _find(entries) -> dict[str, pathlib.Path]:
   """
   found: dict[str, pathlib.Path] = {}
   for entry in entries:
-    name, _, pattern = entry.rpartition("=")
-    paths = sorted(map(pathlib.Path, glob.glob(pattern)))
-    if not paths:
-      raise ConfigError(f"smoothing.logs: there is no log {pattern!r}")
-    if name and len(paths) > 1:
-      raise ConfigError(f"smoothing.logs: {len(paths)} logs are {pattern!r}: name one")
-    for path in paths:
-      key = name or path.parent.name
+    name, pattern = paths.split_name(entry)
+    matches = paths.matches(pattern)
+    if not matches:
+      hint = near_path(pathlib.Path(pattern))
+      raise ConfigError(f"smoothing.logs: there is no log {shown(pattern)}{hint}")
+    if name and len(matches) > 1:
+      raise ConfigError(f"smoothing.logs: {len(matches)} logs are {pattern!r}: name one")
+    for path in matches:
+      key = name or path.absolute().parent.name
       if key in found:
         raise ConfigError(f"smoothing.logs: two logs are called {key!r}: write NAME=PATH")
       found[key] = path

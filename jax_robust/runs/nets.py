@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jax_robust import config as config_lib
+from jax_robust import paths
 from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError
 from jax_robust.nets.exits import Exit, select_exit
@@ -46,7 +47,7 @@ def each_net(
   if not references:
     yield _open(config, path, source, config.model.name)
     return
-  names = [pathlib.Path(reference).name.split(".")[0] for reference in references]
+  names = [paths.run_name(reference) for reference in references]
   for name in names:
     if names.count(name) > 1:
       raise ConfigError(f"smoothing.weights: {names.count(name)} of them are called {name!r}")
