@@ -25,6 +25,9 @@ from jax_robust.errors import ConfigError, near_miss, near_path, shown
 
 UNITS = ("steps", "epochs", "examples")
 
+NAMED_NONE = ("augment.smoothing_scope", "generated.verify")
+"""Keys that have a value called none; `none` removes the others."""
+
 MOVED = {"evaluation.attack": "evals.robust.attack"}
 """Blocks of earlier versions, and what they are called now."""
 
@@ -183,7 +186,7 @@ def _no_nan(text: str) -> float:
 
 def _levels(data: Any) -> int:
   """How deeply lists and blocks are nested, as far as it matters."""
-  level, here = 0, [data]
+  level, here = 0, [data] if isinstance(data, (dict, list)) else []
   while here and level <= _MOST_LEVELS:
     inner = (each.values() if isinstance(each, dict) else each for each in here)
     here = [value for each in inner for value in each if isinstance(value, (dict, list))]
@@ -191,7 +194,7 @@ def _levels(data: Any) -> int:
   return level
 
 
-def _where(error: Exception, path: pathlib.Path) -> str:
+def _where(error: BaseException, path: pathlib.Path) -> str:
   """What went wrong in a config file, and in which line of it."""
   if isinstance(error, KeyError) and error.args == ("get_config",):
     return f"{path} has no function get_config(arg='')"
@@ -235,7 +238,7 @@ def _shipped(name: str, reference: str) -> pathlib.Path:
   whole = pathlib.Path(paths.expand(reference))
   if os.path.isfile(os.path.join(whole, "config.json")):
     raise ConfigError(f"{reference} is a folder: did you mean {str(whole / 'config.json')!r}?")
-  hint = near_path(path) or near_path(whole) or near_miss(stem, known)
+  hint = near_path(whole) or near_path(path) or near_miss(stem, known)
   raise ConfigError(f"no config file {shown(name)}{hint}")
 
 
@@ -310,7 +313,8 @@ def override(
     block = block[parent]
   place = tuple(parents)
   present = block.get(name)
-  if text.strip().lower() == "none" and _remove(block, key, known(place).get(name)):
+  is_none = text.strip().lower() == "none" and key not in NAMED_NONE
+  if is_none and _remove(block, key, known(place).get(name)):
     return
   if isinstance(present, ml_collections.ConfigDict):
     keys = ", ".join(f"{key}.{each}" for each in present)
@@ -354,7 +358,7 @@ def _example(parameter: inspect.Parameter) -> Any:
 
 
 def _unknown(config, names: list[str], known: set[str]) -> ConfigError:
-  """What to say of a key that its block has not: the near miss there, or where else there is one."""
+  """What to say of a key that its block lacks: the near miss there, or where else there is one."""
   *parents, name = names
   where = ".".join([*parents, ""])
   hint = near_miss(name, known)

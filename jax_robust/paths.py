@@ -133,4 +133,6 @@ def workdir(text: str | os.PathLike) -> str:
 
 def _exists(item: str) -> bool:
   """Whether an item of a list, or the path after its name, is there or matches something."""
-  return any(map(matches, {item.strip(), split_name(item.strip())[1]}))
+  item = item.strip()
+  name, path = split_name(item)
+  return bool(matches(item) or ("," not in name and matches(path)))

@@ -197,7 +197,13 @@ def finish(
   if config.batch.original_share < 1:
     config.generated.path = "made"
   _drop(config, "generate")
-  config.batch.update({"size": 24, "microbatch": 12 if config.batch.microbatch else 0})
+  if config.job in ("autoattack", "certify"):
+    config.init_from = "made"  # untrained weights
+  config.autoattack.chunk_size = 8
+  config.smoothing.update({"n0": 10, "n": 100, "max": 8, "batch_size": 100})
+  batches = [run.batch for run in (config.get("runs") or {}).values() if "batch" in run]
+  for batch in (config.batch, *batches):
+    batch.update({"size": 24, "microbatch": 12 if batch.get("microbatch") else 0})
   config.evaluation.update({"batch_size": 8, "num_examples": 8})
   group = config.model.get("bn_group_size") and 12
   config.model = {

@@ -32,8 +32,8 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   check_name("config.job", name, job_table.JOBS, error=ConfigError)
   job = job_table.JOBS[name]
   check.check(config)
-  if job.check:
-    job_table.load(job.check)(config)
+  if job.check and (checked := job_table.load(job.check)(config)) is not None:
+    given["checked"] = checked
   has_weights = bool(config.init_from or config.smoothing.weights)
   with workdir.claimed(str(folder), create=has_weights or not job.of_a_run) as path:
     if not job.keeps_config:

@@ -3,7 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,16 @@ from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
 
 
-def analyse(config: Any, path: pathlib.Path) -> dict[str, Any]:
+class Logs(NamedTuple):
+  """Certification logs by name: where they lie, and what they say of the images that all have."""
+
+  paths: dict[str, pathlib.Path]
+  content: dict[str, smoothing.CertifyLog]
+
+
+def analyse(config: Any, path: pathlib.Path, checked: Logs) -> dict[str, Any]:
   """Compares certification logs (smoothing.logs='NAME=LOG,...'): a table and pictures."""
-  found = _find(config.smoothing.logs)
-  logs = read_logs(config)
+  logs = checked.content
   place = path / "results"
   table = smoothing.markdown_table(logs)
   write_atomically(place / "analysis.md", table + "\n")
@@ -32,7 +38,7 @@ def analyse(config: Any, path: pathlib.Path) -> dict[str, Any]:
   else:
     lacking = ", ".join(name for name, sigma in sigmas.items() if not sigma)
     metrics.report(f"{lacking}: sigma unknown, set smoothing.sigma to see the probabilities")
-  votes = _votes(found)
+  votes = _votes(checked.paths)
   if votes:
     smoothing_plots.draw_reliability(place / "reliability.png", votes)
   result = {
@@ -44,7 +50,7 @@ def analyse(config: Any, path: pathlib.Path) -> dict[str, Any]:
   return result
 
 
-def read_logs(config: Any) -> dict[str, smoothing.CertifyLog]:
+def read_logs(config: Any) -> Logs:
   """The logs that the config names, of the images that all have.
 
   Raises:
@@ -52,7 +58,8 @@ def read_logs(config: Any) -> dict[str, smoothing.CertifyLog]:
   """
   found = _find(config.smoothing.logs)
   with from_config("smoothing.logs"):
-    return _on_common_images({name: smoothing.read_log(path) for name, path in found.items()})
+    logs = {name: smoothing.read_log(path) for name, path in found.items()}
+    return Logs(found, _on_common_images(logs))
 
 
 def _find(entries) -> dict[str, pathlib.Path]:

@@ -113,9 +113,9 @@ They return what the job returns; None where the shards are there, or the first 
 
 def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
   """What the block `generate` may hold for the method that it names."""
-  method = METHODS.get(str(options.get("method", "")))
-  inner = {_gaussian: gaussian.sample_chunks, _convert: convert.make_shards}.get(method)
-  found = {**parameters(method), **parameters(inner)} if method and inner else {}
+  name = str(options.get("method", ""))
+  inner = {"gaussian": gaussian.sample_chunks, "convert": convert.make_shards}.get(name)
+  found = {**parameters(METHODS[name]), **parameters(inner)} if inner else {}
   provided = ("seed", "num_classes", "progress_fn")
   text = Parameter("method", Parameter.KEYWORD_ONLY, default="", annotation=str)
   return {**{k: each for k, each in found.items() if k not in provided}, "method": text}

@@ -9,9 +9,11 @@ from jax_robust.errors import ConfigError, WorkdirError
 from jax_robust.runs import pieces
 
 
-def merge(config: Any, path: pathlib.Path) -> dict[str, Any]:
+def merge(
+  config: Any, path: pathlib.Path, checked: tuple[str, list[pathlib.Path]]
+) -> dict[str, Any]:
   """Puts the pieces of an evaluation together; refuses gaps, overlaps and strangers."""
-  block, workdirs = find_workdirs(config)
+  block, workdirs = checked
   result: dict[str, Any] = {}
   for name, job in job_table.JOBS.items():
     if job.block == block and job.results:

@@ -92,7 +92,11 @@ def open_model(config: Any, path: pathlib.Path) -> Opened:
 def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
   """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
   net = build.model(config, source.num_classes)
-  place, arrays, info = weights.find(config, path)
+  if config.init_from == build.MADE and not (path / "checkpoints").exists():
+    place, arrays = path, weights.fresh(net, source.image_shape, seed=config.seed)
+    info = {"step": None, "checkpoint": weights.INIT_FROM}
+  else:
+    place, arrays, info = weights.find(config, path)
   params, model_state = weights.fit(arrays, net, source.image_shape, name=str(place))
   return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 
