@@ -5,20 +5,28 @@ keyword arguments of one function; a key that the function does not know is an e
 """
 
 import fractions
+import functools
 import importlib.util
+import inspect
 import json
 import math
+import operator
+import os
 import pathlib
 import runpy
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
-from jax_robust.errors import ConfigError, near_miss, near_path
+from jax_robust import paths
+from jax_robust.errors import ConfigError, near_miss, near_path, shown
 
 UNITS = ("steps", "epochs", "examples")
+
+NAMED_NONE = ("augment.smoothing_scope", "generated.verify")
+"""Keys that have a value called none; `none` removes the others."""
 
 MOVED = {"evaluation.attack": "evals.robust.attack"}
 """Blocks of earlier versions, and what they are called now."""
@@ -43,10 +51,10 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
   'l2'
   """
   values = ml_collections.ConfigDict({"smoke": False, **defaults})
-  for item in filter(None, arg.split(",")):
+  for item in paths.split_list(arg, "the config's argument"):
     name, equals, text = item.partition("=")
     if name not in values:
-      raise ConfigError(f"unknown config argument {name!r}{near_miss(name, values)}")
+      raise ConfigError(f"unknown config argument {shown(name)}{near_miss(name, values)}")
     values[name] = parse_value(text, values[name], name) if equals else True
   return values
 
@@ -65,11 +73,15 @@ def parse_value(text: str, current: Any, name: str) -> Any:
     if isinstance(current, float):
       return _number(text)
     if isinstance(current, (tuple, list)):
+      if paths.is_listed(name):
+        return paths.split_list(text, name)
       return tuple(_guess(item) for item in text.strip("()[] ").split(",") if item.strip())
-  except (ValueError, KeyError, ZeroDivisionError) as error:
+  except (ValueError, KeyError, ArithmeticError) as error:
+    if isinstance(error, ConfigError):
+      raise
     kind = type(current).__name__
     raise ConfigError(
-      f"{name}={text!r}: expected a value of type {kind}, as {current!r}"
+      f"{name}={shown(text)}: expected a value of type {kind}, as {shown(current)}"
     ) from error
   return text if isinstance(current, str) else _guess(text)
 
@@ -90,7 +102,7 @@ def _guess(text: str) -> Any:
   for read in (int, _number):
     try:
       return read(text)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
       continue
   return text.strip("'\"")
 
@@ -101,15 +113,18 @@ def load(reference: str) -> ml_collections.ConfigDict:
   Raises:
     ConfigError: there is no such file, with the near miss, or it gives no config.
   """
-  path_text, _, arg = reference.partition(":")
-  path = _find(path_text)
+  found = paths.split_argument(reference)
+  if found is None:
+    name, _, arg = reference.partition(":")
+    found = str(_shipped(name, reference)), arg
+  path, arg = pathlib.Path(found[0]), found[1]
   if path.suffix == ".json":
     return _load_json(path, arg)
   try:
     config = runpy.run_path(str(path))["get_config"](arg)
   except ConfigError:
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise ConfigError(_where(error, path)) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise ConfigError(f"{path}: get_config returned {type(config).__name__}, expected a ConfigDict")
@@ -120,16 +135,66 @@ def _load_json(path: pathlib.Path, arg: str) -> ml_collections.ConfigDict:
   """Reads the `config.json` of an earlier run."""
   if arg:
     raise ConfigError(f"{path} takes no argument, but {arg!r} is given: change values by key")
+  return read_json(path)
+
+
+_MOST_LEVELS = 20  # of nesting; ours have five
+
+
+def read_json(path: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads a config from a JSON file; lists become tuples.
+
+  Raises:
+    ConfigError: it is no JSON, or none that `to_data` could have written: a key twice, a NaN, lists
+      of blocks of lists without end.
+  """
   try:
-    data = json.loads(path.read_text())
-  except ValueError as error:
+    data = json.loads(
+      path.read_text(encoding="utf-8"), object_pairs_hook=_once_each, parse_constant=_no_nan
+    )
+    levels = _levels(data)
+  except RecursionError:
+    levels, data = math.inf, {}
+  except (ValueError, OSError) as error:
     raise ConfigError(f"{path} is no JSON file: {error}") from error
+  if levels > _MOST_LEVELS:
+    raise ConfigError(f"{path} is no config: it is nested more than {_MOST_LEVELS} levels deep")
   if not isinstance(data, dict):
     raise ConfigError(f"{path} holds a {type(data).__name__}, expected a config")
-  return from_data(data)
+  try:
+    return from_data(data)
+  except (ValueError, AttributeError) as error:  # keys that ConfigDict does not take
+    raise ConfigError(f"{path} is no config: {error}") from error
 
 
-def _where(error: Exception, path: pathlib.Path) -> str:
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """A JSON object, in which a key that stands twice would hide a value."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f"the key {shown(twice)} stands there twice")
+  return found
+
+
+def _no_nan(text: str) -> float:
+  """JSON's `Infinity` as a number."""
+  if text == "NaN":
+    raise ValueError("NaN is no value of a config")
+  return float(text)
+
+
+def _levels(data: Any) -> int:
+  """How deeply lists and blocks are nested, as far as it matters."""
+  level, here = 0, [data] if isinstance(data, (dict, list)) else []
+  while here and level <= _MOST_LEVELS:
+    inner = (each.values() if isinstance(each, dict) else each for each in here)
+    here = [value for each in inner for value in each if isinstance(value, (dict, list))]
+    level += 1
+  return level
+
+
+def _where(error: BaseException, path: pathlib.Path) -> str:
   """What went wrong in a config file, and in which line of it."""
   if isinstance(error, KeyError) and error.args == ("get_config",):
     return f"{path} has no function get_config(arg='')"
@@ -163,23 +228,67 @@ def shipped() -> dict[str, pathlib.Path]:
   return {path.stem: path for path in sorted(paths) if path.stem != "__init__"}
 
 
-def _find(text: str) -> pathlib.Path:
-  """The file that a reference means."""
-  path = pathlib.Path(text)
-  if path.is_file():
-    return path
-  known = shipped()
+def _shipped(name: str, reference: str) -> pathlib.Path:
+  """The config that ships with us and that a reference means by its name."""
+  path, known = pathlib.Path(paths.expand(name)), shipped()
+  stem = path.name.removesuffix(".py")
   # `configs/x.py` means the shipped x where there is no checkout around.
-  if path.stem in known and str(path.parent) in (".", "configs"):
-    return known[path.stem]
-  hint = near_path(path) or near_miss(path.stem, known)
-  raise ConfigError(f"no config file {text!r}{hint}")
+  if stem in known and str(path.parent) in (".", "configs"):
+    return known[stem]
+  whole = pathlib.Path(paths.expand(reference))
+  if os.path.isfile(os.path.join(whole, "config.json")):
+    raise ConfigError(f"{reference} is a folder: did you mean {str(whole / 'config.json')!r}?")
+  hint = near_path(whole) or near_path(path) or near_miss(stem, known)
+  raise ConfigError(f"no config file {shown(name)}{hint}")
 
 
-def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+def with_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config with the `~` of its paths replaced; itself where there is nothing to replace.
+
+  Raises:
+    ConfigError: a path that is nothing but blanks.
+  """
+  changed, flat = {}, flatten(config)
+  for key, value in flat.items():
+    in_run = key.split(".", 2)[-1] if key.startswith("runs.") else key
+    if isinstance(value, str) and in_run in paths.KEYS:
+      if value and not value.strip():
+        raise ConfigError(f"{key}={value!r}: expected a path")
+      changed[key] = paths.expand(value)
+    elif isinstance(value, (tuple, list)) and paths.is_listed(in_run):
+      changed[key] = tuple(paths.expand_item(v) if isinstance(v, str) else v for v in value)
+  if all(value == flat[key] for key, value in changed.items()):
+    return config
+  config = config.copy_and_resolve_references()
+  for key, value in changed.items():
+    *parents, name = key.split(".")
+    block = functools.reduce(operator.getitem, parents, config)
+    with block.unlocked(), block.ignore_type():
+      block[name] = value
+  return config
+
+
+Known = Callable[[tuple[str, ...]], Mapping[str, inspect.Parameter]]
+"""`("attack",) -> {keyword: parameter}`: what the function takes whose keywords a block holds."""
+
+
+def override(
+  config: ml_collections.ConfigDict,
+  key: str,
+  text: str,
+  known: Known = lambda place: {},
+) -> None:
   """Sets `a.b.c` to a value read as the type of the present one.
 
   A duration may be given in another unit than the config's: `total_steps` replaces `total_epochs`.
+  A key that the config lacks may be set if it is known, and is removed by `none`, after which its
+  function's own default holds.
+
+  Args:
+    config: is changed.
+    key: with dots.
+    text: what was typed.
+    known: the keys that each block may have besides its present ones.
 
   Raises:
     ConfigError: an unknown key, with the near miss, or a value of another type.
@@ -193,26 +302,77 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     if not isinstance(block.get(parent), ml_collections.ConfigDict):
       where = ".".join(parents[: i + 1])
       if parent in block:
-        raise ConfigError(f"config key {where!r} is a value, not a block: it has no {name!r}")
-      raise ConfigError(f"unknown config key {where!r}{near_miss(parent, block.keys())}")
+        raise ConfigError(
+          f"config key {shown(where)} is a value, not a block: it has no {shown(name)}"
+        )
+      optional = known(tuple(parents[:i])).get(parent)
+      if optional is None or optional.annotation is not dict:
+        raise _unknown(config, parents[: i + 1], {*block, *known(tuple(parents[:i]))})
+      with block.unlocked():
+        block[parent] = {}
     block = block[parent]
-  if isinstance(block.get(name), ml_collections.ConfigDict):
-    keys = ", ".join(f"{key}.{each}" for each in block[name])
-    raise ConfigError(f"config key {key!r} is a block: change one of {keys}")
-  if name in block:
-    value = parse_value(text, block[name], key)
-    with block.ignore_type():
-      block[name] = value
+  place = tuple(parents)
+  present = block.get(name)
+  is_none = text.strip().lower() == "none" and key not in NAMED_NONE
+  if is_none and _remove(block, key, known(place).get(name)):
     return
-  stem, _, unit = name.rpartition("_")
-  siblings = [f"{stem}_{other}" for other in UNITS if f"{stem}_{other}" in block]
-  if unit not in UNITS or not siblings:
-    flat = flatten(config)
-    close = near_miss(key, flat) if len(parents) else near_miss(name, config.keys())
-    raise ConfigError(f"unknown config key {key!r}{close}")
-  value = parse_value(text, 0.0, key)
-  del block[siblings[0]]
-  block[name] = value
+  if isinstance(present, ml_collections.ConfigDict):
+    keys = ", ".join(f"{key}.{each}" for each in present)
+    raise ConfigError(f"config key {shown(key)} is a block: change one of {keys}")
+  if name in block:
+    value = parse_value(text, present, key)
+  else:
+    stem, _, unit = name.rpartition("_")
+    siblings = [f"{stem}_{other}" for other in UNITS if f"{stem}_{other}" in block]
+    if unit in UNITS and siblings:
+      value = parse_value(text, 0.0, key)
+      del block[siblings[0]]
+    elif name in known(place):
+      value = parse_value(text, _example(known(place)[name]), key)
+    else:
+      raise _unknown(config, [*parents, name], {*block, *known(place)})
+  with block.unlocked(), block.ignore_type():
+    block[name] = value
+
+
+def _remove(block: ml_collections.ConfigDict, key: str, parameter: Any) -> bool:
+  """Removes a key whose function does without; whether `none` means that here."""
+  name = key.rpartition(".")[2]
+  if parameter is None:
+    return False
+  if parameter.default is parameter.empty:
+    raise ConfigError(f"{key}=none: it can't be removed, since its block needs it")
+  if name in block:
+    with block.unlocked():
+      del block[name]
+  return True
+
+
+def _example(parameter: inspect.Parameter) -> Any:
+  """A value of the type that a keyword takes; None where several will do."""
+  if isinstance(parameter.default, (bool, int, float, str, tuple)):
+    kind = type(parameter.default)
+    return kind() if parameter.annotation is not float else 0.0
+  kinds = [each for each in (bool, int, float, str) if parameter.annotation is each]
+  return kinds[0]() if kinds else None
+
+
+def _unknown(config, names: list[str], known: set[str]) -> ConfigError:
+  """What to say of a key that its block lacks: the near miss there, or where else there is one."""
+  *parents, name = names
+  where = ".".join([*parents, ""])
+  hint = near_miss(name, known)
+  if not parents and "expected one of" in hint:
+    elsewhere = [key for key in flatten(config) if key.endswith(f".{name}")]
+    hint = f": did you mean {elsewhere[0]!r}?" if elsewhere else hint
+  hint = hint.replace("did you mean '", f"did you mean '{where}")
+  return ConfigError(f"unknown config key {shown(where + name)}{hint}")
+
+
+def check_block(key: str, value: Any) -> None:
+  """Raises ConfigError where something else stands in place of a block of keys."""
+  if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
+    raise ConfigError(f"config key {key!r} is {shown(value)}: expected a block of keys")
 
 
 def steps(

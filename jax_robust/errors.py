@@ -48,6 +48,8 @@ class WorkdirError(UserError):
   """The workdir belongs to another run, or its files are damaged."""
 
 
+_LONGEST_SHOWN = 200  # characters of a value in a message
+
 _NOT_THE_CALLER = ("jax_robust", "jax", "jaxtyping", "beartype")
 
 
@@ -68,17 +70,30 @@ def near_miss(name: Any, known: Iterable[str]) -> str:
   ": expected one of 'adam', 'sign'"
   """
   known = sorted(known)
-  close = difflib.get_close_matches(str(name), known, n=1)
+  close = difflib.get_close_matches(str(name)[:_LONGEST_SHOWN], known, n=1)
   if close:
     return f": did you mean {close[0]!r}?"
-  return ": expected one of " + ", ".join(map(repr, known))
+  return ": expected one of " + (", ".join(map(repr, known)) or "none")
+
+
+def shown(value: Any) -> str:
+  """The repr of a value; of a long one the beginning.
+
+  >>> shown("8" * 1000) == "'" + "8" * 199 + "…"
+  True
+  """
+  text = repr(value)
+  return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def near_path(path: pathlib.Path) -> str:
   """`: did you mean …?` with the most similar name in the same folder; "" if there is none."""
   parent = path.parent
-  names = [each.name for each in parent.iterdir()] if parent.is_dir() else []
-  close = difflib.get_close_matches(path.name, names, n=1)
+  try:
+    names = [each.name for each in parent.iterdir()]
+  except (OSError, ValueError):  # no folder, not ours to read, or no path at all
+    return ""
+  close = difflib.get_close_matches(path.name[:_LONGEST_SHOWN], names, n=1)
   return f": did you mean {str(parent / close[0])!r}?" if close else ""
 
 
@@ -94,7 +109,7 @@ def check_name(
   """
   known = list(known)
   if value not in known:
-    raise error(f"{argument}={value!r}{near_miss(value, known)}")
+    raise error(f"{argument}={shown(value)}{near_miss(value, known)}")
 
 
 def check_options(
@@ -111,7 +126,7 @@ def check_options(
   for option in options:
     if option not in known:
       key = f"{where}.{option}" if where else option
-      raise error(f"unknown key {key!r}{near_miss(option, known)}")
+      raise error(f"unknown key {shown(key)}{near_miss(option, known)}")
 
 
 def check_positive(**values: float) -> None:

@@ -16,10 +16,13 @@ class Job(NamedTuple):
     block: name of the config's block that only this job, or its kin, reads.
     defaults: what the block holds.
     optional: whether only some configs have the block.
+    keywords: `module:name` of a function `(block) -> {name: inspect.Parameter}`: what else the
+      block may hold.
     may_change: config keys, by their beginning, that may differ between two starts in one workdir,
       since they change no result or the results' own identity tells.
     check: `module:name` of a function `(config)` that raises where the job could not run, before
-      the workdir is touched; what all jobs need is checked anyway.
+      the workdir is touched; what all jobs need is checked anyway. What it returns, unless None, is
+      given to the job as `checked`.
     opens: `module:name` of a function `(config, path) -> subject`: what the job is about, such as a
       trained model and test images, is opened by it and given to the job as `subject`.
     of_a_run: whether the workdir must be that of a run, unless the config names weights.
@@ -34,6 +37,7 @@ class Job(NamedTuple):
   block: str = ""
   defaults: Mapping[str, Any] = {}
   optional: bool = False
+  keywords: str = ""
   may_change: tuple[str, ...] = ()
   check: str = ""
   opens: str = ""
@@ -114,6 +118,7 @@ JOBS = {
     block="generate",
     defaults={"shard": "0/1", "pieces": ()},
     optional=True,
+    keywords="jax_robust.jobs.generate:keywords",
     check="jax_robust.jobs.generate:check",
     may_change=("generate.shard", "generate.pieces"),
     results="jax_robust.jobs.generate:write_results",

@@ -3,17 +3,18 @@
 import ast
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from jax_robust import config as config_lib
-from jax_robust import errors, job_table, presets
+from jax_robust import errors, job_table, paths, presets
 
 HELP = """\
 Train, attack and export robust image classifiers.
@@ -42,6 +43,9 @@ same command goes on from the last checkpoint.
 """
 
 
+_NAMES = (".name", ".norm", ".method", ".evaluator", ".backend")
+
+
 class Arguments(NamedTuple):
   """What was typed: where the config is, what changes in it, and where the run lives."""
 
@@ -58,32 +62,46 @@ def parse(argv: Sequence[str]) -> Arguments:
     ConfigError: an unknown or missing flag.
   """
   values: dict[str, str] = {}
-  overrides = []
+  overrides: list[tuple[str, str]] = []
   for item in argv:
     flag, equals, text = item.removeprefix("-").removeprefix("-").partition("=")
     if not item.startswith("-"):
-      raise errors.ConfigError(f"{item!r} is not a flag: write --config=… and --workdir=…")
+      shown = errors.shown(item)
+      raise errors.ConfigError(f"{shown} is not a flag: write --config=… and --workdir=…")
     if flag.startswith("config.") and equals:
       overrides.append((flag.removeprefix("config."), text))
     elif flag in ("config", "workdir") and equals:
-      values[flag] = text
-    elif flag == "print-config":
+      _check_once(flag, values.setdefault(flag, text), text)
+    elif flag == "print-config" and not equals:
       values[flag] = "yes"
     elif flag in ("config", "workdir") or flag.startswith("config."):
       raise errors.ConfigError(f"--{flag} needs a value: --{flag}=…")
     else:
       known = ("config", "workdir", "print-config", "help")
+      if flag in known:
+        raise errors.ConfigError(f"--{flag} takes no value")
+      flag = flag[:80]
       raise errors.ConfigError(f"unknown flag --{flag}{errors.near_miss(flag, known)}")
   if "config" not in values:
     raise errors.ConfigError("--config=FILE is missing; --help shows what there is")
   if "workdir" not in values and "print-config" not in values:
     raise errors.ConfigError("--workdir=DIR is missing: where should the run live?")
-  if "://" in values.get("workdir", ""):
-    raise errors.ConfigError(
-      f"--workdir={values['workdir']}: expected a folder; mount the bucket (gcsfuse, say), since "
-      "a run locks its workdir and appends to its metrics"
-    )
-  return Arguments(values["config"], values.get("workdir", ""), overrides, "print-config" in values)
+  workdir = paths.workdir(values["workdir"]) if "workdir" in values else ""
+  given: dict[str, str] = {}
+  for key, text in overrides:
+    stem, _, unit = key.rpartition("_")
+    duration = f"{stem} in steps, epochs or examples" if unit in config_lib.UNITS else key
+    _check_once(f"config.{duration}", given.setdefault(duration, text), text)
+  return Arguments(values["config"], workdir, overrides, "print-config" in values)
+
+
+def _check_once(flag: str, first: str, second: str) -> None:
+  """Raises where a flag is given twice, and not the same."""
+  truths = ("true", "false")
+  same = first == second or (first.lower() == second.lower() in truths)
+  if not same:
+    first, second = errors.shown(first), errors.shown(second)
+    raise errors.ConfigError(f"--{flag[:80]} is given twice, as {first} and {second}: keep one")
 
 
 def start_distributed(config) -> None:
@@ -154,8 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     arguments = parse(argv)
     config = presets.complete(config_lib.load(arguments.config))
-    for key, text in arguments.overrides:
-      config_lib.override(config, key, text)
+    # What names a block's function comes first: the block's other keys are that function's.
+    for key, text in sorted(arguments.overrides, key=lambda each: not each[0].endswith(_NAMES)):
+      config_lib.override(config, key, text, functools.partial(_known_keys, config))
+    config = config_lib.with_paths(config)
     if arguments.print_config:
       print(json.dumps(config_lib.to_data(config), indent=2))
       return 0
@@ -164,6 +184,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     return _complain("interrupted", 130)
   return run(config, arguments.workdir)
+
+
+def _known_keys(config: Any, place: tuple[str, ...]) -> Mapping[str, Any]:
+  """The keys that a block may have, imported only where one is missed."""
+  from jax_robust.runs import keys
+
+  return keys.known(config, place)
 
 
 def run(config: Any, workdir: str) -> int:

@@ -61,19 +61,30 @@ PLAIN_BLOCKS = ("data", "generated", "evaluation", *job_table.blocks())
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Brings a config of an earlier version up to date: it may lack `evals`, and keys of blocks."""
+  """Brings a config of an earlier version up to date: it may lack `evals`, and keys of blocks.
+
+  Paths get their `~` replaced.
+
+  Raises:
+    ConfigError: something else stands where a block of keys is expected.
+  """
   defaults = base()
-  with config.unlocked():
+  optional = job_table.blocks(optional=True)
+  for name in (*PLAIN_BLOCKS, *optional):
+    if name in config:
+      config_lib.check_block(name, config[name])
+  with config.unlocked(), config.ignore_type():
     attack = (config.get("evaluation") or {}).get("attack")
     if attack is not None:
+      config_lib.check_block("evaluation.attack", attack)
       del config.evaluation["attack"]
       config.evals = evals(attack, noise=(config.get("smoothing") or {}).get("sigma") or None)
     for name in PLAIN_BLOCKS:
       config[name] = {**defaults[name].to_dict(), **(config.get(name) or {})}
-    for name, block in job_table.blocks(optional=True).items():
+    for name, block in optional.items():
       if name in config:
         config[name] = {**block, **config[name]}
-  return config
+  return config_lib.with_paths(config)
 
 
 def evals(attack: Mapping[str, Any] | None = None, *, noise: float | None = None) -> dict:
@@ -196,7 +207,13 @@ def finish(
   if config.batch.original_share < 1:
     config.generated.path = "made"
   _drop(config, "generate")
-  config.batch.update({"size": 24, "microbatch": 12 if config.batch.microbatch else 0})
+  if config.job in ("autoattack", "certify"):
+    config.init_from = "made"  # untrained weights
+  config.autoattack.chunk_size = 8
+  config.smoothing.update({"n0": 10, "n": 100, "max": 8, "batch_size": 100})
+  batches = [run.batch for run in (config.get("runs") or {}).values() if "batch" in run]
+  for batch in (config.batch, *batches):
+    batch.update({"size": 24, "microbatch": 12 if batch.get("microbatch") else 0})
   config.evaluation.update({"batch_size": 8, "num_examples": 8})
   group = config.model.get("bn_group_size") and 12
   config.model = dict(_TINY.get(config.model.name, _TINY["small_cnn"]), bn_group_size=group)

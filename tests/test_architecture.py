@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
 CORE = ("types", "errors", "losses", "nets", "attacks", "smoothing")
 SHARED = (*CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config",
-          "presets", "job_table")  # fmt: skip
+          "paths", "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
   "errors": (),
@@ -27,12 +27,13 @@ MAY_IMPORT = {
   "generate": ("types", "errors", "data"),
   "train": (*CORE, "objectives"),
   "evaluate": CORE,
-  "config": ("errors",),
+  "paths": ("errors",),
+  "config": ("errors", "paths"),
   "job_table": (),
   "presets": ("config", "errors", "attacks", "job_table"),
   "runs": SHARED,
   "jobs": (*SHARED, "runs"),
-  "main": ("config", "errors", "job_table", "jobs", "presets", "train"),
+  "main": ("config", "errors", "job_table", "jobs", "paths", "presets", "runs", "train"),
   "__init__": ("attacks", "errors", "losses", "nets", "smoothing", "jobs", "runs"),
 }
 """The rooms of the package, and those that each may import."""

@@ -85,7 +85,7 @@ def test_a_value_of_another_type_is_refused(config, key, text, kind):
     ("sed", "'sed': did you mean 'seed'?"),
     ("attack.ep", "'attack.ep': did you mean 'attack.eps'?"),
     ("atack.eps", "'atack': did you mean 'attack'?"),
-    ("attack.step_size.0", "'attack.step_size': did you mean 'step_sizes'?"),
+    ("attack.step_size.0", "'attack.step_size': did you mean 'attack.step_sizes'?"),
     ("total_step", "'total_step': did you mean 'total_epochs'?"),
     ("zzz", "'zzz': expected one of 'attack', 'data_dir', 'job'"),
     ("", "'': expected one of"),

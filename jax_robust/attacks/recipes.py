@@ -147,5 +147,10 @@ def make_attack(
 
 def keywords(function) -> set[str]:
   """The names of a function's keyword-only parameters."""
-  parameters = inspect.signature(function).parameters.values()
-  return {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+  return set(parameters(function))
+
+
+def parameters(function) -> dict[str, inspect.Parameter]:
+  """A function's keyword-only parameters by name."""
+  every = inspect.signature(function).parameters
+  return {name: each for name, each in every.items() if each.kind is each.KEYWORD_ONLY}

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from jax_robust import config as config_lib
 from jax_robust import job_table
 from jax_robust.errors import ConfigError, check_name
 from jax_robust.runs import check, workdir
@@ -26,12 +27,13 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   Raises:
     UserError: a mistake in the config, the data or the workdir; the message says what to do.
   """
+  config = config_lib.with_paths(config)
   name = config.get("job") or ""
   check_name("config.job", name, job_table.JOBS, error=ConfigError)
   job = job_table.JOBS[name]
   check.check(config)
-  if job.check:
-    job_table.load(job.check)(config)
+  if job.check and (checked := job_table.load(job.check)(config)) is not None:
+    given["checked"] = checked
   has_weights = bool(config.init_from or config.smoothing.weights)
   with workdir.claimed(str(folder), create=has_weights or not job.of_a_run) as path:
     if not job.keeps_config:

@@ -1,26 +1,31 @@
 """The analysis job: certification logs, ours and others', as one table and pictures."""
 
 import functools
-import glob
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_robust import smoothing
+from jax_robust import paths, smoothing
 from jax_robust.data.atomic import write_atomically
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, near_path, shown
 from jax_robust.evaluate import smoothing_plots
 from jax_robust.runs import pieces, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
 
 
-def analyse(config: Any, path: pathlib.Path) -> dict[str, Any]:
+class Logs(NamedTuple):
+  """Certification logs by name: where they lie, and what they say of the images that all have."""
+
+  paths: dict[str, pathlib.Path]
+  content: dict[str, smoothing.CertifyLog]
+
+
+def analyse(config: Any, path: pathlib.Path, checked: Logs) -> dict[str, Any]:
   """Compares certification logs (smoothing.logs='NAME=LOG,...'): a table and pictures."""
-  found = _find(config.smoothing.logs)
-  logs = read_logs(config)
+  logs = checked.content
   place = path / "results"
   table = smoothing.markdown_table(logs)
   write_atomically(place / "analysis.md", table + "\n")
@@ -33,7 +38,7 @@ def analyse(config: Any, path: pathlib.Path) -> dict[str, Any]:
   else:
     lacking = ", ".join(name for name, sigma in sigmas.items() if not sigma)
     metrics.report(f"{lacking}: sigma unknown, set smoothing.sigma to see the probabilities")
-  votes = _votes(found)
+  votes = _votes(checked.paths)
   if votes:
     smoothing_plots.draw_reliability(place / "reliability.png", votes)
   result = {
@@ -45,7 +50,7 @@ def analyse(config: Any, path: pathlib.Path) -> dict[str, Any]:
   return result
 
 
-def read_logs(config: Any) -> dict[str, smoothing.CertifyLog]:
+def read_logs(config: Any) -> Logs:
   """The logs that the config names, of the images that all have.
 
   Raises:
@@ -53,7 +58,8 @@ def read_logs(config: Any) -> dict[str, smoothing.CertifyLog]:
   """
   found = _find(config.smoothing.logs)
   with from_config("smoothing.logs"):
-    return _on_common_images({name: smoothing.read_log(path) for name, path in found.items()})
+    logs = {name: smoothing.read_log(path) for name, path in found.items()}
+    return Logs(found, _on_common_images(logs))
 
 
 def _find(entries) -> dict[str, pathlib.Path]:
@@ -64,14 +70,15 @@ def _find(entries) -> dict[str, pathlib.Path]:
   """
   found: dict[str, pathlib.Path] = {}
   for entry in entries:
-    name, _, pattern = entry.rpartition("=")
-    paths = sorted(map(pathlib.Path, glob.glob(pattern)))
-    if not paths:
-      raise ConfigError(f"smoothing.logs: there is no log {pattern!r}")
-    if name and len(paths) > 1:
-      raise ConfigError(f"smoothing.logs: {len(paths)} logs are {pattern!r}: name one")
-    for path in paths:
-      key = name or path.parent.name
+    name, pattern = paths.split_name(entry)
+    matches = paths.matches(pattern)
+    if not matches:
+      hint = near_path(pathlib.Path(pattern))
+      raise ConfigError(f"smoothing.logs: there is no log {shown(pattern)}{hint}")
+    if name and len(matches) > 1:
+      raise ConfigError(f"smoothing.logs: {len(matches)} logs are {pattern!r}: name one")
+    for path in matches:
+      key = name or path.absolute().parent.name
       if key in found:
         raise ConfigError(f"smoothing.logs: two logs are called {key!r}: write NAME=PATH")
       found[key] = path

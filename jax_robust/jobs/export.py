@@ -53,7 +53,7 @@ def load(folder: str, *, checkpoint: str = "best") -> LogitsFn:
     WorkdirError: the folder is no workdir.
     ConfigError: it has no checkpoint.
   """
-  path = pathlib.Path(folder)
+  path = pathlib.Path(folder).expanduser()
   config = config_lib.from_data(workdir.read_config(path))
   arrays, _ = weights.run_weights(path, which=checkpoint)
   net = build.model(config, weights.num_classes(path, arrays))

@@ -3,12 +3,14 @@
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
 from typing import Any
 
 import jax
 import numpy as np
 
+from jax_robust.attacks.recipes import parameters
 from jax_robust.data import convert, shard_writer, shards, sources
 from jax_robust.errors import ConfigError
 from jax_robust.generate import gaussian
@@ -107,6 +109,16 @@ METHODS: dict[str, Callable] = {"gaussian": _gaussian, "convert": _convert}
 
 They return what the job returns; None where the shards are there, or the first process writes them.
 """
+
+
+def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
+  """What the block `generate` may hold for the method that it names."""
+  name = str(options.get("method", ""))
+  inner = {"gaussian": gaussian.sample_chunks, "convert": convert.make_shards}.get(name)
+  found = {**parameters(METHODS[name]), **parameters(inner)} if inner else {}
+  provided = ("seed", "num_classes", "progress_fn")
+  text = Parameter("method", Parameter.KEYWORD_ONLY, default="", annotation=str)
+  return {**{k: each for k, each in found.items() if k not in provided}, "method": text}
 
 
 def write_results(

@@ -1,18 +1,19 @@
 """The merge job: pieces of one work, from several workdirs, put together if nothing is missing."""
 
-import glob
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jax_robust import job_table
+from jax_robust import job_table, paths
 from jax_robust.errors import ConfigError, WorkdirError
 from jax_robust.runs import pieces
 
 
-def merge(config: Any, path: pathlib.Path) -> dict[str, Any]:
+def merge(
+  config: Any, path: pathlib.Path, checked: tuple[str, list[pathlib.Path]]
+) -> dict[str, Any]:
   """Puts the pieces of an evaluation together; refuses gaps, overlaps and strangers."""
-  block, workdirs = find_workdirs(config)
+  block, workdirs = checked
   result: dict[str, Any] = {}
   for name, job in job_table.JOBS.items():
     if job.block == block and job.results:
@@ -45,7 +46,7 @@ def _workdirs(key: str, patterns: Sequence[str]) -> list[pathlib.Path]:
   """The workdirs that the config names, `*` and `?` standing for more of them."""
   found = []
   for pattern in patterns:
-    matches = sorted(map(pathlib.Path, glob.glob(pattern)))
+    matches = paths.matches(pattern)
     if not matches:
       raise ConfigError(f"{key}: there is no workdir {pattern!r}")
     found += matches

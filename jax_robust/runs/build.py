@@ -14,7 +14,10 @@ from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
 from jax_robust.types import Attack
 
-DATASETS = ("digits", "made", *tfds.NAMES)
+MADE = "made"
+"""What `smoke` trains on and evaluates: noise, generated noise, untrained weights."""
+
+DATASETS = ("digits", MADE, *tfds.NAMES)
 """Data sets that have a name; others are given by a folder, with a slash: of a TFDS builder, or
 with a split in each of its files or folders (`convert.open_split`)."""
 
@@ -31,7 +34,7 @@ class Data(NamedTuple):
 def load_split(config, split: str) -> sources.Source:
   """One split of the config's data set: TFDS's, a folder's, scikit-learn's digits, or noise."""
   options = config.data
-  if options.name == "made":
+  if options.name == MADE:
     return made_source(split)
   with from_config("data"):
     if options.name == "digits":
@@ -81,7 +84,7 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
   path = config.generated.path
   if not path:
     return None
-  if path == "made":
+  if path == MADE:
     source = made_source("generated")
   elif pathlib.Path(path, "manifest.json").exists():
     source = call(

@@ -2,16 +2,19 @@
 
 from typing import Any
 
+import jax
+
 from jax_robust import job_table, presets
 from jax_robust.attacks.recipes import keywords
-from jax_robust.config import UNITS
+from jax_robust.config import check_block
 from jax_robust.errors import ConfigError, check_options
-from jax_robust.runs import build, evaluation, nets, training
-from jax_robust.runs.blocks import check_name
+from jax_robust.runs import build, evaluation, keys, nets, training
+from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import checkpoint, optim, parallel
 
-OPTIONAL = ("attack", "epoch_size")
-"""Keys that only some configs have, besides the optional blocks of jobs."""
+_TRAINS = {name for name, job in job_table.JOBS.items() if job.trains}
+
+_MOST = 2**32 - 1  # of a seed: JAX cuts off what is above
 
 _NUM_CLASSES = 3  # any number: the data say how many there are
 
@@ -25,7 +28,9 @@ def check(config: Any) -> None:
     ConfigError: a misspelt name or key, with the near miss, or a value that its function refuses.
   """
   _check_keys(config)
-  if len(config.select) != 2:
+  keys.check_types(config)
+  _check_values(config)
+  if not isinstance(config.select, (tuple, list)) or len(config.select) != 2:
     raise ConfigError(f"config.select={config.select!r}: expected a metric and 'max' or 'min'")
   check_name("select", config.select[0], config.evals)
   check_name("select", config.select[1], ("max", "min"))
@@ -45,19 +50,43 @@ def check(config: Any) -> None:
   build.model(config, _NUM_CLASSES)
   training.make_prepare(config, _NUM_CLASSES)
   training.training_method(config)
+  if config.get("job") in _TRAINS:
+    training.check_schedule(config)
+
+
+def _check_values(config: Any) -> None:
+  """Looks at numbers that no function takes before the data are open."""
+  batch, evaluation_ = config.batch, config.evaluation
+  counts = {
+    "batch.size": (1, batch.size), "evaluation.batch_size": (1, evaluation_.batch_size),
+    "smoothing.batch_size": (1, config.smoothing.batch_size),
+    "batch.microbatch": (0, batch.microbatch), "data.num_heldout": (0, config.data.num_heldout),
+    "data.image_size": (0, config.data.image_size), "epoch_size": (0, config.get("epoch_size", 0)),
+    "evaluation.num_examples": (0, evaluation_.num_examples), "seed": (0, config.seed),
+  }  # fmt: skip
+  for key, (least, value) in counts.items():
+    if not least <= value <= _MOST:
+      raise ConfigError(f"config.{key}={value}: expected a whole number, {least} to {_MOST}")
+  if min(evaluation_.eps_list, default=0) < 0:
+    raise ConfigError(
+      f"config.evaluation.eps_list={evaluation_.eps_list}: expected no negative eps"
+    )
+  with from_config("evaluation.precision"), jax.default_matmul_precision(evaluation_.precision):
+    pass
 
 
 def _check_keys(config: Any) -> None:
   """Looks for keys that nothing reads, and for those that are missing."""
   base = presets.base()
-  durations = {f"{stem}_{unit}" for stem in ("total", "evaluate", "save", "log") for unit in UNITS}
-  required = set(base) - durations - set(OPTIONAL)
-  optional = set(OPTIONAL) | set(job_table.blocks(optional=True))
-  check_options("", config, required | durations | optional)
+  required = set(base) - {*keys.DURATIONS, *keys.OPTIONAL}
+  optional = {*keys.OPTIONAL, *job_table.blocks(optional=True)}
+  check_options("", config, required | {*keys.DURATIONS} | optional)
   for key in sorted(required - set(config)):
     raise ConfigError(f"the config has no {key!r}: begin with jax_robust.presets.base()")
   for name in presets.PLAIN_BLOCKS:
+    check_block(name, config[name])
     check_options(name, config[name], base[name].keys())
     for key in sorted(set(base[name]) - set(config[name])):
       raise ConfigError(f"the config has no '{name}.{key}': begin with jax_robust.presets.base()")
+  check_block("ema", config.ema)
   check_options("ema", config.ema, keywords(optim.ema_update))

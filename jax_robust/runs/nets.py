@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jax_robust import config as config_lib
+from jax_robust import paths
 from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError
 from jax_robust.nets.exits import Exit, select_exit
@@ -46,7 +47,7 @@ def each_net(
   if not references:
     yield _open(config, path, source, config.model.name)
     return
-  names = [pathlib.Path(reference).name.split(".")[0] for reference in references]
+  names = [paths.run_name(reference) for reference in references]
   for name in names:
     if names.count(name) > 1:
       raise ConfigError(f"smoothing.weights: {names.count(name)} of them are called {name!r}")
@@ -91,7 +92,11 @@ def open_model(config: Any, path: pathlib.Path) -> Opened:
 def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
   """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
   net = build.model(config, source.num_classes)
-  place, arrays, info = weights.find(config, path)
+  if config.init_from == build.MADE and not (path / "checkpoints").exists():
+    place, arrays = path, weights.fresh(net, source.image_shape, seed=config.seed)
+    info = {"step": None, "checkpoint": weights.INIT_FROM}
+  else:
+    place, arrays, info = weights.find(config, path)
   params, model_state = weights.fit(arrays, net, source.image_shape, name=str(place))
   return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 

@@ -45,6 +45,14 @@ class ProgressLine:
       return
     self._last = now
     rate = (self._done - self._resumed) / max(now - self._began, 1e-9)
-    left = metrics.clock((self._total - self._done) / rate)
-    line = f"{self._name}: {self._done}/{self._total}  {rate:.3g} {self._unit}/s  eta {left}"
-    self._report(f"{line}  {note()}".rstrip())
+    self._report(
+      metrics.progress_line(
+        f"{self._name}:",
+        self._done,
+        self._total,
+        unit=self._unit,
+        rate=rate,
+        seconds_left=(self._total - self._done) / rate,
+        note=note(),
+      )
+    )

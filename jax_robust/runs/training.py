@@ -14,13 +14,10 @@ from jax_robust import attacks, objectives
 from jax_robust import config as config_lib
 from jax_robust.data import augment, pipeline, sources
 from jax_robust.errors import ConfigError, check_sigma
-from jax_robust.runs import build, devices, weights
+from jax_robust.runs import build, devices, keys, weights
 from jax_robust.runs.blocks import block, call, check_name, check_options, from_config
 from jax_robust.train import optim, parallel, state, step
 from jax_robust.types import Update, UpdateRecipe
-
-PROVIDED = {"prepare_batch", "apply_gradients", "num_microbatches", "num_devices"}
-"""Keywords of `UpdateRecipe.make_update` that the loop provides; the others are options."""
 
 
 class Training(NamedTuple):
@@ -41,6 +38,12 @@ class Training(NamedTuple):
   make_state: Callable[[], state.TrainState]
   step_fn: Callable
   make_batches: Callable[[int], Any]
+
+
+class _Number(NamedTuple):
+  """A training set of which only the size is known, or supposed."""
+
+  num_examples: int
 
 
 def make_training(config: Any, *, mesh: Mesh | None = None) -> Training:
@@ -108,7 +111,7 @@ def training_method(config) -> UpdateRecipe:
   recipe = objectives.UPDATES.get(name)
   function = recipe.make_update if recipe else objectives.OBJECTIVES[name]
   known = attacks.recipes.keywords(function)
-  check_options("objective", options, known - {"attack", "loss_fn"} - PROVIDED)
+  check_options("objective", options, known - {"attack", "loss_fn", *keys.PROVIDED})
   if "sigma" in options:
     with from_config("objective"):
       check_sigma(options["sigma"])
@@ -179,19 +182,19 @@ def _batch_shapes(source: sources.Source, size: int) -> dict[str, jax.ShapeDtype
   }
 
 
-def epoch_size(config, source: sources.Source) -> int:
+def epoch_size(config, source: sources.Source | _Number) -> int:
   """Images in an epoch: those of the training set, whatever their origin in a batch."""
   return config.get("epoch_size", 0) or source.num_examples
 
 
-def duration(config, stem: str, source: sources.Source) -> int:
+def duration(config, stem: str, source: sources.Source | _Number) -> int:
   """A duration of the config, in steps."""
   return config_lib.steps(
     config, stem, batch_size=config.batch.size, epoch_size=epoch_size(config, source)
   )
 
 
-def make_optimizer(config, source: sources.Source) -> optax.GradientTransformation:
+def make_optimizer(config, source: sources.Source | _Number) -> optax.GradientTransformation:
   """The optimiser with its schedule, which counts batches."""
   options = block(config, "schedule")
   sizes = {"batch_size": config.batch.size, "epoch_size": epoch_size(config, source)}
@@ -214,6 +217,25 @@ def make_optimizer(config, source: sources.Source) -> optax.GradientTransformati
   check_name("optimizer.name", options.get("name", "sgd"), optim.OPTIMIZERS)
   count = training_method(config).updates_per_batch()
   return call("optimizer", optim.make_optimizer, schedule, options=options, updates_per_batch=count)
+
+
+def check_schedule(config) -> None:
+  """Builds the optimiser before the data are open: refuses what would fit no number of images.
+
+  Raises:
+    ConfigError: such a schedule, or an optimiser's option.
+  """
+  errors = []
+  for power in range(-10, 31):  # an epoch of a thousandth of a step, and of a thousand million
+    try:
+      make_optimizer(config, _Number(max(int(config.batch.size * 2.0**power), 1)))
+      break
+    except ConfigError as error:
+      errors.append(error)
+  else:
+    raise errors[10]  # of an epoch of one step, so that epochs can be read as steps
+  for stem in ("evaluate", "save", "log"):
+    duration(config, stem, _Number(config.batch.size))
 
 
 def batch_maker(config, sets: build.Data, mesh: Mesh) -> Callable[[int], Any]:

@@ -157,6 +157,12 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
   return tree.pop("params"), tree
 
 
+def fresh(net: Any, image_shape: Sequence[int], *, seed: int) -> dict[str, np.ndarray]:
+  """Untrained weights by name: what `smoke` evaluates."""
+  variables = net.init(jax.random.key(seed), jnp.zeros((1, *image_shape)), train=False)
+  return {name: np.asarray(array) for name, array in checkpoint.flatten(variables).items()}
+
+
 def shapes(net: Any, image_shape: Sequence[int]) -> tuple[Any, Any]:
   """`(params, model_state)` of a net as shapes and dtypes."""
   variables = dict(_variables(net, image_shape))

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 
 from jax_robust import config as config_lib
-from jax_robust import job_table, presets
+from jax_robust import job_table, paths, presets
 from jax_robust.data.atomic import write_atomically
 from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
@@ -49,14 +50,16 @@ def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
   Raises:
     WorkdirError: another job holds it, or it can't be a workdir.
   """
-  folder = pathlib.Path(workdir).absolute()
+  folder = pathlib.Path(paths.workdir(workdir)).absolute()
   if not create:
     check_is_run(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-  except (FileExistsError, NotADirectoryError, PermissionError) as error:
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise
     raise WorkdirError(
-      f"workdir {workdir} can't be made ({error.strerror}): choose another"
+      f"workdir {str(workdir)[:200]} can't be made ({error.strerror}): choose another"
     ) from error
   if jax.process_index() != 0:
     yield folder
@@ -136,7 +139,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   check_is_run(folder)
   path = folder / "config.json"
   try:
-    config = config_lib.from_data(json.loads(path.read_text()))
+    config = config_lib.read_json(path)
     return {"job": config.job, **config_lib.to_data(presets.complete(config))}
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise WorkdirError(

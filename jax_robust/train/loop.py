@@ -123,7 +123,7 @@ def run(
         row = {name: float(value) for name, value in values.items() if name != "finite"}
         row |= pace.lap(step)
         writer.write(step, "train", row)
-        report(metrics_lib.progress_line(step, cadence.total, row))
+        report(metrics_lib.training_line(step, cadence.total, row))
   if not at_end:
     _raise_if_not_finite(unchecked, state, checkpoints)
     checkpoints.latest.save(step, state)

@@ -161,22 +161,36 @@ class Pace:
     return figures
 
 
-def progress_line(step: int, total_steps: int, values: Mapping[str, float]) -> str:
-  """One line for the log: step, rate, time left, data wait, then the metrics.
+def progress_line(
+  what: str, done: int, total: int, *, unit: str, rate: float, seconds_left: float, note: str = ""
+) -> str:
+  """The line that a training or a job prints: how much is done, how fast, and how long it takes.
 
-  >>> progress_line(5, 10, {"time/images_per_second": 80.0, "time/eta_seconds": 65.0,
-  ...   "time/data_wait_share": 0.02, "loss": 1.25})
-  'step 5/10  80.0 images/s  eta 0:01:05  data wait 2%  loss 1.25'
+  >>> progress_line("eps 0.03:", 5, 10, unit="images", rate=80.0, seconds_left=65.0, note="robust")
+  'eps 0.03: 5/10  80 images/s  eta 0:01:05  robust'
   """
-  eta = values[f"{TIME_PREFIX}eta_seconds"]
-  parts = [
-    f"step {step}/{total_steps}",
-    f"{values[f'{TIME_PREFIX}images_per_second']:.1f} images/s",
-    f"eta {clock(eta)}",
-    f"data wait {values[f'{TIME_PREFIX}data_wait_share']:.0%}",
-  ]
-  parts += [f"{name} {value:.4g}" for name, value in values.items() if "/" not in name]
-  return "  ".join(parts)
+  speed = f"{rate:.0f}" if rate >= 1000 else f"{rate:.3g}"
+  return f"{what} {done}/{total}  {speed} {unit}/s  eta {clock(seconds_left)}  {note}".rstrip()
+
+
+def training_line(step: int, total_steps: int, values: Mapping[str, float]) -> str:
+  """The line of progress of a training, with the share of time spent on data, and the metrics.
+
+  >>> training_line(5, 10, {"time/images_per_second": 80.0, "time/eta_seconds": 65.0,
+  ...   "time/data_wait_share": 0.02, "loss": 1.25})
+  'step 5/10  80 images/s  eta 0:01:05  data wait 2%  loss 1.25'
+  """
+  notes = [f"data wait {values[f'{TIME_PREFIX}data_wait_share']:.0%}"]
+  notes += [f"{name} {value:.4g}" for name, value in values.items() if "/" not in name]
+  return progress_line(
+    "step",
+    step,
+    total_steps,
+    unit="images",
+    rate=values[f"{TIME_PREFIX}images_per_second"],
+    seconds_left=values[f"{TIME_PREFIX}eta_seconds"],
+    note="  ".join(notes),
+  )
 
 
 def clock(seconds: float) -> str:

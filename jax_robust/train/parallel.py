@@ -142,7 +142,7 @@ def _place(tree: Any, mesh: Mesh, specs: Any) -> Any:
     whole = np.asarray(leaf)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-  return jax.tree.map(put, tree, shardings)
+  return jax.tree.map(_with_keys(put), tree, shardings)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
@@ -150,9 +150,23 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
   sharding = NamedSharding(mesh, PartitionSpec(AXIS))
   if jax.process_count() == 1:
     return jax.device_put(batch, sharding)
-  return jax.tree.map(
-    lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
-  )
+
+  def share(rows):
+    return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+
+  return jax.tree.map(_with_keys(share), batch)
+
+
+def _with_keys(place: Callable) -> Callable:
+  """`place(array, …)`, which goes through NumPy, for typed keys too: NumPy does not know them."""
+
+  def place_any(leaf, *args):
+    if not jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+      return place(leaf, *args)
+    placed = place(jax.random.key_data(leaf), *args)
+    return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf))
+
+  return place_any
 
 
 def map_step(

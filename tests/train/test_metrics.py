@@ -142,4 +142,4 @@ def test_no_time_at_all_gives_finite_figures():
 def test_the_line_of_an_endless_run_still_prints():
   values = {"time/images_per_second": 0.0, "time/eta_seconds": float("inf"),
             "time/data_wait_share": 1.0, "loss": 0.5}  # fmt: skip
-  assert metrics.progress_line(1, 2, values).endswith("eta 0:00:00  data wait 100%  loss 0.5")
+  assert metrics.training_line(1, 2, values).endswith("eta 0:00:00  data wait 100%  loss 0.5")

@@ -1,0 +1,277 @@
+"""Which keys a block of a config may have, and of what type: the signature of its function says."""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
+from typing import Any
+
+from jax_robust import attacks, job_table, models, objectives, paths, presets
+from jax_robust import config as config_lib
+from jax_robust.attacks.recipes import make_attack, parameters
+from jax_robust.data import augment, pipeline, resident
+from jax_robust.errors import ConfigError, shown
+from jax_robust.evaluate import evaluators
+from jax_robust.runs.blocks import block
+from jax_robust.train import optim
+
+Keys = Mapping[str, Parameter]
+
+PROVIDED = ("prepare_batch", "apply_gradients", "num_microbatches", "num_devices")
+"""Keywords of `UpdateRecipe.make_update` that the loop provides; the others are options."""
+
+DURATIONS = tuple(
+  f"{stem}_{unit}" for stem in ("total", "evaluate", "save", "log") for unit in config_lib.UNITS
+)
+"""When things happen in a training, in one unit each."""
+
+OPTIONAL = ("attack", "epoch_size")
+"""Keys that only some configs have, besides the optional blocks of jobs."""
+
+
+def known(config: Any, place: tuple[str, ...]) -> Keys:
+  """The keywords that the block at a place may hold; none where its keys are fixed, or no one's.
+
+  A block of its own is annotated `dict`. What has no default is needed.
+
+  >>> from jax_robust import presets
+  >>> known(presets.base(), ("attack",))["num_restarts"].default
+  1
+  """
+  if not place:
+    found = {name: _parameter(name, float, 0.0) for name in DURATIONS}
+    found["epoch_size"] = _parameter("epoch_size", int, 0)
+    return found | {name: _parameter(name, dict, {}) for name in ("attack", *_optional_blocks())}
+  if place == ("evals",):
+    return {name: _parameter(name, dict, {}) for name in config.evals}
+  if place[0] == "evals" and place[-1] == "attack" and len(place) == 3:
+    return _of_attack(block(config.evals.get(place[1], {}), "attack"))
+  if place[0] == "evals" and len(place) == 2:
+    return _of_evaluator(block(config.evals, place[1]))
+  if len(place) > 1 or place[0] not in _BLOCKS:
+    return _of_job(config, place[0]) if len(place) == 1 else {}
+  return _BLOCKS[place[0]](block(config, place[0]))
+
+
+def check_types(config: Any) -> None:
+  """Compares every value with what the function of its block, or `presets.base`, takes.
+
+  Raises:
+    ConfigError: a value of another type, a block that is none, or a key that is needed.
+  """
+  base = presets.base()
+  for name in base:
+    if _is_block(base[name]) and name in config:
+      config_lib.check_block(name, config[name])
+  for name in ("attack", *_optional_blocks()):
+    if name in config:
+      config_lib.check_block(name, config[name])
+  for name, value in config.items():
+    if name in base and name not in ("select", *DURATIONS) and not _is_block(base[name]):
+      _check(name, value, _kind_of(name, base[name]))
+    elif name in (*DURATIONS, "epoch_size"):
+      _check(name, value, known(config, ())[name].annotation)
+  for name in presets.PLAIN_BLOCKS:
+    for key, value in config[name].items():
+      if key in base[name]:
+        _check(f"{name}.{key}", value, _kind_of(f"{name}.{key}", base[name][key]))
+  for name in (*_BLOCKS, *_optional_blocks()):
+    if name in config:
+      _check_keywords(config, (name,))
+  for name, entry in config.evals.items():
+    config_lib.check_block(f"evals.{name}", entry)
+    if "attack" in entry:
+      config_lib.check_block(f"evals.{name}.attack", entry["attack"])
+      _check_keywords(config, ("evals", name, "attack"))
+    _check_keywords(config, ("evals", name))
+
+
+def _check_keywords(config, place: tuple[str, ...]) -> None:
+  """Looks at one function's keywords; unknown ones are named by whoever calls it."""
+  keys, where = known(config, place), ".".join(place)
+  here = functools.reduce(block, place, config)
+  for key, value in here.items():
+    if key in keys:
+      _check(f"{where}.{key}", value, keys[key].annotation)
+  lacking = [key for key, each in keys.items() if each.default is each.empty and key not in here]
+  if lacking:
+    raise ConfigError(
+      f"config.{where}: there is no {lacking[0]!r}: set --config.{where}.{lacking[0]}"
+    )
+
+
+def _check(key: str, value: Any, kind: Any) -> None:
+  """Raises unless a value fits what is expected."""
+  if not _fits(value, kind):
+    value = value.to_dict() if hasattr(value, "to_dict") else value
+    place, _, name = key.rpartition(".")
+    where = f"config.{place}: {name}" if place else f"config.{name}"
+    raise ConfigError(f"{where}={shown(value)}: expected a {_say(kind)}")
+
+
+def _say(kind: Any) -> str:
+  """A type in words."""
+  words = {
+    bool: "truth value (true or false)", int: "whole number", float: "number", str: "text",
+    dict: "block of keys", types.NoneType: "none",
+  }  # fmt: skip
+  if kind in words:
+    return words[kind]
+  arguments = [each for each in typing.get_args(kind) if each is not ...]
+  if typing.get_origin(kind) in (types.UnionType, typing.Union):
+    return " or ".join(dict.fromkeys(words[each] for each in arguments if each in words))
+  if _is_sequence(kind):
+    return f"list, each of its items a {_say(arguments[0])}" if arguments else "list"
+  return getattr(kind, "__name__", str(kind))
+
+
+def _fits(value: Any, kind: Any) -> bool:
+  """Whether a value, which is data, is of an annotated type; whole numbers are numbers, too."""
+  if kind is Any or kind is Parameter.empty:
+    return True
+  if typing.get_origin(kind) in (types.UnionType, typing.Union):
+    return any(_fits(value, each) for each in typing.get_args(kind))
+  if kind is float:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+  if kind is int:
+    whole = isinstance(value, float) and math.isfinite(value) and value == int(value)
+    return (isinstance(value, int) and not isinstance(value, bool)) or whole
+  if kind is dict:
+    return _is_block(value)
+  if _is_sequence(kind):
+    each = (*typing.get_args(kind), Any)[0]
+    return isinstance(value, (tuple, list)) and all(_fits(item, each) for item in value)
+  kind = typing.get_origin(kind) or kind
+  return isinstance(value, kind) if isinstance(kind, type) else False
+
+
+def _is_sequence(kind: Any) -> bool:
+  origin = typing.get_origin(kind)
+  return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def _is_block(value: Any) -> bool:
+  return hasattr(value, "items")
+
+
+_OTHER_KINDS = {"evaluation.exit": int | str, "autoattack.version": str | Sequence[str]}
+"""Of plain keys that take more than their default's type."""
+
+
+def _kind_of(key: str, default: Any) -> Any:
+  """The type of a key whose default is this."""
+  if key in _OTHER_KINDS:
+    return _OTHER_KINDS[key]
+  if isinstance(default, (tuple, list)):
+    return Sequence[str] if paths.is_listed(key) else Sequence[float]
+  return type(default)
+
+
+def _optional_blocks() -> dict[str, dict[str, Any]]:
+  return job_table.blocks(optional=True)
+
+
+def _parameter(name: str, kind: Any, default: Any = Parameter.empty) -> Parameter:
+  return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+_NAME = {"name": _parameter("name", str)}
+
+
+def _without(keys: Keys, *names: str) -> dict[str, Parameter]:
+  return {name: each for name, each in keys.items() if name not in names}
+
+
+def _of_model(options: Mapping[str, Any]) -> Keys:
+  """The fields of a net."""
+  net = models.MODELS.get(_text(options, "name"))
+  fields = dataclasses.fields(net) if net else ()
+  found = {
+    each.name: _parameter(
+      each.name,
+      each.type,
+      None if each.default is dataclasses.MISSING else each.default,
+    )
+    for each in fields
+  }
+  return _without(found, "parent", "name", "bn_axis_name") | _NAME
+
+
+def _of_objective(options: Mapping[str, Any]) -> Keys:
+  """The constants of a method; its attack is another block."""
+  name = _text(options, "name")
+  recipe = objectives.UPDATES.get(name)
+  function = recipe.make_update if recipe else objectives.OBJECTIVES.get(name)
+  found = parameters(function) if function else {}
+  return _without(found, "attack", "loss_fn", *PROVIDED) | _NAME
+
+
+def _of_attack(options: Mapping[str, Any]) -> Keys:
+  """The keywords of `make_attack`, and of the attack and the ball that it makes."""
+  attack = attacks.ATTACKS.get(_text(options, "name"))
+  ball = attacks.BALLS.get(_text(options, "norm") or "linf")
+  found = dict(parameters(attack)) if attack else {}
+  found |= parameters(ball) if ball else {}
+  found = _without(found, "ball", "loss_fn") | parameters(make_attack)
+  return found | _NAME | {"eps": _parameter("eps", float)}
+
+
+def _of_evaluator(options: Mapping[str, Any]) -> Keys:
+  """The keywords of an evaluator; the radius is its attack's."""
+  evaluator = evaluators.EVALUATORS.get(_text(options, "evaluator"))
+  found = parameters(evaluator) if evaluator else {}
+  changed = {"attack": _parameter("attack", dict, {}), "sigma": _parameter("sigma", float, 0.0)}
+  found = {name: changed.get(name, each) for name, each in found.items() if name != "eps"}
+  return {**found, "evaluator": _parameter("evaluator", str, "")}
+
+
+def _of_schedule(options: Mapping[str, Any]) -> Keys:
+  """The keywords of `make_schedule`, durations in any unit."""
+  found = _without(parameters(optim.make_schedule), "peak", "total_steps")
+  for unit in config_lib.UNITS:
+    found[f"warmup_{unit}"] = _parameter(f"warmup_{unit}", float, 0.0)
+    found[f"milestone_{unit}"] = _parameter(f"milestone_{unit}", Sequence[float], ())
+  return found | {"learning_rate": _parameter("learning_rate", float)}
+
+
+def _of_batch(options: Mapping[str, Any]) -> Keys:
+  """The keywords of a backend."""
+  resident_ = options.get("backend") == "resident"
+  function = resident.make_resident if resident_ else pipeline.train_batches
+  provided = ("batch_size", "seed", "sharding", "start_step", "num_steps", "rows")
+  needed = {"size": int, "microbatch": int, "backend": str}
+  return _without(parameters(function), *provided) | {
+    name: _parameter(name, kind) for name, kind in needed.items()
+  }
+
+
+_BLOCKS: dict[str, Callable[[Mapping[str, Any]], Keys]] = {
+  "attack": _of_attack,
+  "augment": lambda options: _without(parameters(augment.make_prepare), "num_classes"),
+  "batch": _of_batch,
+  "ema": lambda options: parameters(optim.ema_update),
+  "model": _of_model,
+  "objective": _of_objective,
+  "optimizer": lambda options: _without(parameters(optim.make_optimizer), "updates_per_batch"),
+  "schedule": _of_schedule,
+}
+"""The blocks that are keywords of a function, and which."""
+
+
+def _of_job(config, name: str) -> Keys:
+  """The keywords of the optional block of a job, if it has functions of its own."""
+  for job in job_table.JOBS.values():
+    if job.block == name and job.keywords:
+      plain = {key: _parameter(key, _kind_of(f"{name}.{key}", v), v)
+               for key, v in job.defaults.items()}  # fmt: skip
+      return {**job_table.load(job.keywords)(block(config, name)), **plain}
+  return {}
+
+
+def _text(options: Mapping[str, Any], key: str) -> str:
+  """A name in a block; "" where something else stands there."""
+  value = options.get(key, "")
+  return value if isinstance(value, str) else ""
