@@ -79,7 +79,7 @@ def _is_equal(one: Any, other: Any) -> bool:
   """Whether two values are the same object or equal bit for bit; in doubt False."""
   if one is other:
     return True
-  if not (hasattr(one, "dtype") and hasattr(other, "dtype")):
+  if not (hasattr(one, "shape") and hasattr(other, "shape")):  # numbers of Python, callbacks
     return type(one) is type(other) and bool(one == other)
   if one.dtype != other.dtype or one.shape != other.shape:
     return False
