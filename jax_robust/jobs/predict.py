@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from jax_robust import smoothing
+from jax_robust.atomic import write_atomically
 from jax_robust.data import files
-from jax_robust.data.atomic import write_atomically
 from jax_robust.errors import ConfigError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import devices, nets, pieces, weights, workdir

@@ -3,10 +3,14 @@
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_robust.errors import WorkdirError
+import numpy as np
+
+from jax_robust.atomic import write_atomically
+from jax_robust.errors import WorkdirError, first_few
 from jax_robust.runs import array_file, row_log
 from jax_robust.runs import identity as identity_lib
 from jax_robust.train import metrics
@@ -14,9 +18,16 @@ from jax_robust.train import metrics
 IDENTITY = "identity.json"
 """The file of a folder of arrays that says what they belong to."""
 
+_SHA256 = "sha256"
+"""What that file calls the digest of the rest of it; those of earlier versions have none."""
+
+_NAMES = re.compile(r"piece-(0|[1-9][0-9]*)-of-[1-9][0-9]*\.jsonl|chunk_[0-9]{7,}\.npz")
+"""What pieces are called; nothing else that could be taken for one may lie in their folder."""
+
 
 class Piece(NamedTuple):
-  """A file: what it belongs to, the ids of the whole work, and the ids that it holds itself."""
+  """A file: what it belongs to, the ids of the whole work, the ids that it holds itself, and in a
+  file of lines the number of each id's."""
 
   path: pathlib.Path
   identity: dict[str, Any]
@@ -24,6 +35,7 @@ class Piece(NamedTuple):
   held: Sequence[int]
   read: Callable[..., Sequence[dict[str, Any]]]
   num_undigested: int = 0
+  lines: Mapping[int, int] = {}
 
 
 class Work(NamedTuple):
@@ -45,6 +57,12 @@ class Work(NamedTuple):
   def num_missing(self) -> int:
     """How many ids no file holds."""
     return len(self.ids) - len(self.owners)
+
+  def where(self, key: int) -> str:
+    """The file that holds an id, with the line if it is one of lines."""
+    piece = next(each for each in self.pieces if each.path == self.owners[key])
+    line = piece.lines.get(key)
+    return f"{piece.path}, line {line}" if line else str(piece.path)
 
   def is_complete(self, name: str) -> bool:
     """Whether every id is there; says how many are if not."""
@@ -72,9 +90,12 @@ def find(
     wanted: the identity and the ids of the work; None takes what the first file says.
 
   Raises:
-    WorkdirError: there is none; one is damaged; two belong to different works; an id is none of the
-      work's, or is held twice. The message names the files, and what to do.
+    WorkdirError: there is none; one is damaged, or a file that is none; two belong to different
+      works; an id is none of the work's, or is held twice. The message names the files, and what to
+      do.
   """
+  for folder in folders:
+    _refuse_strays(folder)
   found: list[Piece] = []
   owners: dict[int, pathlib.Path] = {}
   for piece in (each for folder in folders for read in _KINDS for each in read(folder, wanted)):
@@ -90,8 +111,10 @@ def find(
       )
     for key in piece.held:
       if key not in ids:
+        line = piece.lines.get(key)
+        where, what = (f"{piece.path}, line {line},", "line") if line else (piece.path, "file")
         raise WorkdirError(
-          f"{piece.path} holds id {key}, which is none of {ids}: delete or correct that file"
+          f"{where} holds id {key}, which is none of {ids}: delete that {what}, and the job goes on"
         )
       if key in owners:
         raise WorkdirError(_overlap(key, owners[key], piece.path))
@@ -99,6 +122,16 @@ def find(
   if wanted is None and not found:
     raise WorkdirError(f"{', '.join(map(str, folders))}: there is no piece of any job")
   return Work(*(wanted or (found[0].identity, found[0].ids)), found, owners)
+
+
+def _refuse_strays(folder: pathlib.Path) -> None:
+  """Raises WorkdirError for a file that looks like a piece and is not called like one."""
+  for path in sorted(folder.glob("*")):
+    if path.suffix in (".jsonl", ".npz") and not _NAMES.fullmatch(path.name):
+      raise WorkdirError(
+        f"{path} is no piece of this folder, whose files are called piece-I-of-N.jsonl or "
+        "chunk_NNNNNNN.npz: it is a copy or a stray; delete it, or move it away"
+      )
 
 
 def _overlap(key: int, one: pathlib.Path, other: pathlib.Path) -> str:
@@ -118,7 +151,7 @@ def _rows_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
     ids = wanted[1] if wanted else identity_lib.ids_of(log.header, identity, path)
     rows = list(log.rows.values())
     read = functools.partial(lambda rows, without: rows, rows)
-    yield Piece(path, identity, ids, list(log.rows), read, log.num_undigested)
+    yield Piece(path, identity, ids, list(log.rows), read, log.num_undigested, log.lines)
 
 
 def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
@@ -128,15 +161,17 @@ def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
     return
   try:
     header = json.loads(path.read_text())
+    if header.pop(_SHA256, identity_lib.digest(header)) != identity_lib.digest(header):
+      raise ValueError("it is not what its sha256 says")
     identity = {key: value for key, value in header.items() if key not in ("ids", "versions")}
-  except (OSError, ValueError, AttributeError) as error:
+  except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
     raise WorkdirError(f"{path} is damaged ({error}): restore it, or move {folder} away") from error
   ids = wanted[1] if wanted else identity_lib.ids_of(header, identity, path)
   yield Piece(path, identity, ids, (), lambda without: ())
   work = identity_lib.digest(identity)
   for path in sorted(folder.glob("chunk_*.npz")):
     arrays, has_digest = array_file.read(path, work=work, names=("id",))
-    held = arrays["id"].tolist()
+    held = _ids_in(path, arrays["id"], ids)
     if path != array_path(folder, held[0]):
       raise WorkdirError(
         f"{path} holds ids {held[0]} to {held[-1]}, which belong into "
@@ -146,12 +181,40 @@ def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
     yield Piece(path, identity, ids, held, read, int(not has_digest))
 
 
+def _ids_in(path: pathlib.Path, held: np.ndarray, ids: range) -> list[int]:
+  """The ids of a file, which follow one another as those of the work do."""
+  found = held.tolist() if held.ndim == 1 and np.issubdtype(held.dtype, np.integer) else []
+  if not found:
+    raise WorkdirError(
+      f"{path} is damaged (its ids are {held.dtype} {list(held.shape)}): delete it and run the job "
+      "again"
+    )
+  first = ids.index(found[0]) if found[0] in ids else 0
+  expected = list(ids[first : first + len(found)])
+  if all(key in ids for key in found) and found != expected:
+    raise WorkdirError(
+      f"{path} holds the ids {first_few(found)}, where {first_few(expected)} were expected: it is "
+      "none of this work; delete it"
+    )
+  return found
+
+
 def _read_arrays(path, work, without):
   """The arrays of a file, as the one content of its piece."""
   return [array_file.read(path, work=work, without=without)[0]]
 
 
 _KINDS = (_rows_in, _arrays_in)
+
+
+def write_identity(
+  folder: pathlib.Path, identity: Mapping[str, Any], ids: range, versions: Mapping[str, Any]
+) -> None:
+  """Says in a folder of arrays what they belong to."""
+  header = {**identity, "ids": [ids.start, ids.stop, ids.step], "versions": versions}
+  header = identity_lib.plain(header)
+  content = {**header, _SHA256: identity_lib.digest(header)}
+  write_atomically(folder / IDENTITY, json.dumps(content, indent=2) + "\n")
 
 
 def array_path(folder: pathlib.Path, first: int) -> pathlib.Path:

@@ -24,10 +24,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust.atomic import Anchor
 from jax_robust.errors import ConfigError, WorkdirError
 from jax_robust.runs import array_file, row_log, workdir
 from jax_robust.runs import identity as identity_lib
-from jax_robust.runs.piece_files import IDENTITY, Work, array_path, find
+from jax_robust.runs.piece_files import IDENTITY, Work, array_path, find, write_identity
 from jax_robust.runs.progress import ProgressLine
 from jax_robust.train import metrics
 
@@ -67,6 +68,7 @@ class Store:
     self.folder, self.identity, self.ids = folder, identity_lib.plain(identity), ids
     found = find([folder], wanted=(self.identity, ids))
     self._open(share, found)
+    self._anchor = Anchor(folder)
     num_undigested = sum(piece.num_undigested for piece in found.pieces)
     if num_undigested:
       metrics.report(f"{folder}: {num_undigested} pieces of an earlier version have no digest")
@@ -105,7 +107,9 @@ class Store:
 
     Raises:
       OSError: it can't be written; nothing that was written before is lost.
+      FolderGoneError: the folder was deleted or replaced meanwhile.
     """
+    self._anchor.check()
     self._write(content)
     self._progress.add(np.size(content["id"]), note)
 
@@ -128,9 +132,7 @@ class Arrays(Store):
     if found.pieces:  # equal, but perhaps as 1.0 where this one has 1
       self.identity = found.pieces[0].identity
       return
-    ids = [self.ids.start, self.ids.stop, self.ids.step]
-    header = {**self.identity, "ids": ids, "versions": workdir.versions()}
-    workdir.write_json(self.folder / IDENTITY, header)
+    write_identity(self.folder, self.identity, self.ids, workdir.versions())
 
   def _write(self, content):
     path = array_path(self.folder, int(content["id"][0]))
