@@ -164,9 +164,9 @@ def checked_rows(work: pieces.Work) -> list[dict[str, Any]]:
     labels = np.array([row["label"] for row in rows])
   except (ValueError, TypeError, KeyError) as error:
     key = re.match(r"(?:id|image) (\d+)", str(error))
-    where = work.where(int(key[1])) if key else str(work.pieces[0].path)
+    where = work.where(int(key[1])) if key else f"{work.pieces[0].path}:"
     raise WorkdirError(
-      f"{where}: {error}. It was changed or is damaged: delete that line, whose row is then "
+      f"{where} {error}. It was changed or is damaged: delete that line, whose row is then "
       "computed again, or move the file away"
     ) from error
   expected = identity.get("labels_sha256")

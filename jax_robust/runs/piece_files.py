@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_robust.atomic import write_atomically
-from jax_robust.errors import WorkdirError, first_few
+from jax_robust.errors import WorkdirError
 from jax_robust.runs import array_file, row_log
 from jax_robust.runs import identity as identity_lib
 from jax_robust.train import metrics
@@ -26,8 +26,7 @@ _NAMES = re.compile(r"piece-(0|[1-9][0-9]*)-of-[1-9][0-9]*\.jsonl|chunk_[0-9]{7,
 
 
 class Piece(NamedTuple):
-  """A file: what it belongs to, the ids of the whole work, the ids that it holds itself, and in a
-  file of lines the number of each id's."""
+  """A file: what it belongs to, the ids of the whole work, and the ids that it holds itself."""
 
   path: pathlib.Path
   identity: dict[str, Any]
@@ -35,7 +34,6 @@ class Piece(NamedTuple):
   held: Sequence[int]
   read: Callable[..., Sequence[dict[str, Any]]]
   num_undigested: int = 0
-  lines: Mapping[int, int] = {}
 
 
 class Work(NamedTuple):
@@ -60,9 +58,7 @@ class Work(NamedTuple):
 
   def where(self, key: int) -> str:
     """The file that holds an id, with the line if it is one of lines."""
-    piece = next(each for each in self.pieces if each.path == self.owners[key])
-    line = piece.lines.get(key)
-    return f"{piece.path}, line {line}" if line else str(piece.path)
+    return _where(self.owners[key], key)
 
   def is_complete(self, name: str) -> bool:
     """Whether every id is there; says how many are if not."""
@@ -111,10 +107,10 @@ def find(
       )
     for key in piece.held:
       if key not in ids:
-        line = piece.lines.get(key)
-        where, what = (f"{piece.path}, line {line},", "line") if line else (piece.path, "file")
+        what = "line" if piece.path.suffix == ".jsonl" else "file"
         raise WorkdirError(
-          f"{where} holds id {key}, which is none of {ids}: delete that {what}, and the job goes on"
+          f"{_where(piece.path, key)} holds id {key}, which is none of {ids}: delete that {what}, "
+          "and the job goes on"
         )
       if key in owners:
         raise WorkdirError(_overlap(key, owners[key], piece.path))
@@ -122,6 +118,11 @@ def find(
   if wanted is None and not found:
     raise WorkdirError(f"{', '.join(map(str, folders))}: there is no piece of any job")
   return Work(*(wanted or (found[0].identity, found[0].ids)), found, owners)
+
+
+def _where(path: pathlib.Path, key: int) -> str:
+  """A file that holds an id, with the line if it is one of lines."""
+  return f"{path}, line {row_log.line_of(path, key)}," if path.suffix == ".jsonl" else str(path)
 
 
 def _refuse_strays(folder: pathlib.Path) -> None:
@@ -151,7 +152,7 @@ def _rows_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
     ids = wanted[1] if wanted else identity_lib.ids_of(log.header, identity, path)
     rows = list(log.rows.values())
     read = functools.partial(lambda rows, without: rows, rows)
-    yield Piece(path, identity, ids, list(log.rows), read, log.num_undigested, log.lines)
+    yield Piece(path, identity, ids, list(log.rows), read, log.num_undigested)
 
 
 def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
@@ -171,7 +172,7 @@ def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
   work = identity_lib.digest(identity)
   for path in sorted(folder.glob("chunk_*.npz")):
     arrays, has_digest = array_file.read(path, work=work, names=("id",))
-    held = _ids_in(path, arrays["id"], ids)
+    held = _ids_in(path, arrays["id"])
     if path != array_path(folder, held[0]):
       raise WorkdirError(
         f"{path} holds ids {held[0]} to {held[-1]}, which belong into "
@@ -181,22 +182,15 @@ def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
     yield Piece(path, identity, ids, held, read, int(not has_digest))
 
 
-def _ids_in(path: pathlib.Path, held: np.ndarray, ids: range) -> list[int]:
-  """The ids of a file, which follow one another as those of the work do."""
-  found = held.tolist() if held.ndim == 1 and np.issubdtype(held.dtype, np.integer) else []
-  if not found:
-    raise WorkdirError(
-      f"{path} is damaged (its ids are {held.dtype} {list(held.shape)}): delete it and run the job "
-      "again"
-    )
-  first = ids.index(found[0]) if found[0] in ids else 0
-  expected = list(ids[first : first + len(found)])
-  if all(key in ids for key in found) and found != expected:
-    raise WorkdirError(
-      f"{path} holds the ids {first_few(found)}, where {first_few(expected)} were expected: it is "
-      "none of this work; delete it"
-    )
-  return found
+def _ids_in(path: pathlib.Path, held: np.ndarray) -> list[int]:
+  """The ids of a file: whole numbers that increase, one at least."""
+  if held.ndim != 1 or not held.size or not np.issubdtype(held.dtype, np.integer):
+    fault = f"are {held.dtype} {list(held.shape)}"
+  elif np.any(np.diff(held) <= 0):
+    fault = "do not increase"
+  else:
+    return held.tolist()
+  raise WorkdirError(f"{path} is damaged (its ids {fault}): delete it and run the job again")
 
 
 def _read_arrays(path, work, without):

@@ -27,13 +27,11 @@ class Contents(NamedTuple):
     header: its first line: the `identity` of the work, the `ids` of the whole work, and `versions`.
     rows: by id.
     num_undigested: rows of an earlier version, which have no digest.
-    lines: by id, the number of the row's line.
   """
 
   header: dict[str, Any]
   rows: dict[int, dict[str, Any]]
   num_undigested: int
-  lines: dict[int, int]
 
 
 def start(path: pathlib.Path, identity: Mapping[str, Any], ids: range) -> str:
@@ -101,7 +99,6 @@ def _parse(path: pathlib.Path, content: bytes) -> Contents:
   """Reads whole lines; raises WorkdirError, with the number, for one that no log of ours has."""
   header, work, num_undigested = {}, "", 0
   rows: dict[int, dict[str, Any]] = {}
-  lines: dict[int, int] = {}
   for number, line in enumerate(content.split(b"\n")[:-1], start=1):
     try:
       found = json.loads(line)
@@ -112,26 +109,35 @@ def _parse(path: pathlib.Path, content: bytes) -> Contents:
           raise TypeError("its identity is no object")
         header, work = found, identity_lib.digest(found["identity"])
         continue
-      if "sha256" in found or _DIGESTED.search(line) or len(rows) > num_undigested:
+      is_digested = "sha256" in found or bool(_DIGESTED.search(line))
+      if is_digested:
         body, _, tail = line.rpartition(_DIGEST)
         if tail != _digest(work, body) + b'"}':
           raise ValueError("the row is not what its sha256 says")
         del found["sha256"]
-      else:  # a row of an earlier version, which stands before those of ours
+      else:
         num_undigested += 1
       key = found["id"]
       if type(key) is not int:
         raise TypeError(f"id {key!r} is no integer")
       if key in rows:
         raise ValueError(f"id {key} again")
-      rows[key], lines[key] = found, number
+      if not is_digested and len(rows) >= num_undigested:  # those of an earlier version come first
+        raise ValueError("the row has no sha256, and one before it has")
+      rows[key] = found
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
       raise WorkdirError(
         f"{path}, line {number}: expected a row of a {FORMAT!r} log, found {line[:60]!r} "
         f"({str(error)[:200]}): delete that line, whose row is then computed again, or move the "
         "file away"
       ) from error
-  return Contents(header, rows, num_undigested, lines)
+  return Contents(header, rows, num_undigested)
+
+
+def line_of(path: pathlib.Path, key: int) -> int:
+  """The number of the line that holds an id."""
+  lines = path.read_bytes().split(b"\n")
+  return next(n for n, line in enumerate(lines[1:], start=2) if json.loads(line)["id"] == key)
 
 
 def _digest(work: str, body: bytes) -> bytes:

@@ -87,7 +87,7 @@ def radius_problem(
     f"image {idx[row]} has radius={radius[row]:g}, which is above {most:.6g}, the largest that "
     + (
       "its sigma, n and alpha allow"
-      if {"sigma", "n", "alpha"} <= header.keys()
+      if None not in map(header.get, ("sigma", "n", "alpha"))
       else "is possible, as far as its settings are known"
     )
   )
@@ -150,11 +150,11 @@ def check_certificates(
     ValueError: a row that is not what it was computed from, by its id, or that lacks a value.
 
   >>> row = {"id": 7, "label": 1, "predict": 1, "selected": 1, "count": 990, "total": 1000}
-  >>> row |= {"lower_bound": 0.97665, "radius": 5.0}
+  >>> row |= {"lower_bound": bounds.lower_bound(990, 1000, alpha=0.001).item(), "radius": 5.0}
   >>> check_certificates([row], sigma=0.5, n=1000, alpha=0.001)
   Traceback (most recent call last):
   ...
-  ValueError: id 7: lower_bound=0.97665, where its votes give 0.9769...
+  ValueError: id 7: radius=5, where its votes give 0.989005
   """
   if not rows:
     return
@@ -227,7 +227,8 @@ def _first(columns, bad, name: str, found, what: str, expected) -> str | None:
     return None
   row = places[0]
   more = f" (so do ids {first_few(columns['id'][places[1:]])})" if places.size > 1 else ""
-  return f"id {columns['id'][row]}: {name}={found[row]}, where {what} {expected[row]}{more}"
+  values = [f"{v:.6g}" if isinstance(v, np.floating) else v for v in (found[row], expected[row])]
+  return f"id {columns['id'][row]}: {name}={values[0]}, where {what} {values[1]}{more}"
 
 
 def _short(value: Any) -> str:

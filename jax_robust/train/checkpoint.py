@@ -308,8 +308,10 @@ class Checkpointer:
       metadata = self._manager.item_metadata(step)["state"]
       return dict(getattr(metadata, "tree", metadata))
 
-  def _write_error(self, error: Exception) -> CheckpointWriteError:
-    """The error with the folder and what to do about it."""
+  def _write_error(self, error: Exception) -> Exception:
+    """The error with the folder and what to do about it; where another process failed, itself."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+      return error
     step = self.latest_step()
     before = "there was none before" if step is None else f"the one of step {step} is untouched"
     return CheckpointWriteError(
