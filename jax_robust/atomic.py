@@ -19,7 +19,17 @@ from typing import Any, BinaryIO
 
 
 class FolderGoneError(OSError):
-  """A folder that a job writes to was deleted, moved or replaced while the job ran."""
+  """A folder that a job writes to was deleted, moved or replaced while the job ran.
+
+  Args:
+    folder: its path.
+  """
+
+  def __init__(self, folder: str | os.PathLike):
+    super().__init__(
+      f"{os.fspath(folder)} was deleted, moved or replaced while the job was running: nothing more "
+      "is written. Put the folder back, or start the command anew"
+    )
 
 
 class Anchor:
@@ -44,10 +54,7 @@ class Anchor:
     except (FileNotFoundError, NotADirectoryError):
       is_same = False
     if not is_same:
-      raise FolderGoneError(
-        f"{self._folder} was deleted, moved or replaced while the job was running: nothing more is "
-        "written. Put the folder back, or start the command anew"
-      )
+      raise FolderGoneError(self._folder)
 
 
 def write_atomically(

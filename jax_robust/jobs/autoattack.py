@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust import attacks
+from jax_robust import attacks, smoothing
 from jax_robust.attacks.autoattack import STAGES
 from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, tables
@@ -126,6 +126,18 @@ def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
     store.write(content, note=lambda robust=robust: f"robust {robust:.2%} of the last piece")
 
 
+def _check_labels(work: pieces.Work, chunks: Sequence[Mapping[str, np.ndarray]]) -> None:
+  """Raises WorkdirError where the labels of an evaluation that is complete are not its data's."""
+  expected = work.identity.get("labels_sha256")
+  if not expected or work.num_missing:
+    return
+  if smoothing.digest_labels(np.concatenate([chunk["label"] for chunk in chunks])) != expected:
+    raise WorkdirError(
+      f"{work.pieces[0].path.parent}: the labels are not those of the images that identity.json "
+      "says they are of (labels_sha256): move the folder away"
+    )
+
+
 _OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
 
 
@@ -177,6 +189,8 @@ def write_results(
   """
   found = {work.identity["eps"]: work for work in map(lambda f: pieces.find([f]), folders)}
   chunks = {eps: list(found[eps].contents(without=["x_adv"])) for eps in sorted(found)}
+  for eps, work in found.items():
+    _check_labels(work, chunks[eps])
   empty = [f"{eps:.4g}" for eps, rows in chunks.items() if not rows]
   if empty:
     raise WorkdirError(f"{path}: no piece was evaluated at eps {', '.join(empty)}")

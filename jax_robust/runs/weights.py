@@ -80,8 +80,8 @@ def read_weights(reference: str) -> dict[str, np.ndarray]:
     return run_weights(path, which=checkpoint.BEST)[0]
   checksum = path.with_name(path.name + ".sha256")
   if checksum.exists():
-    expected = checksum.read_text().split()[0]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+    expected = checksum.read_text(errors="replace").split()
+    if expected[:1] != [hashlib.sha256(path.read_bytes()).hexdigest()]:
       raise ConfigError(
         f"init_from={reference!r}: the file's sha256 is not that of {checksum.name}: it is "
         "damaged, or was changed; export it again"

@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -17,7 +18,7 @@ import jax
 
 from jax_robust import config as config_lib
 from jax_robust import job_table, presets
-from jax_robust.atomic import Anchor, open_no_link, sweep, write_atomically
+from jax_robust.atomic import Anchor, FolderGoneError, open_no_link, sweep, write_atomically
 from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
 
@@ -68,7 +69,10 @@ def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
       f"workdir {workdir} can't be made ({error.strerror}): choose another"
     ) from error
   if jax.process_index() != 0:
-    yield folder
+    # It tells the others that this process is alive: see `is_alive`.
+    with _open_lock(folder, jax.process_index()) as lock:
+      _lock_soon(lock)
+      yield folder
     return
   with _open_lock(folder) as lock:
     try:
@@ -88,14 +92,49 @@ def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
     anchor.check()
 
 
-def _open_lock(folder: pathlib.Path) -> TextIO:
-  """The lock file of a workdir.
+def _lock_path(folder: pathlib.Path, index: int) -> pathlib.Path:
+  """The lock file of a process: the first's is that of the job."""
+  return folder / (f"lock-{index}" if index else "lock")
+
+
+def _lock_soon(lock: TextIO) -> None:
+  """Locks the file of a process; another may be looking at the lock for a moment.
+
+  Raises:
+    WorkdirError: it stays locked, so that a process of an earlier start must still be running.
+  """
+  for _ in range(50):
+    with contextlib.suppress(BlockingIOError):
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return
+    time.sleep(0.1)
+  raise WorkdirError(
+    "a process of an earlier start still holds its lock in the workdir: wait for it, or end it"
+  )
+
+
+def is_alive(folder: pathlib.Path, index: int) -> bool:
+  """Whether the process of this index has claimed the workdir, and not ended since."""
+  try:
+    with os.fdopen(open_no_link(_lock_path(folder, index), os.O_RDONLY)) as lock:
+      fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return True
+  except FileNotFoundError:
+    return False
+  return False
+
+
+def _open_lock(folder: pathlib.Path, index: int = 0) -> TextIO:
+  """The lock file of a process in a workdir.
 
   Raises:
     WorkdirError: it is a symbolic link, or the workdir can't be written.
   """
   try:
-    return os.fdopen(open_no_link(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+")
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    path = _lock_path(folder, index)
+    return os.fdopen(open_no_link(path, flags), "a+")
   except OSError as error:
     if error.errno == errno.ELOOP:
       raise WorkdirError(f"{error.filename} {error.strerror}") from error
@@ -176,6 +215,7 @@ def _is_unused(folder: pathlib.Path) -> bool:
   """Whether no job has come further here than its config: nothing can be lost or mixed up."""
   return all(
     path.name in ("lock", "config.json", "versions.json", DATA)
+    or path.name.startswith("lock-")
     or (path.is_dir() and not any(map(pathlib.Path.is_file, path.rglob("*"))))
     for path in folder.iterdir()
   )
@@ -256,8 +296,12 @@ def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> 
   """Writes `results/NAME.json`, from the first process.
 
   Raises:
-    OSError: the workdir is gone, or can't be written.
+    FolderGoneError: the workdir was deleted meanwhile.
+    OSError: it can't be written.
   """
   if jax.process_index() == 0:
-    (folder / "results").mkdir(exist_ok=True)  # not its parents: a workdir that is gone stays gone
+    try:
+      (folder / "results").mkdir(exist_ok=True)  # not its parents: what is gone stays gone
+    except FileNotFoundError as error:
+      raise FolderGoneError(folder) from error
     write_json(folder / "results" / f"{name}.json", {**result, "versions": versions()})

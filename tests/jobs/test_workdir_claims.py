@@ -283,7 +283,7 @@ def test_a_workdir_that_goes_away_ends_the_job(command, run_flag, trained, tmp_p
 
 def test_a_workdir_that_goes_away_before_the_result_stays_away(tiny, tmp_path):
   folder = tmp_path / "run"
-  with pytest.raises(FileNotFoundError), workdir.claimed(str(folder)):
+  with pytest.raises(atomic.FolderGoneError), workdir.claimed(str(folder)):
     shutil.rmtree(folder)
     workdir.write_result(folder, "evaluate", {})
   assert not folder.exists()

@@ -38,3 +38,24 @@ def test_the_other_ends_with_a_sentence(start, victim):
   assert "another process of this job has ended" in printed
   assert "Traceback" not in printed and "Gloo" not in printed
   assert seconds < PATIENCE / 2
+
+
+CERTIFY = {
+  "job": "certify", "smoothing.sigma": 0.25, "smoothing.n": 100, "smoothing.skip": 1,
+  "smoothing.batch_size": 200, "init_from": "",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_job_in_pieces_does_not_wait_for_a_process_that_is_gone(start, tmp_path):
+  trained = start("pair", total_steps=10)
+  assert trained.finish() == [0, 0], trained.printed()
+  pair = start("pair", total_steps=10, **CERTIFY)
+  path = pair.workdir / "run" / "results" / "certify_mlp_sigma0.25" / "piece-1-of-2.jsonl"
+  code, seconds, printed = kill(pair, 1, path.exists)
+  assert code == 1, printed
+  assert "process 1 of this job has ended before its share was done" in printed
+  assert "Traceback" not in printed and seconds < PATIENCE / 2
+  again = start("pair", total_steps=10, **CERTIFY)
+  assert again.finish() == [0, 0], again.printed()
+  assert (path.parent / "certify.tsv").exists()
