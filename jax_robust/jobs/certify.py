@@ -156,7 +156,7 @@ def checked_rows(work: pieces.Work) -> list[dict[str, Any]]:
     WorkdirError: one is not what its votes prove, with the file and the line to delete.
   """
   identity, rows = work.identity, list(work.contents())
-  given = {name: identity.get(name) for name in ("sigma", "n", "alpha")}
+  given: dict[str, Any] = {name: identity.get(name) for name in ("sigma", "n", "alpha")}
   if None in given.values():  # of another kind of job
     return rows
   try:

@@ -209,7 +209,7 @@ def write_log(path: str | os.PathLike, log: CertifyLog, *, digits: int = DIGITS)
   make_log(log.idx, log.label, log.predict, log.radius, log.seconds, header=log.header)
   if problem := header_problem(log.header, *log[:3]):
     raise ValueError(problem)
-  lines = ["\t".join(COLUMNS)]
+  lines: list[str] = ["\t".join(COLUMNS)]
   for idx, label, predict, radius, _, seconds in zip(*map(np.ndarray.tolist, log[:6]), strict=True):
     time = datetime.timedelta(seconds=seconds)
     row = idx, label, predict, format_radius(radius, digits), int(predict == label), time

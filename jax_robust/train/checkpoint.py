@@ -352,7 +352,7 @@ def _on_host(array: Any) -> np.ndarray:
 def _digest(array: np.ndarray) -> str:
   """The sha256 of an array, its type and its shape."""
   sha256 = hashlib.sha256(f"{array.dtype.name} {array.shape} ".encode())
-  sha256.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  sha256.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
   return sha256.hexdigest()
 
 
