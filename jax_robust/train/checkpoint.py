@@ -203,12 +203,11 @@ class Checkpointer:
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
       for name, leaf in self._metadata(step).items()
     }
+    arrays = self._load(step, abstract)
+    self._verify(step, arrays)
     chosen = {
-      name: np.asarray(leaf)
-      for name, leaf in self._load(step, abstract).items()
-      if name.split("/")[0] in prefixes
+      name: np.asarray(leaf) for name, leaf in arrays.items() if name.split("/")[0] in prefixes
     }
-    self._verify(step, chosen)
     return chosen, self.info(step)
 
   def info(self, step: int | None = None) -> dict:

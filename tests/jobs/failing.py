@@ -55,6 +55,12 @@ def replace(folder: pathlib.Path):
   shutil.copytree(moved, folder)
 
 
+def delete(folder: pathlib.Path):
+  """Deletes a folder, in which a checkpoint may be being written."""
+  while folder.exists():
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def move(folder: pathlib.Path):
   """Moves a folder away."""
   os.rename(folder, folder.with_name("moved"))

@@ -196,7 +196,7 @@ def test_a_changed_row_is_computed_again_once_its_line_is_gone(command, run_flag
 
 
 LOGS = {
-  "radius": (r"\t\d+\.\d+\t1\t", "\t5.0\t1\t", "has radius=5, which is above"),
+  "radius": (r"\t\d+\.\d+\t0\t", "\t5.0\t0\t", "has radius=5, which is above"),
   "radius by little": (r"\t(0\.\d)\d+\t", r"\t\g<1>\t", "not what they were written as"),
   "a row": (r"\n4\t.*", "", "there are 3 rows, its header says num_images=4"),
   "the last line's end": (r"\n\Z", "", "the file is cut"),
@@ -265,7 +265,7 @@ def test_missing_rows_of_metrics_are_said(command, run_flag, run):
 
 
 @pytest.mark.parametrize(
-  "act", [shutil.rmtree, failing.move, failing.replace], ids=["deleted", "moved", "replaced"]
+  "act", [failing.delete, failing.move, failing.replace], ids=["deleted", "moved", "replaced"]
 )
 @pytest.mark.parametrize("job", ["train", "certify"])
 def test_a_workdir_that_goes_away_ends_the_job(command, run_flag, trained, tmp_path, act, job):
@@ -278,7 +278,8 @@ def test_a_workdir_that_goes_away_ends_the_job(command, run_flag, trained, tmp_p
   done = command(argv, (functools.partial(act, folder), event, count, 0.0))
   refused(done, "was deleted, moved or replaced while the job was running", code=1)
   if act is not failing.replace:
-    assert not folder.exists() or not everything_in(folder)
+    # A checkpoint that was being written may have made its folder anew.
+    assert not (folder / "config.json").exists() and not (folder / "results").exists()
 
 
 def test_a_workdir_that_goes_away_before_the_result_stays_away(tiny, tmp_path):
