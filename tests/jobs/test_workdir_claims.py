@@ -33,6 +33,16 @@ AUTOATTACK = (
 NAME = "certify_mlp_sigma0.25"
 
 
+def mostly_slow(cases, *quick):
+  """Cases of which only some are tried by default: each starts a job, or several."""
+  return [
+    pytest.param(
+      *case, marks=[] if case in quick else pytest.mark.slow, id="-".join(map(str, case))
+    )
+    for case in cases
+  ]
+
+
 @pytest.fixture(scope="module")
 def certified(run_flag, command, trained, tmp_path_factory):
   """A trained workdir with a certification: look, don't touch."""
@@ -172,7 +182,7 @@ ROWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ROWS)
+@pytest.mark.parametrize("case", mostly_slow([(c,) for c in ROWS], ("a radius of 5",)))
 def test_changed_rows_are_refused_by_all_jobs_that_read_them(command, run_flag, run, case):
   change, message = ROWS[case]
   path = edited_rows(run, change)
@@ -204,7 +214,7 @@ LOGS = {
 }
 
 
-@pytest.mark.parametrize("case", LOGS)
+@pytest.mark.parametrize("case", mostly_slow([(c,) for c in LOGS], ("radius",), ("a row",)))
 def test_a_changed_log_is_not_analysed(command, run_flag, run, case):
   old, new, message = LOGS[case]
   path = run / "results" / NAME / "certify.tsv"
@@ -218,7 +228,10 @@ def test_a_changed_log_is_not_analysed(command, run_flag, run, case):
 # What is missing
 
 
-@pytest.mark.parametrize("job", ["train", "evaluate", "autoattack", "certify", "export"])
+@pytest.mark.parametrize(
+  "job",
+  mostly_slow([("train",), ("evaluate",), ("autoattack",), ("certify",), ("export",)], ("train",)),
+)
 def test_a_workdir_without_its_config_is_refused(command, run_flag, run, job):
   (run / "config.json").unlink()
   before = everything_in(run)
@@ -265,11 +278,15 @@ def test_missing_rows_of_metrics_are_said(command, run_flag, run):
 
 
 @pytest.mark.parametrize(
-  "act", [failing.delete, failing.move, failing.replace], ids=["deleted", "moved", "replaced"]
+  ("job", "how"),
+  mostly_slow(
+    [(job, how) for job in ("train", "certify") for how in ("delete", "move", "replace")],
+    ("train", "replace"),
+    ("certify", "delete"),
+  ),
 )
-@pytest.mark.parametrize("job", ["train", "certify"])
-def test_a_workdir_that_goes_away_ends_the_job(command, run_flag, trained, tmp_path, act, job):
-  folder = tmp_path / "run"
+def test_a_workdir_that_goes_away_ends_the_job(command, run_flag, trained, tmp_path, how, job):
+  folder, act = tmp_path / "run", getattr(failing, how)
   argv = [run_flag, f"--workdir={folder}"]
   if job == "certify":
     shutil.copytree(trained, folder)
@@ -295,7 +312,12 @@ def test_a_workdir_that_goes_away_before_the_result_stays_away(tiny, tmp_path):
 # Links, and what was left behind
 
 
-@pytest.mark.parametrize("name", ["lock", "metrics.jsonl", "config.json", "data.json"])
+@pytest.mark.parametrize(
+  "name",
+  mostly_slow(
+    [("lock",), ("metrics.jsonl",), ("config.json",), ("data.json",)], ("lock",), ("metrics.jsonl",)
+  ),
+)
 def test_no_file_of_a_workdir_is_written_through_a_link(command, run_flag, run, name):
   target = run.parent / "precious"
   (run / name).rename(target)
@@ -310,7 +332,11 @@ def test_no_file_of_a_workdir_is_written_through_a_link(command, run_flag, run, 
 
 
 @pytest.mark.parametrize(
-  "name", ["train.json", f"{NAME}.json", f"{NAME}.png", f"{NAME}/certify.tsv"]
+  "name",
+  mostly_slow(
+    [("train.json",), (f"{NAME}.json",), (f"{NAME}.png",), (f"{NAME}/certify.tsv",)],
+    (f"{NAME}.png",),
+  ),
 )
 def test_no_result_is_written_through_a_link(command, run_flag, run, name):
   target, path = run.parent / "precious", run / "results" / name
@@ -350,7 +376,7 @@ def test_other_processes_may_be_writing(run, monkeypatch):
     assert new.exists() and not old.exists()
 
 
-@pytest.mark.parametrize("how", ["file", "folder"])
+@pytest.mark.parametrize("how", mostly_slow([("file",), ("folder",)], ("folder",)))
 def test_sigterm_leaves_nothing_half_written(tmp_path, how):
   program = (
     "import os, signal, pathlib\n"
@@ -401,21 +427,24 @@ def test_the_attacks_results_outlive_their_pictures(command, run_flag, run):
   assert not (run / "results" / "autoattack.png").exists()
 
 
+FAILURES = {
+  "out_of_memory_for_pictures": "out of memory (Unable to allocate 9 bytes): what was found so far",
+  "full_disk_for_pictures": "No space left on device",
+}
+
+
 @pytest.mark.parametrize(
-  ("prepare", "message"),
-  [
-    (
-      failing.out_of_memory_for_pictures,
-      "out of memory (Unable to allocate 9 bytes): what",
-    ),
-    (failing.full_disk_for_pictures, "No space left on device"),
-  ],
+  ("job", "failure"),
+  mostly_slow(
+    [(job, failure) for job in ("autoattack", "certify", "evaluate") for failure in FAILURES],
+    ("autoattack", "out_of_memory_for_pictures"),
+    ("certify", "full_disk_for_pictures"),
+  ),
 )
-@pytest.mark.parametrize("job", ["autoattack", "certify", "evaluate"])
-def test_numbers_are_written_before_pictures(command, run_flag, copy, job, prepare, message):
+def test_numbers_are_written_before_pictures(command, run_flag, copy, job, failure):
   flags = {"autoattack": AUTOATTACK, "certify": CERTIFY, "evaluate": ["--config.job=evaluate"]}[job]
   argv = [run_flag, *flags, f"--workdir={copy}"]
-  refused(command(argv, None, prepare), message, code=1)
+  refused(command(argv, None, getattr(failing, failure)), FAILURES[failure], code=1)
   name = NAME if job == "certify" else job
   result = (copy / "results" / f"{name}.json").read_text()
   assert command(argv).code == 0

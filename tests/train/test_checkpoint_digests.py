@@ -127,9 +127,11 @@ def test_reading_by_name_verifies_everything(copy):
   change_json(
     copy / "1/digests/metadata", lambda each: each["arrays"].update({"params/w1": "0" * 64})
   )
-  with contextlib.closing(Checkpointer(copy, read_only=True)) as reader:
-    with pytest.raises(CheckpointDamagedError, match=r"params/w1 is not .* \(1 of 5 arrays are"):
-      reader.read(("step",))
+  with (
+    contextlib.closing(Checkpointer(copy, read_only=True)) as reader,
+    pytest.raises(CheckpointDamagedError, match=r"params/w1 is not .* \(1 of 5 arrays are"),
+  ):
+    reader.read(("step",))
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read_and_that_is_said_once(copy, capsys):
