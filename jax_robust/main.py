@@ -220,8 +220,9 @@ def _runtime_sentence(error: BaseException) -> str:
 
 
 def _what_failed(line: str) -> str:
-  """A line of JAX's about processes, without the name of the library that it used."""
-  return line.replace("Gloo", "an operation of all processes:")[:200]
+  """A line of JAX's about processes, without what it says of the library that it used."""
+  line = line.partition("[")[0].replace("Gloo", "an operation of all processes:")
+  return line[:200].rstrip(" :") or "no reason is given"
 
 
 def _complain(error: object, code: int) -> int:

@@ -33,11 +33,11 @@ def test_the_other_ends_with_a_sentence(start, victim):
   )
   # Gloo says which ranks it has connected to.
   printed = "\n".join(line for line in printed.splitlines() if not line.startswith("[Gloo] Rank"))
+  assert seconds < PATIENCE / 2 and "Traceback" not in printed
+  if victim == 0 and code == -signal.SIGABRT:
+    return  # JAX's own watch over the first process, which nobody can catch, was sooner than we
   assert code == 1, printed
-  print(printed)
-  assert "another process of this job has ended" in printed
-  assert "Traceback" not in printed and "Gloo" not in printed
-  assert seconds < PATIENCE / 2
+  assert "another process of this job has ended" in printed and "Gloo" not in printed
 
 
 CERTIFY = {
