@@ -46,6 +46,7 @@ def read(
   work: str,
   names: Collection[str] | None = None,
   without: Collection[str] = (),
+  digested: bool = False,
 ) -> tuple[dict[str, np.ndarray], bool]:
   """Reads arrays, and holds them to their digests.
 
@@ -54,6 +55,7 @@ def read(
     work: digest of the identity of what they should belong to.
     names: which; None reads all but `without`.
     without: names of arrays that are not read.
+    digested: whether it is known that there are digests, so that a file without is damaged.
 
   Returns:
     The arrays by name, and whether there were digests: a file of an earlier version has none.
@@ -64,6 +66,8 @@ def read(
   try:
     with np.load(path, allow_pickle=False) as file:
       digests = json.loads(str(file[_DIGESTS])) if _DIGESTS in file.files else {}
+      if digested and not digests:
+        raise ValueError("it has lost its digests")
       if digests and digests.keys() != set(file.files) - {_DIGESTS}:
         raise ValueError(f"it holds {sorted(file.files)}, its digests are of {sorted(digests)}")
       wanted = [name for name in names or file.files if name not in without and name != _DIGESTS]

@@ -173,16 +173,17 @@ def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
     raise WorkdirError(
       f"{path} is damaged (it is not what its sha256 says): restore it, or move {folder} away"
     )
-  work = identity_lib.digest(identity)
+  # What an earlier version began may lack digests; what ours did has them everywhere.
+  work, digested = identity_lib.digest(identity), sha256 is not None
   for path in sorted(folder.glob("chunk_*.npz")):
-    arrays, has_digest = array_file.read(path, work=work, names=("id",))
+    arrays, has_digest = array_file.read(path, work=work, names=("id",), digested=digested)
     held = _ids_in(path, arrays["id"])
     if path != array_path(folder, held[0]):
       raise WorkdirError(
         f"{path} holds ids {held[0]} to {held[-1]}, which belong into "
         f"{array_path(folder, held[0]).name}: it is a copy, or was renamed; delete it"
       )
-    read = functools.partial(_read_arrays, path, work)
+    read = functools.partial(_read_arrays, path, work, digested)
     yield Piece(path, identity, ids, held, read, int(not has_digest))
 
 
@@ -197,9 +198,9 @@ def _ids_in(path: pathlib.Path, held: np.ndarray) -> list[int]:
   raise WorkdirError(f"{path} is damaged (its ids {fault}): delete it and run the job again")
 
 
-def _read_arrays(path, work, without):
+def _read_arrays(path, work, digested, without):
   """The arrays of a file, as the one content of its piece."""
-  return [array_file.read(path, work=work, without=without)[0]]
+  return [array_file.read(path, work=work, without=without, digested=digested)[0]]
 
 
 _KINDS = (_rows_in, _arrays_in)

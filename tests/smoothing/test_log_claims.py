@@ -196,7 +196,7 @@ def test_reading_is_linear(tmp_path, form):
       times.append(time.process_time() - began)
     return min(times)
 
-  few = 2000 if form == "members" else 5000
+  few = 1000 if form == "members" else 3000
   assert seconds(10 * few) < 25 * seconds(few)
 
 
