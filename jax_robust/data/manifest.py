@@ -108,7 +108,7 @@ def load(folder) -> Manifest:
     if sha256 is not None and sha256 != _digest(data):
       raise ValueError(f"it is not what its {_SHA256} says; after a change on purpose, delete that")
   except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-    raise DataFileError(path, f"contradicts its format ({error})", _REMEDY) from error
+    raise DataFileError(path, f"contradicts its format ({str(error)[:300]})", _REMEDY) from error
   return manifest
 
 

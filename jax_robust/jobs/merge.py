@@ -29,7 +29,7 @@ def find_workdirs(config: Any) -> tuple[str, list[pathlib.Path]]:
 
   Raises:
     ConfigError: no block does, or several; a workdir that is not there.
-    WorkdirError: one that has no config.
+    WorkdirError: one that has results and no config.
   """
   blocks = dict.fromkeys(job.block for job in job_table.JOBS.values() if job.results)
   given = [name for name in blocks if config.get(name, {}).get("pieces")]
@@ -50,7 +50,8 @@ def _workdirs(key: str, patterns: Sequence[str]) -> list[pathlib.Path]:
     if not matches:
       raise ConfigError(f"{key}: there is no workdir {pattern!r}")
     for match in matches:
-      workdir.check_is_run(match)
+      if (match / "results").is_dir():
+        workdir.check_is_run(match)
     found += matches
   return list(dict.fromkeys(found))
 

@@ -285,7 +285,7 @@ class Checkpointer:
       changed = [name for name in found if found[name] != digests["arrays"][name]]
       if changed:
         raise ValueError(
-          f"{changed[0]} is not what its sha256 says ({len(changed)} arrays are not)"
+          f"{changed[0]} is not what its sha256 says ({len(changed)} of {len(found)} arrays are not)"
         )
 
   @contextlib.contextmanager

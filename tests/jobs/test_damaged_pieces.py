@@ -11,7 +11,8 @@ import pytest
 
 from jax_robust import atomic
 from jax_robust.errors import WorkdirError
-from jax_robust.runs import pieces
+from jax_robust.runs import array_file, pieces
+from jax_robust.runs import identity as identity_lib
 
 IDENTITY = {"sigma": 0.5, "weights_sha256": "abc"}
 IDS = range(0, 12, 2)
@@ -134,7 +135,9 @@ def test_a_row_that_lost_its_digest_is_refused(tmp_path):
 @pytest.mark.parametrize("ids", [[], [0, 0], [2, 0], [[0, 2]], [0.0, 2.0], 0])
 def test_ids_of_an_array_file_that_are_none_are_refused(tmp_path, ids):
   fill("arrays", tmp_path, stop=0)
-  np.savez(tmp_path / "chunk_0000000.npz", id=np.asarray(ids), value=np.zeros(2))
+  arrays = {"id": np.asarray(ids), "value": np.zeros(2)}
+  work = identity_lib.digest(IDENTITY)
+  array_file.write(tmp_path / "chunk_0000000.npz", arrays, work=work)
   with pytest.raises(WorkdirError, match="chunk_0000000.npz is damaged .its ids "):
     fill("arrays", tmp_path)
 
