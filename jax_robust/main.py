@@ -241,13 +241,17 @@ def _set_up_logging() -> None:
 
 def start() -> NoReturn:
   """Runs `main` and exits; where it failed, without waiting for the processes that wait for it."""
-  code = 1
+  code, waits = 1, True
   try:
     code = main()
+    waits = code in (0, 143)
+  except SystemExit:  # SIGTERM, while something was written that is now removed
+    code, waits = 143, False
   except Exception:
+    waits = False
     traceback.print_exc()
   jax = sys.modules.get("jax")
-  if code in (0, 143) or jax is None or not jax.distributed.is_initialized():
+  if waits or jax is None or not jax.distributed.is_initialized():
     sys.exit(code)
   # JAX's own exit is a barrier of all processes. With this one gone, its service ends the others.
   sys.stdout.flush()

@@ -284,9 +284,8 @@ class Checkpointer:
     with self._reading(step):
       changed = [name for name in found if found[name] != digests["arrays"][name]]
       if changed:
-        raise ValueError(
-          f"{changed[0]} is not what its sha256 says ({len(changed)} of {len(found)} arrays are not)"
-        )
+        count = f"{len(changed)} of {len(found)} arrays are not"
+        raise ValueError(f"{changed[0]} is not what its sha256 says ({count})")
 
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
