@@ -78,7 +78,8 @@ def dump(manifest: Manifest) -> str:
   """Returns the text of `manifest.json`; equal contents give equal texts."""
   head = {"format": FORMAT, "version": VERSION, "num_examples": manifest.num_examples}
   content = head | dataclasses.asdict(manifest)
-  return json.dumps(content | {_SHA256: _digest(content)}, indent=2) + "\n"
+  # First, where no lost stretch of text makes it part of another value.
+  return json.dumps({_SHA256: _digest(content), **content}, indent=2) + "\n"
 
 
 def load(folder) -> Manifest:
