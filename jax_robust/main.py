@@ -195,6 +195,8 @@ def _known_keys(config: Any, place: tuple[str, ...]) -> Mapping[str, Any]:
 
 def run(config: Any, workdir: str) -> int:
   """Runs a job; what the user can change becomes a message, and a bug keeps its traceback."""
+  import jax
+
   from jax_robust import jobs
   from jax_robust.train.loop import NonFiniteError
 
@@ -214,9 +216,40 @@ def run(config: Any, workdir: str) -> int:
       f"\nfree space under {workdir} and start the same command again to resume" if full else ""
     )
     return _complain(f"{error}{hint}", 1)
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    sentence = _runtime_sentence(error)
+    if not sentence:
+      raise
+    return _complain(sentence, 1)
   except KeyboardInterrupt:
     return _complain("interrupted: the same command goes on from the last checkpoint", 130)
   return 143 if result.get("preempted") else 0
+
+
+def _runtime_sentence(error: BaseException) -> str:
+  """What JAX's runtime, or Python for want of memory, says of a failure that is no bug; or ""."""
+  import jax
+
+  lines = str(error).splitlines() or [""]
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:
+    return (
+      f"out of memory ({lines[0][:300]}): what was found so far is kept. Make the batches smaller "
+      "(--config.evaluation.batch_size, --config.batch.microbatch), and start the same command "
+      "again to go on"
+    )
+  if jax.distributed.is_initialized() and jax.process_count() > 1:
+    return (
+      "another process of this job has ended or can't be reached, so that this one can't go on "
+      f"({_what_failed(lines[0])}): look at what the others said, and start the same command again "
+      "everywhere to go on"
+    )
+  return ""
+
+
+def _what_failed(line: str) -> str:
+  """A line of JAX's about processes, without what it says of the library that it used."""
+  line = line.partition("[")[0].replace("Gloo", "an operation of all processes:")
+  return line[:200].rstrip(" :") or "no reason is given"
 
 
 def _complain(error: object, code: int) -> int:
@@ -235,13 +268,17 @@ def _set_up_logging() -> None:
 
 def start() -> NoReturn:
   """Runs `main` and exits; where it failed, without waiting for the processes that wait for it."""
-  code = 1
+  code, waits = 1, True
   try:
     code = main()
+    waits = code in (0, 143)
+  except SystemExit:  # SIGTERM, while something was written that is now removed
+    code, waits = 143, False
   except Exception:
+    waits = False
     traceback.print_exc()
   jax = sys.modules.get("jax")
-  if code in (0, 143) or jax is None or not jax.distributed.is_initialized():
+  if waits or jax is None or not jax.distributed.is_initialized():
     sys.exit(code)
   # JAX's own exit is a barrier of all processes. With this one gone, its service ends the others.
   sys.stdout.flush()

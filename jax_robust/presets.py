@@ -21,7 +21,7 @@ def base() -> ml_collections.ConfigDict:
       "distributed": False,
       "tensorboard": True,
       "data": {"name": "cifar10", "num_heldout": 1024, "image_size": 0, "test_split": "test"},
-      "generated": {"path": "", "verify": "size"},
+      "generated": {"path": "", "verify": "read"},
       "batch": {
         "size": 1024,
         "original_share": 0.3,

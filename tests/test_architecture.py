@@ -11,19 +11,20 @@ pytestmark = pytest.mark.fast
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
-CORE = ("types", "errors", "losses", "nets", "attacks", "smoothing")
+CORE = ("types", "errors", "atomic", "losses", "nets", "attacks", "smoothing")
 SHARED = (*CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config",
           "paths", "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
   "errors": (),
+  "atomic": (),
   "losses": ("types", "errors", "nets"),
   "nets": ("types", "errors"),
   "attacks": ("types", "errors", "losses", "nets"),
-  "smoothing": ("types", "errors", "nets"),
+  "smoothing": ("types", "errors", "atomic", "nets"),
   "objectives": CORE,
   "models": ("types", "errors"),
-  "data": ("types", "errors"),
+  "data": ("types", "errors", "atomic"),
   "generate": ("types", "errors", "data"),
   "train": (*CORE, "objectives"),
   "evaluate": CORE,

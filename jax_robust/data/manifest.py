@@ -1,6 +1,7 @@
 """`manifest.json` of a folder of shards: shapes, classes, files with checksums, origin, licence."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from jax_robust.errors import DataFileError
 NAME = "manifest.json"
 FORMAT = "jax_robust shards"
 VERSION = 1
+_SHA256 = "sha256"
 
 _REMEDY = "Make the shards again (data.convert.make_shards), or fetch the folder again."
 
@@ -75,7 +77,9 @@ def file_names(shard: int, num_shards: int) -> tuple[str, str]:
 def dump(manifest: Manifest) -> str:
   """Returns the text of `manifest.json`; equal contents give equal texts."""
   head = {"format": FORMAT, "version": VERSION, "num_examples": manifest.num_examples}
-  return json.dumps(head | dataclasses.asdict(manifest), indent=2) + "\n"
+  content = head | dataclasses.asdict(manifest)
+  # First, where no lost stretch of text makes it part of another value.
+  return json.dumps({_SHA256: _digest(content), **content}, indent=2) + "\n"
 
 
 def load(folder) -> Manifest:
@@ -101,9 +105,17 @@ def load(folder) -> Manifest:
   try:
     manifest = _parse(data)
     _check(manifest, data["num_examples"])
-  except (KeyError, TypeError, ValueError) as error:
-    raise DataFileError(path, f"contradicts its format ({error})", _REMEDY) from error
+    sha256 = data.pop(_SHA256, None)  # none: of an earlier version
+    if sha256 is not None and sha256 != _digest(data):
+      raise ValueError(f"it is not what its {_SHA256} says; after a change on purpose, delete that")
+  except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    raise DataFileError(path, f"contradicts its format ({str(error)[:300]})", _REMEDY) from error
   return manifest
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+  """The sha256 of a manifest's content, whatever the order of its keys."""
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _parse(data: Mapping[str, Any]) -> Manifest:

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +25,7 @@ from jax_robust.data.manifest import Manifest
 from jax_robust.data.sources import Samples, Source, as_indices, label_problem
 from jax_robust.errors import DataFileError, check_name
 
-VERIFY = ("size", "sha256", "none")
+VERIFY = ("read", "size", "sha256", "none")
 
 _REMEDY = "The folder was damaged or only partly copied: make or fetch it again."
 
@@ -49,14 +50,19 @@ class ShardSet(Source):
   manifest: Manifest
 
 
-def open_shards(folder: str | os.PathLike, *, verify: str = "size") -> ShardSet:
+def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
   """Opens a folder of shards.
+
+  Guarantees:
+    `damage_is_found`: with "read" and "sha256", no sample is returned from a file that is not, byte
+      for byte, the one that was written.
 
   Args:
     folder: The folder that holds `manifest.json`.
     verify: "size" compares file sizes, shapes and dtypes with the manifest, and all labels with its
-      histogram; "sha256" also every file's checksum (it reads everything); "none" only looks at
-      the heads of the files.
+      histogram; "read" also every file's checksum: the labels' now, the images' before a shard is
+      first read from, which reads it once more (.2 s for a shard of 65,536 CIFAR images); "sha256"
+      compares all checksums now; "none" only looks at the heads of the files.
 
   Raises:
     DataFileError: a file is missing, truncated, damaged, or not what the manifest says.
@@ -69,8 +75,12 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "size") -> ShardSet:
   if verify != "none":
     _check_sizes(files)
     _check_labels(folder, files, manifest)
-  if verify == "sha256":
-    _check_sha256(folder, manifest)
+  for shard in manifest.shards if verify in ("read", "sha256") else ():
+    _check_sha256(folder / shard.labels, shard.labels_sha256)
+    if verify == "sha256":
+      _check_sha256(folder / shard.images, shard.images_sha256)
+  unverified = set(range(len(files))) if verify == "read" else set()
+  lock = threading.Lock()
 
   counts = manifest.counts
   starts = np.concatenate([[0], np.cumsum(counts)])
@@ -78,6 +88,11 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "size") -> ShardSet:
   def read_shard(shard, offsets):
     images, labels = files[shard]
     offsets = as_indices(offsets, counts[shard], images.path)
+    if shard in unverified:
+      with lock:
+        if shard in unverified:
+          _check_sha256(images.path, manifest.shards[shard].images_sha256)
+          unverified.discard(shard)
     read_labels = labels.read(offsets)
     problem = label_problem(read_labels, manifest.num_classes)
     if problem:
@@ -155,12 +170,8 @@ def _check_labels(folder, files, manifest) -> None:
     raise DataFileError(folder / manifest_lib.NAME, reason, _REMEDY)
 
 
-def _check_sha256(folder, manifest) -> None:
+def _check_sha256(path, expected: str) -> None:
   """Refuses a file whose checksum is not the manifest's."""
-  for shard in manifest.shards:
-    for name, expected in {
-      shard.images: shard.images_sha256, shard.labels: shard.labels_sha256
-    }.items():  # fmt: skip
-      if (found := sha256(folder / name)) != expected:
-        reason = f"its sha256 is {found}, {manifest_lib.NAME} says {expected}"
-        raise DataFileError(folder / name, reason, _REMEDY)
+  if (found := sha256(path)) != expected:
+    reason = f"its sha256 is {found}, {manifest_lib.NAME} says {expected}"
+    raise DataFileError(path, reason, _REMEDY)

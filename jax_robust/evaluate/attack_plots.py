@@ -69,7 +69,7 @@ def draw_evaluation(
     for row, title in enumerate((f"{name}\nclean", "perturbation", "attacked")):
       _write(grid[3 * block + row, 0], title, at=(0, 0.5), offset=(-6, 0), fontsize=9)
   _draw_curves(right.subplots(), curves, eps, norm)
-  figure.savefig(path, dpi=110)
+  plot_style.save(path, figure, dpi=110)
 
 
 def _draw_column(axes, example: Example, scale: float | None) -> None:

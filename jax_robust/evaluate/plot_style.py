@@ -7,6 +7,8 @@ methods apart where colours repeat, and in greyscale.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jax_robust.atomic import write_atomically
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 _DPI = 160
@@ -52,9 +54,9 @@ def darker(color: str) -> tuple[float, ...]:
   return tuple(0.65 * int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
-def save(path, figure) -> None:
-  """Writes a PNG."""
-  figure.savefig(path, dpi=_DPI)
+def save(path, figure, *, dpi: int = _DPI) -> None:
+  """Writes a PNG, whole or not at all; one that is there, or a symbolic link, is replaced."""
+  write_atomically(path, lambda stream: figure.savefig(stream, format="png", dpi=dpi))
 
 
 def save_with_legend(path, figure, axes, order: Any = None) -> None:

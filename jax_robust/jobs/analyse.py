@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_robust import paths, smoothing
-from jax_robust.data.atomic import write_atomically
+from jax_robust.atomic import write_atomically
 from jax_robust.errors import ConfigError, near_path, shown
 from jax_robust.evaluate import smoothing_plots
+from jax_robust.jobs.certify import checked_rows
 from jax_robust.runs import pieces, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
@@ -28,6 +29,12 @@ def analyse(config: Any, path: pathlib.Path, checked: Logs) -> dict[str, Any]:
   logs = checked.content
   place = path / "results"
   table = smoothing.markdown_table(logs)
+  print(table)
+  result = {
+    name: smoothing.estimate_average_radius(log)._asdict() | {"num_images": len(log.idx)}
+    for name, log in logs.items()
+  }
+  workdir.write_result(path, "analysis", {"average_certified_radius": result})
   write_atomically(place / "analysis.md", table + "\n")
   write_atomically(place / "analysis.csv", smoothing.csv_table(logs))
   smoothing_plots.draw_certified_accuracy(place / "certified_accuracy.png", logs)
@@ -41,12 +48,6 @@ def analyse(config: Any, path: pathlib.Path, checked: Logs) -> dict[str, Any]:
   votes = _votes(checked.paths)
   if votes:
     smoothing_plots.draw_reliability(place / "reliability.png", votes)
-  result = {
-    name: smoothing.estimate_average_radius(log)._asdict() | {"num_images": len(log.idx)}
-    for name, log in logs.items()
-  }
-  workdir.write_result(path, "analysis", {"average_certified_radius": result})
-  print(table)
   return result
 
 
@@ -59,6 +60,11 @@ def read_logs(config: Any) -> Logs:
   found = _find(config.smoothing.logs)
   with from_config("smoothing.logs"):
     logs = {name: smoothing.read_log(path) for name, path in found.items()}
+    for name, log in logs.items():
+      if "sigma" not in log.header and config.smoothing.sigma:  # which is taken for its own
+        given = {"sigma": config.smoothing.sigma}
+        if problem := smoothing.radius_problem(log.idx, log.radius, given):
+          raise ConfigError(f"smoothing.logs: {name}: at smoothing.sigma, {problem}")
     return Logs(found, _on_common_images(logs))
 
 
@@ -115,7 +121,8 @@ def _votes(found) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   for name, path in found.items():
     if not any(path.parent.glob("piece-*.jsonl")):
       continue
-    rows = [row for row in pieces.find([path.parent]).contents() if "selected" in row]
+    work = pieces.find([path.parent])
+    rows = [row for row in checked_rows(work) if "selected" in row]
     if rows:
       votes[name] = (
         np.array([row["count"] / row["total"] for row in rows]),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust import attacks
+from jax_robust import attacks, smoothing
 from jax_robust.attacks.autoattack import STAGES
 from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, tables
@@ -115,15 +115,50 @@ def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
     result = evaluate(x, labels, rng, ball=ball, ids=ids, check=is_first, report=metrics.report)
     content = {name: getattr(result, name) for name in PER_IMAGE}
     content |= {f"after/{name}": flags for name, flags in result.robust_after.items()}
-    distance = ball.distance(jnp.asarray(result.x_adv), jnp.asarray(x))
-    content |= {"id": ids, "label": labels, "distance": distance}
-    content |= {f"hardest/{name}": v for name, v in _hardest(result, x, labels, predict).items()}
+    content |= {"id": ids, "label": labels, "distance": _distance(ball, result.x_adv, x)}
+    hardest = _hardest_if_possible(result, x, labels, predict)
+    content |= {f"hardest/{name}": values for name, values in hardest.items()}
     content["rejected"] = np.asarray(sum(result.rejected.values()))
     content["warnings"] = np.asarray(result.warnings, dtype=np.str_)
     if options["save_examples"]:
       content["x_adv"] = result.x_adv
     robust = result.robust.mean()
     store.write(content, note=lambda robust=robust: f"robust {robust:.2%} of the last piece")
+
+
+def _check_labels(work: pieces.Work, chunks: Sequence[Mapping[str, np.ndarray]]) -> None:
+  """Raises WorkdirError where the labels of an evaluation that is complete are not its data's."""
+  expected = work.identity.get("labels_sha256")
+  if not expected or work.num_missing:
+    return
+  if smoothing.digest_labels(np.concatenate([chunk["label"] for chunk in chunks])) != expected:
+    raise WorkdirError(
+      f"{work.pieces[0].path.parent}: the labels are not those of the images that identity.json "
+      "says they are of (labels_sha256): move the folder away"
+    )
+
+
+_OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
+
+
+def _distance(ball: attacks.Ball, x_adv: np.ndarray, x: np.ndarray) -> np.ndarray:
+  """How far images were moved `[b]`; one after the other where all at once take too much memory."""
+  try:
+    return np.asarray(ball.distance(jnp.asarray(x_adv), jnp.asarray(x)))
+  except _OUT_OF_MEMORY:
+    each = (slice(i, i + 1) for i in range(len(x)))
+    return np.concatenate([ball.distance(jnp.asarray(x_adv[i]), jnp.asarray(x[i])) for i in each])
+
+
+def _hardest_if_possible(result, x, labels, predict) -> dict[str, np.ndarray]:
+  """`_hardest`; of no image where that fails, since a picture is not worth what was found."""
+  try:
+    return _hardest(result, x, labels, predict)
+  except _OUT_OF_MEMORY as error:
+    metrics.report(f"no pictures of this piece, whose results are kept: {str(error)[:200]}")
+    none = np.zeros(0, np.float32)
+    fields = attack_plots.Example(x[:0], result.x_adv[:0], labels[:0], none, none)
+    return {**fields._asdict(), "difficulty": none}
 
 
 def _hardest(result, x, labels, predict) -> dict[str, np.ndarray]:
@@ -154,6 +189,8 @@ def write_results(
   """
   found = {work.identity["eps"]: work for work in map(lambda f: pieces.find([f]), folders)}
   chunks = {eps: list(found[eps].contents(without=["x_adv"])) for eps in sorted(found)}
+  for eps, work in found.items():
+    _check_labels(work, chunks[eps])
   empty = [f"{eps:.4g}" for eps, rows in chunks.items() if not rows]
   if empty:
     raise WorkdirError(f"{path}: no piece was evaluated at eps {', '.join(empty)}")
@@ -176,21 +213,27 @@ def write_results(
   }
   workdir.write_result(path, "autoattack", result)
   name, place = config.model.name, path / "results"
-  examples = {name: _hardest_of_all(chunks[main_eps])}
-  attack_plots.draw_evaluation(
-    place / "autoattack.png", examples, {name: curve}, eps=main_eps, norm=main["norm"]
-  )
   rows = [
     {"eps": f"{eps:.4g}", "clean": r["clean"], **r["robust_after"]} for eps, r in each.items()
   ]
   print(tables.markdown_table(rows))
-  print(f"numbers: {place / 'autoattack.json'}\npicture: {place / 'autoattack.png'}")
+  print(f"numbers: {place / 'autoattack.json'}")
+  examples = _hardest_of_all(chunks[main_eps])
+  if examples:
+    picture = place / "autoattack.png"
+    attack_plots.draw_evaluation(
+      picture, {name: examples}, {name: curve}, eps=main_eps, norm=main["norm"]
+    )
+    print(f"picture: {picture}")
   return main
 
 
 def _hardest_of_all(chunks: Sequence[Mapping[str, np.ndarray]]) -> list[attack_plots.Example]:
   """Of all images that were broken those which resisted longest."""
   names = [f"hardest/{name}" for name in ("difficulty", *attack_plots.Example._fields)]
+  chunks = [chunk for chunk in chunks if len(chunk["hardest/difficulty"])]
+  if not chunks:
+    return []
   ranks, *fields = (np.concatenate([chunk[name] for chunk in chunks]) for name in names)
   best = np.argsort(-ranks, kind="stable")[: attack_plots.PICTURED]
   return [attack_plots.Example(*(field[i] for field in fields)) for i in best]

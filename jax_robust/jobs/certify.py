@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from jax_robust import smoothing
 from jax_robust.errors import (
   ConfigError,
+  WorkdirError,
   check_labels,
   check_name,
   check_not_negative,
@@ -124,7 +126,7 @@ def _sigmas(options, net: nets.Net) -> tuple[float, ...]:
 
 def _fill(store: pieces.Rows, config, source, sampling: Callable) -> None:
   """Certifies the images of this share that are in no log."""
-  there = pieces.find([store.folder]).contents() if store.ids_there else []
+  there = checked_rows(pieces.find([store.folder])) if store.ids_there else []
   radii = [_radius_of(row) for row in there if row["id"] in store.ids_there]
 
   def note():
@@ -145,6 +147,35 @@ def _fill(store: pieces.Rows, config, source, sampling: Callable) -> None:
         radii.append(_radius_of(row))
         store.write(row, note=note)
         began = now
+
+
+def checked_rows(work: pieces.Work) -> list[dict[str, Any]]:
+  """The rows of a certification, each recomputed from its votes; the labels are those of its data.
+
+  Raises:
+    WorkdirError: one is not what its votes prove, with the file and the line to delete.
+  """
+  identity, rows = work.identity, list(work.contents())
+  given: dict[str, Any] = {name: identity.get(name) for name in ("sigma", "n", "alpha")}
+  if None in given.values():  # of another kind of job
+    return rows
+  try:
+    smoothing.check_certificates(rows, **given, radii=identity.get("radii", ()))
+    labels = np.array([row["label"] for row in rows])
+  except (ValueError, TypeError, KeyError) as error:
+    key = re.match(r"(?:id|image) (\d+)", str(error))
+    where = work.where(int(key[1])) if key else f"{work.pieces[0].path}:"
+    raise WorkdirError(
+      f"{where} {error}. It was changed or is damaged: delete that line, whose row is then "
+      "computed again, or move the file away"
+    ) from error
+  expected = identity.get("labels_sha256")
+  if expected and not work.num_missing and smoothing.digest_labels(labels) != expected:
+    raise WorkdirError(
+      f"{work.pieces[0].path}: its labels are not those of the images that it says it is of "
+      "(labels_sha256): move the file away"
+    )
+  return rows
 
 
 def _radius_of(row: Mapping[str, Any]) -> float:
@@ -212,25 +243,26 @@ def write_results(
     folders: of the pieces, one for each model and sigma.
   """
   del config
-  results, logs = {}, {}
+  results, logs, pictures = {}, {}, {}
   for folder in folders:
     work = pieces.find([folder])
     if not work.is_complete(folder.name):
       results[folder.name] = {**work.identity, "complete": False, "num_rows": len(work.owners)}
       continue
-    rows = list(work.contents())
+    rows = checked_rows(work)
     log = smoothing.make_log(
       **{key: [row[key] for row in rows] for key in ("label", "predict", "radius", "seconds")},
       idx=[row["id"] for row in rows],
       name=folder.name,
-      header=work.identity,
+      header={**work.identity, smoothing.ROWS_SHA256: ""},
     )
     smoothing.write_log(folder / LOG, log)
     method = f"{work.identity['net']}, sigma {work.identity['sigma']:g}"
     results[folder.name], logs[method] = _summarise(work.identity, rows, log), log
     workdir.write_result(path, folder.name, results[folder.name])
-    picture = path / "results" / f"{folder.name}.png"
-    smoothing_plots.draw_certified_accuracy(picture, {method: log})
+    pictures[path / "results" / f"{folder.name}.png"] = {method: log}
+  for picture, drawn in pictures.items():  # when all numbers are written
+    smoothing_plots.draw_certified_accuracy(picture, drawn)
   if logs:
     print(smoothing.markdown_table(logs))
   if len(logs) > 1:

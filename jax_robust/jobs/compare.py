@@ -34,11 +34,12 @@ def compare(config: Any, path: pathlib.Path) -> dict[str, Any]:
     **next(iter(measured.values())).result,
     "runs": {name: each.result for name, each in measured.items()},
   }
+  if jax.process_index() == 0:  # first what can't fail for want of memory or disk
+    print(tables.markdown_table([evaluate.row_of(name, each) for name, each in measured.items()]))
   workdir.write_result(path, "compare", result)
   if jax.process_index() == 0:
-    evaluate.draw(path / "results" / "compare.png", measured)
-    print(tables.markdown_table([evaluate.row_of(name, each) for name, each in measured.items()]))
     print(f"numbers: {path / 'results' / 'compare.json'}")
+    evaluate.draw(path / "results" / "compare.png", measured)
     print(f"picture: {path / 'results' / 'compare.png'}")
   return result
 

@@ -24,10 +24,11 @@ class Evaluation(NamedTuple):
 def evaluate(config: Any, path: pathlib.Path, subject: Opened) -> dict[str, Any]:
   """Measures config.evals of a run's weights (or init_from's) on test images, at several eps."""
   measured = measure(config, subject)
+  if jax.process_index() == 0:  # first what can't fail for want of memory or disk
+    print(tables.markdown_table([row_of(config.model.name, measured)]))
   workdir.write_result(path, "evaluate", measured.result)
   if jax.process_index() == 0:
     draw(path / "results" / "evaluate.png", {config.model.name: measured})
-    print(tables.markdown_table([row_of(config.model.name, measured)]))
   return measured.result
 
 
@@ -36,7 +37,6 @@ def draw(path: pathlib.Path, measured: dict[str, Evaluation]) -> None:
   attacked = {name: each for name, each in measured.items() if each.curve}
   if not attacked:
     return
-  path.parent.mkdir(parents=True, exist_ok=True)
   result = next(iter(attacked.values())).result
   attack_plots.draw_evaluation(
     path,

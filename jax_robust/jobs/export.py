@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import config as config_lib
-from jax_robust.data.atomic import write_atomically
+from jax_robust.atomic import write_atomically
 from jax_robust.models import convert
 from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.types import LogitsFn

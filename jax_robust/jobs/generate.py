@@ -41,7 +41,9 @@ def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:
   if not manifest.exists():
     with from_config("generate"):
       result = METHODS[method](config, path, shard, **options)
+  others = pieces.Others(path)
   while result is None and not manifest.exists():
+    others.check()
     time.sleep(pieces.SECONDS_BETWEEN_LOOKS)  # until the first process has written them
   return result or _describe(path / SHARDS)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jax_robust import job_table, paths
 from jax_robust.errors import ConfigError, WorkdirError
-from jax_robust.runs import pieces
+from jax_robust.runs import pieces, workdir
 
 
 def merge(
@@ -30,6 +30,7 @@ def find_workdirs(config: Any) -> tuple[str, list[pathlib.Path]]:
 
   Raises:
     ConfigError: no block does, or several; a workdir that is not there.
+    WorkdirError: one that has results and no config.
   """
   blocks = dict.fromkeys(job.block for job in job_table.JOBS.values() if job.results)
   given = [name for name in blocks if config.get(name, {}).get("pieces")]
@@ -49,6 +50,9 @@ def _workdirs(key: str, patterns: Sequence[str]) -> list[pathlib.Path]:
     matches = paths.matches(pattern)
     if not matches:
       raise ConfigError(f"{key}: there is no workdir {pattern!r}")
+    for match in matches:
+      if (match / "results").is_dir():
+        workdir.check_is_run(match)
     found += matches
   return list(dict.fromkeys(found))
 

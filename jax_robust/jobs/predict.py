@@ -14,13 +14,15 @@ import jax
 import numpy as np
 
 from jax_robust import smoothing
+from jax_robust.atomic import write_atomically
 from jax_robust.data import files
-from jax_robust.data.atomic import write_atomically
-from jax_robust.errors import ConfigError, check_sigma
+from jax_robust.errors import ConfigError, WorkdirError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import devices, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import metrics
+
+_SLACK = 1e-6  # of p-values
 
 
 def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
@@ -95,6 +97,37 @@ def _fill(store: pieces.Rows, config, names, source, predictions) -> None:
         })  # fmt: skip
 
 
+def _checked_rows(work: pieces.Work) -> list[dict[str, Any]]:
+  """The rows of a prediction that is complete, each held to its votes, the names to their digest.
+
+  Raises:
+    WorkdirError: one is not what its votes give, with the file and the line to delete.
+  """
+  rows, alpha = list(work.contents()), work.identity["alpha"]
+  for row in rows:
+    try:
+      found = smoothing.predict(np.asarray(row["votes"]), alpha=alpha)
+      # Sound noise adds the little by which it is not Gaussian.
+      is_near = abs(row["p_value"] - float(found.p_value)) <= _SLACK
+      leading = int(np.argmax(row["votes"]))
+      label = smoothing.ABSTAIN if row["p_value"] > alpha else leading
+      problem = "" if is_near and row["predict"] == label else f"its votes give {found}"
+    except (ValueError, TypeError, KeyError) as error:
+      problem = f"it is no prediction ({error!r})"
+    if problem:
+      raise WorkdirError(
+        f"{work.where(row['id'])} id {row['id']}: {problem}. It was changed or is damaged: delete "
+        "that line, whose row is then computed again, or move the file away"
+      )
+  names = "\n".join(str(row["name"]) for row in rows)
+  if hashlib.sha256(names.encode()).hexdigest() != work.identity["names_sha256"]:
+    raise WorkdirError(
+      f"{work.pieces[0].path}: its names are not those of the folder that it says it is of "
+      "(names_sha256): move the file away"
+    )
+  return rows
+
+
 def write_results(
   config: Any, path: pathlib.Path, folders: Sequence[pathlib.Path]
 ) -> dict[str, Any]:
@@ -109,7 +142,7 @@ def write_results(
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   writer.writerow(("name", "predict", "p_value", "share"))
-  rows = list(work.contents())
+  rows = _checked_rows(work)
   for row in rows:
     share = max(row["votes"]) / sum(row["votes"])
     writer.writerow((row["name"], row["predict"], f"{row['p_value']:.4g}", f"{share:.4f}"))

@@ -53,12 +53,15 @@ def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
   )
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(open_checkpoints(config, path))
-    initial = _initial_state(config, training, checkpoints.latest)
+    initial, info = _initial_state(config, training, checkpoints.latest)
     first_process = jax.process_index() == 0
     writer = metrics.NullWriter()
     if first_process:
       writer = metrics.MetricsWriter(
-        path, resume_step=int(initial.step), tensorboard=config.tensorboard
+        path,
+        resume_step=int(initial.step),
+        tensorboard=config.tensorboard,
+        num_expected=info.get(loop.NUM_ROWS),
       )
     stack.enter_context(contextlib.closing(writer))
     return loop.run(
@@ -75,14 +78,19 @@ def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
     )
 
 
-def _initial_state(config, training: Training, latest: checkpoint.Checkpointer) -> TrainState:
-  """The newest state of the workdir, or else `init_from`'s weights, or else a fresh start."""
+def _initial_state(
+  config, training: Training, latest: checkpoint.Checkpointer
+) -> tuple[TrainState, dict[str, Any]]:
+  """The newest state of the workdir, or else `init_from`'s weights, or else a fresh start.
+
+  With the checkpoint's info, if there is one.
+  """
   fresh = training.make_state()
   if latest.latest_step() is None:
-    return with_weights_of(config.init_from, fresh, training) if config.init_from else fresh
-  restored, _ = latest.restore(fresh)
+    return with_weights_of(config.init_from, fresh, training) if config.init_from else fresh, {}
+  restored, info = latest.restore(fresh)
   metrics.report(f"resuming from step {int(restored.step)}")
-  return restored
+  return restored, info
 
 
 def make_evaluate(config, training: Training) -> Callable[[TrainState], dict[str, float]]:

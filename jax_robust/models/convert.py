@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -130,6 +131,21 @@ def load_arrays(path: str | pathlib.Path, *, prefix: str = "") -> dict[str, np.n
   return arrays
 
 
+def weight_problem(name: str, array: Any) -> str | None:
+  """Why an array can't be a weight: it holds NaN or infinity, or is not floating-point; or None.
+
+  >>> weight_problem("params/bias", np.array([0.5, np.nan]))
+  'params/bias holds NaN or infinity, in 1 of its 2 values'
+  >>> weight_problem("params/bias", np.arange(3))
+  'params/bias has dtype int64: expected floating-point weights'
+  """
+  array = np.asarray(array)
+  if not jnp.issubdtype(array.dtype, jnp.floating):
+    return f"{name} has dtype {array.dtype}: expected floating-point weights"
+  count = array.size - int(np.count_nonzero(np.isfinite(array)))
+  return f"{name} holds NaN or infinity, in {count} of its {array.size} values" if count else None
+
+
 def _read_npz(path: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
   """The plain arrays of an .npz; a PyTorch file is a zip too, and is refused."""
   if not zipfile.is_zipfile(path):
@@ -204,7 +220,8 @@ def from_torch(
     `{'params': ..., 'batch_stats': ...}` of NumPy arrays, in the dtypes of `variables`.
 
   Raises:
-    ValueError: if an array is missing, left over or of another shape: all of them, by name.
+    ValueError: if an array is missing, left over, of another shape, not finite, or of integers
+      where weights are expected: all of them, by name.
   """
   if isinstance(names, str):
     check_name("names", names, NAMES)
@@ -225,6 +242,9 @@ def from_torch(
         f"shape: {name} is {np.shape(arrays[name])}, which gives {array.shape}; "
         f"{'/'.join(path)} is {tuple(leaf.shape)}"
       )
+    if jnp.issubdtype(leaf.dtype, jnp.floating) and name in arrays and path[-1] != "count":
+      problem = weight_problem(name, array)
+      problems += [f"value: {problem}"] if problem else []
     result[path] = array.astype(leaf.dtype)
   left_over = [n for n in arrays if n not in used and not n.endswith("num_batches_tracked")]
   problems += [f"left over: {name} {np.shape(arrays[name])}" for name in left_over]

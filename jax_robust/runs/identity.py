@@ -44,7 +44,7 @@ def ids_of(header: Any, identity: Any, path: pathlib.Path) -> range:
     step = identity["skip"]  # certification: every so many-th image
     first = -(-identity["start"] // step) * step
     return range(first, first + step * identity["num_images"], step)
-  except (TypeError, KeyError) as error:
+  except (TypeError, KeyError, ValueError, OverflowError) as error:
     raise WorkdirError(
       f"{path} does not say what it belongs to ({error!r}): move it away, or restore it"
     ) from error

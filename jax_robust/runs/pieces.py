@@ -24,17 +24,48 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust.atomic import Anchor
 from jax_robust.errors import ConfigError, WorkdirError
 from jax_robust.runs import array_file, row_log, workdir
 from jax_robust.runs import identity as identity_lib
-from jax_robust.runs.piece_files import IDENTITY, Work, array_path, find
+from jax_robust.runs.piece_files import IDENTITY, Work, array_path, find, write_identity
 from jax_robust.runs.progress import ProgressLine
 from jax_robust.train import metrics
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_WITHOUT_A_SIGN = 20.0
+"""How long another process of a job may be absent, as one that starts later is, while one waits."""
 
 Content = Mapping[str, Any]
 """What is written at once: a row, or arrays by name; `id` is the row's id or the array of ids."""
+
+
+class ProcessEndedError(OSError):
+  """Another process of this job has ended before its share was done."""
+
+
+class Others:
+  """The other processes of this job, as their locks in the workdir tell.
+
+  Args:
+    folder: the workdir.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+    self._absent_since: dict[int, float] = {}
+
+  def check(self) -> None:
+    """Raises ProcessEndedError where one has been absent for long, seen by calls of this."""
+    now = time.monotonic()
+    for index in set(range(jax.process_count())) - {jax.process_index()}:
+      if workdir.is_alive(self._folder, index):
+        self._absent_since.pop(index, None)
+      elif now - self._absent_since.setdefault(index, now) > SECONDS_WITHOUT_A_SIGN:
+        raise ProcessEndedError(
+          f"process {index} of this job has ended before its share was done: look at what it said, "
+          "and start the same command again everywhere to go on"
+        )
 
 
 class Store:
@@ -67,6 +98,7 @@ class Store:
     self.folder, self.identity, self.ids = folder, identity_lib.plain(identity), ids
     found = find([folder], wanted=(self.identity, ids))
     self._open(share, found)
+    self._anchor = Anchor(folder)
     num_undigested = sum(piece.num_undigested for piece in found.pieces)
     if num_undigested:
       metrics.report(f"{folder}: {num_undigested} pieces of an earlier version have no digest")
@@ -105,7 +137,9 @@ class Store:
 
     Raises:
       OSError: it can't be written; nothing that was written before is lost.
+      FolderGoneError: the folder was deleted or replaced meanwhile.
     """
+    self._anchor.check()
     self._write(content)
     self._progress.add(np.size(content["id"]), note)
 
@@ -128,9 +162,7 @@ class Arrays(Store):
     if found.pieces:  # equal, but perhaps as 1.0 where this one has 1
       self.identity = found.pieces[0].identity
       return
-    ids = [self.ids.start, self.ids.stop, self.ids.step]
-    header = {**self.identity, "ids": ids, "versions": workdir.versions()}
-    workdir.write_json(self.folder / IDENTITY, header)
+    write_identity(self.folder, self.identity, self.ids, workdir.versions())
 
   def _write(self, content):
     path = array_path(self.folder, int(content["id"][0]))
@@ -159,10 +191,15 @@ def wait(stores: Sequence[Store]) -> bool:
   """Waits until all processes have written their shares; True for the one that writes the results.
 
   Files tell, not a collective operation, which would give up: Gloo's first after 30 s.
+
+  Raises:
+    ProcessEndedError: another process has ended, and what it was to write is not there.
   """
+  others = Others(stores[0].folder.parents[1])
   while jax.process_count() > 1:
     if all(find([each.folder]).owners.keys() >= each.job_ids for each in stores):
       break
+    others.check()
     time.sleep(SECONDS_BETWEEN_LOOKS)
   return jax.process_index() == 0
 

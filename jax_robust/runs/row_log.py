@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jax_robust.data.atomic import write_atomically
+from jax_robust.atomic import open_no_link, write_atomically
 from jax_robust.errors import WorkdirError
 from jax_robust.runs import identity as identity_lib
 from jax_robust.runs import workdir
@@ -15,6 +16,8 @@ from jax_robust.runs import workdir
 FORMAT = "jax_robust rows 1"
 
 _DIGEST = b', "sha256": "'  # the last field of a row, added to the line and taken off it again
+
+_DIGESTED = re.compile(rb'"[0-9a-f]{32}"\}\Z')  # how a row that has one ends, whatever its name is
 
 
 class Contents(NamedTuple):
@@ -41,11 +44,15 @@ def start(path: pathlib.Path, identity: Mapping[str, Any], ids: range) -> str:
 
   Returns:
     The digest of the log's identity, which `append` wants.
+
+  Raises:
+    OSError: it is a symbolic link, or can't be written.
   """
   content = path.read_bytes() if path.exists() else b""
   end = content.rfind(b"\n") + 1
   if end < len(content):
-    os.truncate(path, end)
+    with os.fdopen(open_no_link(path, os.O_WRONLY), "wb", buffering=0) as file:
+      file.truncate(end)
   if end:
     return identity_lib.digest(json.loads(content[: content.index(b"\n")])["identity"])
   header: dict[str, Any] = {"format": FORMAT, "identity": identity, "versions": workdir.versions()}
@@ -63,12 +70,12 @@ def append(path: pathlib.Path, row: Mapping[str, Any], *, work: str) -> None:
     `a_changed_row_is_found`: every row carries a digest of itself and of the identity.
 
   Raises:
-    OSError: it could not be written; the log is as it was.
+    OSError: it could not be written; the log is as it was. It is gone, or a symbolic link.
   """
   body = json.dumps(row)[:-1].encode()
   line = body + _DIGEST + _digest(work, body) + b'"}\n'
-  with path.open("ab", buffering=0) as file:
-    end = file.tell()
+  with os.fdopen(open_no_link(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:
+    end = file.seek(0, os.SEEK_END)
     try:
       while line:
         line = line[file.write(line) :]
@@ -90,31 +97,47 @@ def read(path: pathlib.Path) -> Contents | None:
 
 def _parse(path: pathlib.Path, content: bytes) -> Contents:
   """Reads whole lines; raises WorkdirError, with the number, for one that no log of ours has."""
-  header, work, rows, num_undigested = {}, "", {}, 0
+  header, work, num_undigested = {}, "", 0
+  rows: dict[int, dict[str, Any]] = {}
   for number, line in enumerate(content.split(b"\n")[:-1], start=1):
     try:
       found = json.loads(line)
       if number == 1:
         if found["format"] != FORMAT:
           raise ValueError(f"format {found['format']!r}")
+        if not isinstance(found["identity"], dict):
+          raise TypeError("its identity is no object")
         header, work = found, identity_lib.digest(found["identity"])
         continue
-      if "sha256" in found:
+      is_digested = "sha256" in found or bool(_DIGESTED.search(line))
+      if is_digested:
         body, _, tail = line.rpartition(_DIGEST)
         if tail != _digest(work, body) + b'"}':
           raise ValueError("the row is not what its sha256 says")
         del found["sha256"]
       else:
         num_undigested += 1
-      if found["id"] in rows:
-        raise ValueError(f"id {found['id']} again")
-      rows[found["id"]] = found
-    except (ValueError, TypeError, KeyError) as error:
+      key = found["id"]
+      if type(key) is not int:
+        raise TypeError(f"id {key!r} is no integer")
+      if key in rows:
+        raise ValueError(f"id {key} again")
+      if not is_digested and len(rows) >= num_undigested:  # those of an earlier version come first
+        raise ValueError("the row has no sha256, and one before it has")
+      rows[key] = found
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
       raise WorkdirError(
         f"{path}, line {number}: expected a row of a {FORMAT!r} log, found {line[:60]!r} "
-        f"({error}): delete that line, whose row is then computed again, or move the file away"
+        f"({str(error)[:200]}): delete that line, whose row is then computed again, or move the "
+        "file away"
       ) from error
   return Contents(header, rows, num_undigested)
+
+
+def line_of(path: pathlib.Path, key: int) -> int:
+  """The number of the line that holds an id."""
+  lines = path.read_bytes().split(b"\n")
+  return next(n for n, line in enumerate(lines[1:], start=2) if json.loads(line)["id"] == key)
 
 
 def _digest(work: str, body: bytes) -> bytes:

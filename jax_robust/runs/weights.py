@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +34,7 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
     The arrays, and `{"step": …}`.
 
   Raises:
-    ConfigError: there is no checkpoint, or `which` is neither.
+    ConfigError: there is no checkpoint, or `which` is neither; weights that are not finite.
     WorkdirError: the folder is no workdir.
   """
   workdir.check_is_run(path)
@@ -56,6 +55,7 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
         else name.removeprefix("model_state/"): array
         for name, array in arrays.items()
       }
+      _check(renamed, f"the checkpoint {place}/{step}")
       return renamed, {"step": step, "checkpoint": kind}
   if (path / "runs").is_dir():
     runs = ", ".join(str(each) for each in sorted((path / "runs").iterdir()))
@@ -67,7 +67,8 @@ def read_weights(reference: str) -> dict[str, np.ndarray]:
   """Reads named weights from a workdir, an export's folder, or a safetensors or npz file.
 
   Raises:
-    ConfigError: there is nothing there, or no weights, or other bytes than its checksum says.
+    ConfigError: there is nothing there, or no weights, or other bytes than its checksum says; an
+      array that is not finite, or not floating-point.
     WorkdirError: a folder that is neither.
   """
   path = pathlib.Path(reference)
@@ -79,14 +80,32 @@ def read_weights(reference: str) -> dict[str, np.ndarray]:
     return run_weights(path, which=checkpoint.BEST)[0]
   checksum = path.with_name(path.name + ".sha256")
   if checksum.exists():
-    expected = checksum.read_text().split()[0]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+    expected = checksum.read_text(errors="replace").split()
+    if expected[:1] != [hashlib.sha256(path.read_bytes()).hexdigest()]:
       raise ConfigError(
         f"init_from={reference!r}: the file's sha256 is not that of {checksum.name}: it is "
         "damaged, or was changed; export it again"
       )
   with from_config("init_from"):
-    return convert.load_arrays(path)
+    arrays = convert.load_arrays(path)
+  _check(arrays, f"init_from={reference!r}")
+  return arrays
+
+
+def _check(arrays: Mapping[str, np.ndarray], where: str) -> None:
+  """Raises ConfigError, with all their names, where arrays can't be weights.
+
+  A count of updates among the running statistics may be an integer.
+  """
+  problems = [
+    problem
+    for name, array in arrays.items()
+    if name.startswith("params/") or np.issubdtype(array.dtype, np.floating)
+    if (problem := convert.weight_problem(name, array))
+  ]
+  if problems:
+    more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+    raise ConfigError(f"{where} holds no usable weights:\n  " + "\n  ".join(problems[:20]) + more)
 
 
 def num_classes(place: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> int:
@@ -105,7 +124,7 @@ def num_classes(place: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> int:
   )
   for note in beside:
     if note.is_file():
-      data = json.loads(note.read_text())
+      data = workdir.read_note(note)
       data = data if note.name == workdir.DATA else data.get("data", {})
       if "num_classes" in data:
         return int(data["num_classes"])
@@ -142,13 +161,19 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
   """Arranges named weights as `(params, model_state)` of a net.
 
   Raises:
-    CheckpointMismatchError: names or shapes differ; the message lists them.
+    CheckpointMismatchError: names, shapes or kinds of numbers differ; the message lists them.
   """
   wanted = _variables(net, image_shape)
+  leaves = checkpoint.flatten(wanted)
   problems = checkpoint.differences(
     {key: tuple(a.shape) for key, a in arrays.items()},
-    {key: tuple(a.shape) for key, a in checkpoint.flatten(wanted).items()},
+    {key: tuple(a.shape) for key, a in leaves.items()},
   )
+  problems += [
+    f"{key}: {a.dtype} in the checkpoint, {leaves[key].dtype} in the model"
+    for key, a in arrays.items()
+    if key in leaves and not _is_like(a.dtype, leaves[key].dtype)
+  ]
   if problems:
     raise checkpoint.CheckpointMismatchError(
       f"the weights in {name} do not fit this model:\n  " + "\n  ".join(problems)
@@ -161,6 +186,12 @@ def fresh(net: Any, image_shape: Sequence[int], *, seed: int) -> dict[str, np.nd
   """Untrained weights by name: what `smoke` evaluates."""
   variables = net.init(jax.random.key(seed), jnp.zeros((1, *image_shape)), train=False)
   return {name: np.asarray(array) for name, array in checkpoint.flatten(variables).items()}
+
+
+def _is_like(dtype: Any, wanted: Any) -> bool:
+  """Whether numbers of one type can stand for those of another: floats for floats."""
+  kinds = (jnp.floating, jnp.integer)
+  return any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(wanted, kind) for kind in kinds)
 
 
 def shapes(net: Any, image_shape: Sequence[int]) -> tuple[Any, Any]:

@@ -10,14 +10,15 @@ import os
 import pathlib
 import platform
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
 from jax_robust import config as config_lib
 from jax_robust import job_table, paths, presets
-from jax_robust.data.atomic import write_atomically
+from jax_robust.atomic import Anchor, FolderGoneError, open_no_link, sweep, write_atomically
 from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
 
@@ -29,6 +30,9 @@ MAY_CHANGE = (
 
 `batch.backend` is none of them: the backends share the law of a batch, not the order of the shards.
 """
+
+_SECONDS_OF_A_START = 600.0
+"""No process of a job starts so much later than the first."""
 
 DATA = "data.json"
 """What a run's images are: how many classes, and their shape."""
@@ -43,12 +47,15 @@ PACKAGES = (
 def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
   """Locks a workdir for this job; the lock goes with the process, however it ends.
 
+  What an earlier job that was killed has left half-written is removed.
+
   Args:
     workdir: the folder.
     create: whether to make it; otherwise it must be the workdir of a run.
 
   Raises:
     WorkdirError: another job holds it, or it can't be a workdir.
+    FolderGoneError: at the end, where it was deleted or replaced meanwhile.
   """
   folder = pathlib.Path(paths.workdir(workdir)).absolute()
   if not create:
@@ -62,9 +69,12 @@ def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
       f"workdir {str(workdir)[:200]} can't be made ({error.strerror}): choose another"
     ) from error
   if jax.process_index() != 0:
-    yield folder
+    # It tells the others that this process is alive: see `is_alive`.
+    with _open_lock(folder, jax.process_index()) as lock:
+      _lock_soon(lock)
+      yield folder
     return
-  with (folder / "lock").open("a+") as lock:
+  with _open_lock(folder) as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -76,7 +86,73 @@ def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {platform.node()}")
     lock.flush()
+    _sweep(folder)
+    anchor = Anchor(folder)
     yield folder
+    anchor.check()
+
+
+def _lock_path(folder: pathlib.Path, index: int) -> pathlib.Path:
+  """The lock file of a process: the first's is that of the job."""
+  return folder / (f"lock-{index}" if index else "lock")
+
+
+def _lock_soon(lock: TextIO) -> None:
+  """Locks the file of a process; another may be looking at the lock for a moment.
+
+  Raises:
+    WorkdirError: it stays locked, so that a process of an earlier start must still be running.
+  """
+  for _ in range(50):
+    with contextlib.suppress(BlockingIOError):
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return
+    time.sleep(0.1)
+  raise WorkdirError(
+    "a process of an earlier start still holds its lock in the workdir: wait for it, or end it"
+  )
+
+
+def is_alive(folder: pathlib.Path, index: int) -> bool:
+  """Whether the process of this index has claimed the workdir, and not ended since."""
+  try:
+    with os.fdopen(open_no_link(_lock_path(folder, index), os.O_RDONLY)) as lock:
+      fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return True
+  except FileNotFoundError:
+    return False
+  return False
+
+
+def _open_lock(folder: pathlib.Path, index: int = 0) -> TextIO:
+  """The lock file of a process in a workdir.
+
+  Raises:
+    WorkdirError: it is a symbolic link, or the workdir can't be written.
+  """
+  try:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    path = _lock_path(folder, index)
+    return os.fdopen(open_no_link(path, flags), "a+")
+  except OSError as error:
+    if error.errno == errno.ELOOP:
+      raise WorkdirError(f"{error.filename} {error.strerror}") from error
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+      raise
+    raise WorkdirError(
+      f"workdir {folder} can't be written ({error.strerror}): choose another --workdir. A run that "
+      f"is kept read-only is evaluated by --workdir=ANOTHER --config={folder / 'config.json'} "
+      f"--config.init_from={folder}"
+    ) from error
+
+
+def _sweep(folder: pathlib.Path) -> None:
+  """Removes temporary files from where jobs write: a workdir, its results, its export."""
+  # Other processes of this job may be writing already, those of another can't.
+  age = 0.0 if jax.process_count() == 1 else _SECONDS_OF_A_START
+  for place in (folder, folder / "export", folder / "results", *folder.glob("results/*/")):
+    sweep(place, older_than=age)
 
 
 def check_is_run(folder: pathlib.Path) -> None:
@@ -98,6 +174,11 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
     return
   data = config_lib.to_data(config)
   path = folder / "config.json"
+  if not path.exists() and (left := _what_is_left(folder)):
+    raise WorkdirError(
+      f"{folder} has no config.json, but {left}: of which run that is can't be known. Restore the "
+      "file, or choose another --workdir"
+    )
   if path.exists():
     jobs = job_table.JOBS.values()
     may_change = (*MAY_CHANGE, *(key for job in jobs for key in job.may_change))
@@ -121,10 +202,20 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
   write_json(folder / "versions.json", versions())
 
 
+def _what_is_left(folder: pathlib.Path) -> str:
+  """What a run has left in a workdir, its config aside: the first that there is, or nothing."""
+  for name in ("checkpoints", "results", "metrics.jsonl"):
+    path = folder / name
+    if path.is_file() or any(map(pathlib.Path.is_file, path.rglob("*"))):
+      return str(path)
+  return ""
+
+
 def _is_unused(folder: pathlib.Path) -> bool:
   """Whether no job has come further here than its config: nothing can be lost or mixed up."""
   return all(
     path.name in ("lock", "config.json", "versions.json", DATA)
+    or path.name.startswith("lock-")
     or (path.is_dir() and not any(map(pathlib.Path.is_file, path.rglob("*"))))
     for path in folder.iterdir()
   )
@@ -141,7 +232,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   try:
     config = config_lib.read_json(path)
     return {"job": config.job, **config_lib.to_data(presets.complete(config))}
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
+  except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise WorkdirError(
       f"{path} is no config of ours ({error!r}): move the folder away, or restore that file"
     ) from error
@@ -157,11 +248,26 @@ def note_data(folder: pathlib.Path, source: Source) -> None:
     return
   data = {"num_classes": source.num_classes, "image_shape": list(source.image_shape)}
   path = folder / DATA
-  if path.exists() and (stored := json.loads(path.read_text())) != data:
+  if path.exists() and (stored := read_note(path)) != data:
     raise WorkdirError(
       f"{path} says {stored}, but {source.name} has {data}: use the data set of the run"
     )
   write_json(path, data)
+
+
+def read_note(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON file of ours.
+
+  Raises:
+    WorkdirError: it is damaged.
+  """
+  try:
+    note = json.loads(path.read_text())
+    if not isinstance(note, dict):
+      raise TypeError("it holds no object")
+  except (OSError, ValueError, TypeError, RecursionError) as error:
+    raise WorkdirError(f"{path} is damaged ({error}): restore it, or delete it") from error
+  return note
 
 
 def versions() -> dict[str, Any]:
@@ -187,6 +293,15 @@ def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
 
 
 def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> None:
-  """Writes `results/NAME.json`, from the first process."""
+  """Writes `results/NAME.json`, from the first process.
+
+  Raises:
+    FolderGoneError: the workdir was deleted meanwhile.
+    OSError: it can't be written.
+  """
   if jax.process_index() == 0:
+    try:
+      (folder / "results").mkdir(exist_ok=True)  # not its parents: what is gone stays gone
+    except FileNotFoundError as error:
+      raise FolderGoneError(folder) from error
     write_json(folder / "results" / f"{name}.json", {**result, "versions": versions()})

@@ -27,6 +27,9 @@ from jax_robust.smoothing.certification import certify_images as certify_images
 from jax_robust.smoothing.certification import each_certificate as each_certificate
 from jax_robust.smoothing.certification import each_prediction as each_prediction
 from jax_robust.smoothing.certification import predict_images as predict_images
+from jax_robust.smoothing.claims import check_certificates as check_certificates
+from jax_robust.smoothing.claims import digest_labels as digest_labels
+from jax_robust.smoothing.claims import radius_problem as radius_problem
 from jax_robust.smoothing.comparison import Comparison as Comparison
 from jax_robust.smoothing.comparison import compare_logs as compare_logs
 from jax_robust.smoothing.comparison import select_images as select_images
@@ -41,6 +44,7 @@ from jax_robust.smoothing.curves import estimate_average_radius as estimate_aver
 from jax_robust.smoothing.curves import high_probability_accuracy as high_probability_accuracy
 from jax_robust.smoothing.curves import probability_distribution as probability_distribution
 from jax_robust.smoothing.curves import probability_lower_bounds as probability_lower_bounds
+from jax_robust.smoothing.log import ROWS_SHA256 as ROWS_SHA256
 from jax_robust.smoothing.log import CertifyLog as CertifyLog
 from jax_robust.smoothing.log import LogError as LogError
 from jax_robust.smoothing.log import make_log as make_log

@@ -9,6 +9,11 @@ from jaxtyping import Int
 from jax_robust.smoothing import curves
 from jax_robust.smoothing.log import CertifyLog, make_log
 
+_OF_ALL_IMAGES = (
+  "num_images", "start", "stop", "skip", "max", "images_sha256", "labels_sha256",
+)  # fmt: skip
+"""Settings in a header that say which images a log is of."""
+
 
 class Comparison(NamedTuple):
   """How the first of two logs differs from the second, image by image.
@@ -46,7 +51,10 @@ def select_images(log: CertifyLog, idx: Sequence[int] | Int[np.ndarray, " m"]) -
     raise ValueError(f"{log.name or 'the log'} has no image {missing[0]} ({missing.size} missing)")
   rows = np.searchsorted(log.idx, idx)
   columns = (log.idx, log.label, log.predict, log.radius, log.seconds)
-  return make_log(*(column[rows] for column in columns), name=log.name, header=log.header)
+  header = log.header
+  if len(rows) < len(log.idx):  # what it says of all images no longer holds
+    header = {key: value for key, value in header.items() if key not in _OF_ALL_IMAGES}
+  return make_log(*(column[rows] for column in columns), name=log.name, header=header)
 
 
 def compare_logs(log: CertifyLog, other: CertifyLog, *, confidence: float = 0.95) -> Comparison:

@@ -1,13 +1,11 @@
 """What a certification log would be with another number of draws, without running the model."""
 
-import math
-
 import numpy as np
 from jaxtyping import Int
 from scipy import special
 
 from jax_robust.errors import check_sigma
-from jax_robust.smoothing import bounds
+from jax_robust.smoothing import bounds, claims
 from jax_robust.smoothing.log import CertifyLog
 
 
@@ -44,7 +42,7 @@ def recover_counts(
   bounds.check_budget(n=n, alpha=alpha)
   cap = bounds.max_radius(sigma=sigma, n=n, alpha=alpha)
   most = float(log.radius.max(initial=0.0))
-  if most - cap > _half_unit(most):
+  if most - cap > claims.half_unit(most):
     row = int(np.argmax(log.radius))
     raise ValueError(
       f"{log.name or 'the log'}, image {log.idx[row]}: radius={most} is above {cap:.6g}, the "
@@ -123,8 +121,3 @@ def convert_log(
     seconds=np.zeros_like(log.seconds),
     header={**log.header, "sigma": sigma, "n": n_to, "alpha": alpha, "converted_from": made_from},
   )
-
-
-def _half_unit(radius: float) -> float:
-  """Half a unit of the third significant digit, the last one that published logs print."""
-  return 0.5 * 10.0 ** (math.floor(math.log10(radius)) - 2) if radius > 0 else 0.0

@@ -2,6 +2,8 @@
 
 import datetime
 import gzip
+import hashlib
+import io
 import json
 import math
 import os
@@ -15,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jax_robust.atomic import write_atomically
 from jax_robust.smoothing.bounds import ABSTAIN
+from jax_robust.smoothing.claims import header_problem, radius_problem
 from jax_robust.smoothing.rounding import format_radius
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -26,8 +30,20 @@ DIGITS = 15
 
 _GZIP = b"\x1f\x8b"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_CLOCK = re.compile(r"(?:(-?[0-9]+) days?, )?([0-9]+):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9]*)?)")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_CLOCK = re.compile(
+  r"(?:(-?[0-9]{1,9}) days?, )?([0-9]{1,9}):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9]*)?)"
+)
+
+ROWS_SHA256 = "rows_sha256"
+"""A header that has this key, whatever its value, is written with the digest of the whole log, and
+the log held to it when it is read: so does the certification job."""
+
+_MOST_BYTES = 1 << 28  # of a log, unzipped: four million rows
+_MOST_SECONDS = 1e10
+_MOST_COMMENTS = 1000
+_MOST_OF_A_REASON = 400  # characters
+_MOST_OF_A_FIELD = 60
 
 
 class LogError(ValueError):
@@ -80,7 +96,8 @@ def make_log(
     header: settings.
 
   Raises:
-    ValueError: lengths differ; a row that `read_log` would refuse.
+    ValueError: lengths differ; a row that `read_log` would refuse; a radius above what the header's
+      settings allow.
 
   >>> make_log([0, 1], [7, 2], [7, -1], [0.5, 0.0]).correct.tolist()
   [True, False]
@@ -95,6 +112,8 @@ def make_log(
   if len(lengths) != 1:
     raise ValueError(f"columns of {sorted(lengths)} rows: expected one length")
   log = CertifyLog(idx, label, predict, radius, predict == label, seconds, name, header)
+  if problem := radius_problem(idx, np.nan_to_num(radius), header):
+    raise ValueError(problem)
   previous = -1
   for row in zip(*(column.tolist() for column in log[:5]), strict=True):
     if fault := _fault(previous, *row):
@@ -116,7 +135,10 @@ def read_log(path: str | os.PathLike, num_examples: int | None = None) -> Certif
     `a_log_survives_writing`: what `write_log` wrote is read as it was, but for the 16th digit of a
       radius and less than a microsecond; written again, the file is the same, byte by byte.
     `damage_is_refused`: a file cut anywhere but between two rows (there, `num_examples` notices),
-      and a row that contradicts itself or its neighbours.
+      a row that contradicts itself or its neighbours, a radius that no votes could prove at the
+      header's sigma, n and alpha, and rows that are not those of the header: their number
+      (`num_images`), images, labels, classes and digest, as far as it has them.
+    `reading_is_linear`: in the length of the file, whatever it holds.
 
   Args:
     path: of the file.
@@ -129,21 +151,24 @@ def read_log(path: str | os.PathLike, num_examples: int | None = None) -> Certif
     LogError: columns unknown, missing or repeated; a row that is cut or not of the columns' types;
       a radius that is NaN, infinite, negative, or not 0 where the classifier abstains; `idx` that
       doesn't increase; `correct` that contradicts predict == label; no rows, or less than
-      `num_examples`.
+      `num_examples`; what contradicts the header.
     OSError: the file can't be opened.
   """
   lines = _lines(path)
   header: dict[str, Any] = {}
   number, line = 0, ""
-  for number, line in lines:  # noqa: B007 the first line that is no comment
-    if not line.startswith("#"):
+  digest = hashlib.sha256()
+  for number, line in lines:
+    if not line.startswith("#") or number > _MOST_COMMENTS:
       break
-    header.update(_json_object(line[1:]))
+    header.update(_json_object(path, number, line[1:]))
   if number == 0 or line.startswith("#"):
     raise _refusal(path, number + 1, f"no table: expected a line of the columns {list(COLUMNS)}")
   order = _column_order(path, number, line)
+  digest.update(f"{line}\n".encode())
   rows, previous = [], -1
   for number, line in lines:
+    digest.update(f"{line}\n".encode())
     try:
       row = _parse(line, order)
       fault = _fault(previous, *row[:5])
@@ -158,7 +183,13 @@ def read_log(path: str | os.PathLike, num_examples: int | None = None) -> Certif
     raise _refusal(path, number + 1, f"the log ends after {len(rows)} rows: {expected}")
   kinds = (np.int64, np.int64, np.int64, np.float64, bool, np.float64)
   columns = map(np.array, zip(*rows, strict=True), kinds)
-  return CertifyLog(*columns, name=pathlib.Path(path).name, header=header)
+  log = CertifyLog(*columns, name=pathlib.Path(path).name, header=header)
+  problem = radius_problem(log.idx, log.radius, header, path) or header_problem(header, *log[:3])
+  if not problem and header.get(ROWS_SHA256) not in (None, _whole_digest(header, digest)):
+    problem = "its header or rows are not what they were written as (rows_sha256)"
+  if problem:
+    raise LogError(f"{os.fspath(path)}: {problem}")
+  return log
 
 
 def write_log(path: str | os.PathLike, log: CertifyLog, *, digits: int = DIGITS) -> None:
@@ -173,25 +204,26 @@ def write_log(path: str | os.PathLike, log: CertifyLog, *, digits: int = DIGITS)
     digits: significant digits of the radii, which are rounded down to them.
 
   Raises:
-    ValueError: a row that `read_log` would refuse.
+    ValueError: a row or header that `read_log` would refuse.
   """
   path = pathlib.Path(path)
-  make_log(log.idx, log.label, log.predict, log.radius, log.seconds)
-  lines = [f"# {json.dumps(dict(log.header), sort_keys=True)}"] if log.header else []
-  lines.append("\t".join(COLUMNS))
+  make_log(log.idx, log.label, log.predict, log.radius, log.seconds, header=log.header)
+  if problem := header_problem(log.header, *log[:3]):
+    raise ValueError(problem)
+  lines: list[str] = ["\t".join(COLUMNS)]
   for idx, label, predict, radius, _, seconds in zip(*map(np.ndarray.tolist, log[:6]), strict=True):
     time = datetime.timedelta(seconds=seconds)
     row = idx, label, predict, format_radius(radius, digits), int(predict == label), time
     lines.append("\t".join(map(str, row)))
   data = "".join(f"{line}\n" for line in lines).encode()
+  header = dict(log.header)
+  if ROWS_SHA256 in header:
+    header[ROWS_SHA256] = _whole_digest(header, hashlib.sha256(data))
+  if header:
+    data = f"# {json.dumps(header, sort_keys=True)}\n".encode() + data
   if path.suffix == ".gz":
     data = gzip.compress(data, mtime=0)
-  partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-  try:
-    partial.write_bytes(data)
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
+  write_atomically(path, data)
 
 
 def _integers(name: str, column) -> np.ndarray:
@@ -221,7 +253,8 @@ def _fault(previous: int, idx: int, label: int, predict: int, radius: float, cor
 
 
 def _refusal(path, number: int, reason: str) -> LogError:
-  """The error for a line."""
+  """The error for a line, however long that is."""
+  reason = reason if len(reason) <= _MOST_OF_A_REASON else f"{reason[:_MOST_OF_A_REASON]}..."
   return LogError(f"{os.fspath(path)}, line {number}: {reason}")
 
 
@@ -241,26 +274,36 @@ def _lines(path) -> Iterator[tuple[int, str]]:
 
 def _unzip(path, data: bytes) -> bytes:
   """The content of a gzip file of one or several members."""
-  text = b""
-  while data:
-    member = zlib.decompressobj(wbits=31)  # 31: of a gzip file
-    try:
-      text += member.decompress(data)
-    except zlib.error as error:
-      raise _refusal(path, text.count(b"\n") + 1, f"damaged gzip file ({error})") from error
-    if not member.eof:
-      raise _refusal(path, text.count(b"\n") + 1, "the gzip file is cut")
-    data = member.unused_data
-  return text
+  text = bytearray()
+  try:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+      while part := file.read(1 << 20):
+        text += part
+        if len(text) > _MOST_BYTES:
+          raise _refusal(path, 1, f"no log: it unzips to more than {_MOST_BYTES:,} bytes")
+  except EOFError:
+    raise _refusal(path, text.count(b"\n") + 1, "the gzip file is cut") from None
+  except (OSError, zlib.error) as error:
+    raise _refusal(path, text.count(b"\n") + 1, f"damaged gzip file ({error})") from error
+  return bytes(text)
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(path, number: int, text: str) -> dict[str, Any]:
   """The settings in a comment; none where it is a remark."""
+  if not text.lstrip().startswith("{"):
+    return {}
   try:
     content = json.loads(text)
-  except ValueError:
-    return {}
+  except (ValueError, RecursionError) as error:
+    raise _refusal(path, number, f"the header is no JSON ({error})") from None
   return content if isinstance(content, dict) else {}
+
+
+def _whole_digest(header: Mapping[str, Any], table) -> str:
+  """The sha256 of a header and, by its sha256, of the table below it."""
+  rest = {key: value for key, value in header.items() if key != ROWS_SHA256}
+  text = json.dumps(rest, sort_keys=True) + table.hexdigest()
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _column_order(path, number: int, line: str) -> list[int]:
@@ -268,7 +311,9 @@ def _column_order(path, number: int, line: str) -> list[int]:
   names = line.split("\t")
   if sorted(names) != sorted(COLUMNS):
     reasons = [f"no column {name!r}" for name in COLUMNS if name not in names]
-    reasons += [f"unknown column {name!r}" for name in names if name not in COLUMNS]
+    unknown = [name[:_MOST_OF_A_FIELD] for name in names if name not in COLUMNS]
+    reasons += [f"unknown column {name!r}" for name in unknown[:3]]
+    reasons += [f"{len(unknown)} unknown columns in all"] if len(unknown) > 3 else []
     reasons += [f"column {name!r} twice" for name in COLUMNS if names.count(name) > 1]
     raise _refusal(path, number, f"{'; '.join(reasons)}: expected {list(COLUMNS)} between tabs")
   return [names.index(name) for name in COLUMNS]
@@ -278,9 +323,12 @@ def _parse(line: str, order: Sequence[int]) -> tuple[int, int, int, float, int, 
   """The values of a line, in the order of `COLUMNS`; raises ValueError with the reason."""
   cells = line.split("\t")
   if len(cells) != len(order):
-    raise ValueError(f"{len(cells)} fields {line!r}: expected {len(order)}, between tabs")
+    shown = line[: 2 * _MOST_OF_A_FIELD]
+    raise ValueError(f"{len(cells)} fields {shown!r}: expected {len(order)}, between tabs")
   fields = [cells[place].strip() for place in order]
   for name, field in zip(COLUMNS, fields, strict=True):
+    if len(field) > _MOST_OF_A_FIELD:
+      raise ValueError(f"{name}={field[:_MOST_OF_A_FIELD]!r}...: {len(field)} characters")
     if name not in ("radius", "time") and not _INTEGER.fullmatch(field):
       raise ValueError(f"{name}={field!r}: expected an integer")
   idx, label, predict, radius, correct, time = fields
@@ -291,7 +339,7 @@ def _parse(line: str, order: Sequence[int]) -> tuple[int, int, int, float, int, 
 
 def _seconds(time: str) -> float:
   """A duration, as Python prints a timedelta or in plain seconds."""
-  if _NUMBER.fullmatch(time) and math.isfinite(float(time)):
+  if _NUMBER.fullmatch(time) and abs(float(time)) <= _MOST_SECONDS:
     return float(time)
   match = _CLOCK.fullmatch(time)
   if not match:

@@ -12,6 +12,7 @@ from jax_robust.smoothing.log import CertifyLog
 from jax_robust.smoothing.rounding import format_percent, round_down, round_up
 
 _SPACING = 0.25
+_MOST_RADII = 100
 
 
 def make_table(
@@ -24,7 +25,7 @@ def make_table(
 
   Args:
     logs: by method.
-    radii: of the accuracies; None: every .25 as far as a radius reaches.
+    radii: of the accuracies; None: every .25 as far as a radius reaches, in at most 101 columns.
 
   Returns:
     For each log its `method`, `sigma` and `N` if one of the logs' headers says it, `images`,
@@ -43,7 +44,8 @@ def make_table(
     raise ValueError("logs is empty: expected at least one")
   if radii is None:
     most = max(float(log.radius.max(initial=0.0)) for log in logs.values())
-    radii = [_SPACING * i for i in range(math.floor(most / _SPACING) + 1)]
+    spacing = _SPACING * max(1, math.ceil(most / _SPACING / _MOST_RADII))
+    radii = [spacing * i for i in range(math.floor(most / spacing) + 1)]
   radii = np.atleast_1d(radii)
   titles = {"sigma": "sigma", "n": "N"}
   known = set().union(*(log.header for log in logs.values()))

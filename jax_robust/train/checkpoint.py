@@ -1,22 +1,32 @@
 """Checkpoints: the only place that knows Orbax.
 
 A state is stored flat, one array per name such as `params/init_conv/kernel`, so that what does not
-fit a model can be named, and reading needs no class of ours.
+fit a model can be named, and reading needs no class of ours. With it are stored the sha256 of every
+array and of the info: files that changed since are noticed when they are read, whatever changed.
 """
 
+import concurrent.futures
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from jax_robust.atomic import Anchor
 from jax_robust.errors import UserError
+from jax_robust.train import metrics
 
 LATEST, BEST = KINDS = ("latest", "best")
+
+_DIGESTS = "digests"
+"""The item of a checkpoint that holds the sha256 of the others' content."""
 
 
 class CheckpointMismatchError(UserError):
@@ -54,6 +64,14 @@ class Checkpointer:
   A kill at any moment leaves the last committed checkpoint whole: Orbax writes to a temporary
   folder and renames it.
 
+  Guarantees:
+    `damage_is_found`: an array or info that is not bit for bit what was saved is refused when it is
+      read. Checkpoints of earlier versions have no digests, which is said once.
+
+  Digests are of whole arrays, so that they hold on any number of devices and processes. They cost a
+  pass of sha256 over the state at every save and restore: .7 s for 438 MB on two cores of a Xeon,
+  where writing them takes 4 s more and reading them 4 s.
+
   Args:
     folder: of this run alone.
     max_to_keep: how many checkpoints stay; None keeps all.
@@ -76,8 +94,15 @@ class Checkpointer:
       create=not read_only,
       cleanup_tmp_directories=not read_only,
     )
-    handlers = {"state": ocp.StandardCheckpointHandler(), "info": ocp.JsonCheckpointHandler()}
+    handlers = {
+      "state": ocp.StandardCheckpointHandler(),
+      "info": ocp.JsonCheckpointHandler(),
+      _DIGESTS: ocp.JsonCheckpointHandler(),
+    }
     self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+    is_local = "://" not in self._folder
+    self._anchor = Anchor(self._folder) if is_local and not read_only else None
+    self._undigested: set[int] = set()
 
   def latest_step(self) -> int | None:
     """The newest step, or None; committed unless it is still being saved (see `wait`)."""
@@ -88,17 +113,20 @@ class Checkpointer:
 
     Raises:
       CheckpointWriteError: this save, or the one before it, failed (a full disk, say).
+      FolderGoneError: the folder was deleted or replaced since it was opened.
     """
+    if self._anchor:
+      self._anchor.check()
     if step in self._manager.all_steps():
       return
+    arrays, info = flatten(state), info or {}
     try:
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(flatten(state)), info=ocp.args.JsonSave(info or {})
-        ),
-        force=True,
-      )
+      items = {
+        "state": ocp.args.StandardSave(arrays),
+        "info": ocp.args.JsonSave(info),
+        _DIGESTS: ocp.args.JsonSave({"arrays": _digests(arrays), "info": _info_digest(info)}),
+      }
+      self._manager.save(step, args=ocp.args.Composite(**items), force=True)
     except Exception as error:
       raise self._write_error(error) from error
 
@@ -107,7 +135,10 @@ class Checkpointer:
 
     Raises:
       CheckpointWriteError: it could not be.
+      FolderGoneError: the folder was deleted or replaced since it was opened.
     """
+    if self._anchor:
+      self._anchor.check()
     try:
       self._manager.wait_until_finished()
     except Exception as error:
@@ -129,15 +160,27 @@ class Checkpointer:
       CheckpointDamagedError: its files are not as they were written.
     """
     step = self._existing(step)
-    stored = {name: tuple(leaf.shape) for name, leaf in self._metadata(step).items()}
-    wanted = flatten(like)
-    problems = differences(stored, {name: tuple(a.shape) for name, a in wanted.items()})
+    stored, wanted = self._metadata(step), flatten(like)
+    problems = differences(
+      {name: tuple(leaf.shape) for name, leaf in stored.items()},
+      {name: tuple(a.shape) for name, a in wanted.items()},
+    )
     if problems:
       raise CheckpointMismatchError(
         f"the checkpoint of step {step} in {self._folder} does not fit this model:\n  "
         + "\n  ".join(problems)
       )
-    arrays = self._load(step, jax.tree.map(_abstract, wanted))
+    abstract = jax.tree.map(_abstract, wanted)
+    arrays = self._load(
+      step,
+      # As it was stored, and only then as it is wanted: the digest knows the type.
+      {name: _retyped(leaf, stored[name].dtype) for name, leaf in abstract.items()},
+    )
+    self._verify(step, arrays)
+    arrays = {
+      name: leaf if leaf.dtype == abstract[name].dtype else leaf.astype(abstract[name].dtype)
+      for name, leaf in arrays.items()
+    }
     return unflatten(arrays, like), self.info(step)
 
   def read(self, prefixes: tuple[str, ...], *, step: int | None = None) -> tuple[dict, dict]:
@@ -152,6 +195,7 @@ class Checkpointer:
 
     Raises:
       FileNotFoundError: there is no checkpoint.
+      CheckpointDamagedError: its files are not as they were written.
     """
     step = self._existing(step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -159,19 +203,26 @@ class Checkpointer:
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
       for name, leaf in self._metadata(step).items()
     }
+    arrays = self._load(step, abstract)
+    self._verify(step, arrays)
     chosen = {
-      name: np.asarray(leaf)
-      for name, leaf in self._load(step, abstract).items()
-      if name.split("/")[0] in prefixes
+      name: np.asarray(leaf) for name, leaf in arrays.items() if name.split("/")[0] in prefixes
     }
     return chosen, self.info(step)
 
   def info(self, step: int | None = None) -> dict:
-    """The info of a checkpoint, without its arrays."""
+    """The info of a checkpoint, without its arrays.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      CheckpointDamagedError: its files are not as they were written.
+    """
     step = self._existing(step)
+    info, digests = self._read_json(step, "info"), self._digests_of(step)
     with self._reading(step):
-      args = ocp.args.Composite(info=ocp.args.JsonRestore())
-      return self._manager.restore(step, args=args)["info"]
+      if digests and digests["info"] != _info_digest(info):
+        raise ValueError("its info is not what its sha256 says")
+    return info
 
   def close(self) -> None:
     """Waits for pending saves and lets the folder go.
@@ -206,6 +257,36 @@ class Checkpointer:
       args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
       return self._manager.restore(step, args=args)["state"]
 
+  def _read_json(self, step: int, item: str) -> dict[str, Any]:
+    """A part of a checkpoint that is JSON."""
+    with self._reading(step):
+      args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+      return self._manager.restore(step, args=args)[item]
+
+  def _digests_of(self, step: int) -> dict[str, Any]:
+    """What was written of a checkpoint's content; nothing of one of an earlier version."""
+    if not (self._manager.directory / str(step) / _DIGESTS).exists():
+      if step not in self._undigested:
+        self._undigested.add(step)
+        metrics.report(
+          f"{self._folder}/{step}: a checkpoint of an earlier version, which has no digests: it is "
+          "read unverified"
+        )
+      return {}
+    return self._read_json(step, _DIGESTS)
+
+  def _verify(self, step: int, arrays: Mapping[str, Any]) -> None:
+    """Raises CheckpointDamagedError unless arrays are what their digests say."""
+    digests = self._digests_of(step)
+    if not digests:
+      return
+    found = _digests(arrays)
+    with self._reading(step):
+      changed = [name for name in found if found[name] != digests["arrays"][name]]
+      if changed:
+        count = f"{len(changed)} of {len(found)} arrays are not"
+        raise ValueError(f"{changed[0]} is not what its sha256 says ({count})")
+
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
     """Makes whatever Orbax says of a damaged checkpoint an error that says what to do."""
@@ -225,8 +306,10 @@ class Checkpointer:
       metadata = self._manager.item_metadata(step)["state"]
       return dict(getattr(metadata, "tree", metadata))
 
-  def _write_error(self, error: Exception) -> CheckpointWriteError:
-    """The error with the folder and what to do about it."""
+  def _write_error(self, error: Exception) -> Exception:
+    """The error with the folder and what to do about it; where another process failed, itself."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+      return error
     step = self.latest_step()
     before = "there was none before" if step is None else f"the one of step {step} is untouched"
     return CheckpointWriteError(
@@ -241,6 +324,39 @@ def _abstract(leaf) -> jax.ShapeDtypeStruct:
     return leaf
   sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
   return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+
+
+def _retyped(leaf: jax.ShapeDtypeStruct, dtype: Any) -> jax.ShapeDtypeStruct:
+  """An abstract array as one of another type."""
+  return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+
+
+def _digests(arrays: Mapping[str, Any]) -> dict[str, str]:
+  """The sha256 of every array, its type and shape, by name; several at a time."""
+  whole = {name: _on_host(array) for name, array in arrays.items()}
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    return dict(zip(whole, pool.map(_digest, whole.values()), strict=True))
+
+
+def _on_host(array: Any) -> np.ndarray:
+  """All of an array; what processes share out among them is put together."""
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    if not array.is_fully_replicated:
+      return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array.addressable_data(0))
+  return np.asarray(array)
+
+
+def _digest(array: np.ndarray) -> str:
+  """The sha256 of an array, its type and its shape."""
+  sha256 = hashlib.sha256(f"{array.dtype.name} {array.shape} ".encode())
+  sha256.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+  return sha256.hexdigest()
+
+
+def _info_digest(info: Mapping[str, Any]) -> str:
+  """The sha256 of an info, as it comes back from a JSON file."""
+  return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
 
 
 def differences(stored: dict, wanted: dict) -> list[str]:

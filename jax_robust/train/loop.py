@@ -16,6 +16,9 @@ from jax_robust.train import metrics as metrics_lib
 from jax_robust.train.checkpoint import Checkpointer
 from jax_robust.train.state import TrainState
 
+NUM_ROWS = "num_rows"
+"""What the info of a checkpoint calls the number of rows that were written before it."""
+
 
 class NonFiniteError(FloatingPointError):
   """Loss, gradient or parameters stopped being finite; nothing of it was saved."""
@@ -75,7 +78,7 @@ def run(
     evaluate: `state -> {name: value}`, on held-out data.
     cadence: when to evaluate, save and log.
     checkpoints: where to save, and what 'best' means.
-    writer: `write(step, kind, values)`.
+    writer: `write(step, kind, values)`; checkpoints note its `num_rows`, if any.
     batch_size: rows of a batch, for the rate.
     leave: `step -> bool`, asked every step: whether to save and stop.
     report: takes a line of progress.
@@ -106,7 +109,7 @@ def run(
             report(f"step {step}/{cadence.total}  evaluated  " + _join(values))
             _keep_if_best(step, state, values, checkpoints)
           if saving:
-            checkpoints.latest.save(step, state)
+            checkpoints.latest.save(step, state, _info(writer))
       if at_end or leave(step):
         break
       # Opening the pipeline and compiling, the first time, say nothing about the rate.
@@ -126,10 +129,16 @@ def run(
         report(metrics_lib.training_line(step, cadence.total, row))
   if not at_end:
     _raise_if_not_finite(unchecked, state, checkpoints)
-    checkpoints.latest.save(step, state)
+    checkpoints.latest.save(step, state, _info(writer))
   checkpoints.latest.wait()
   has_best = checkpoints.best.latest_step() is not None
   return Outcome(state, step, not at_end, checkpoints.best.info() if has_best else {})
+
+
+def _info(writer: Any) -> dict[str, Any]:
+  """What a checkpoint vouches for besides the state."""
+  num_rows = getattr(writer, "num_rows", None)
+  return {} if num_rows is None else {NUM_ROWS: num_rows}
 
 
 def _check_update(state: TrainState, values: Mapping[str, Any], step: int) -> None:

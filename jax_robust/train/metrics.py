@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from jax_robust.atomic import write_atomically
 from jax_robust.errors import UserError
 
 TIME_PREFIX = "time/"
@@ -33,7 +34,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
       row = json.loads(line)
       if not isinstance(row["step"], int):
         raise TypeError("its step is no integer")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
       raise MetricsFileError(
         f'{path}, line {number}: expected a row like {{"step": 1, ...}}, found '
         f"{line[:60]!r} ({error}). Repair or delete that line, then start the same command again"
@@ -47,15 +48,36 @@ class MetricsWriter:
 
   On resume at step k it first drops the rows after k, so that an interrupted run leaves the same
   file as an uninterrupted one, fields under `time/` aside.
+
+  Args:
+    workdir: where the files are.
+    resume_step: k, or 0 for a fresh start.
+    tensorboard: whether to write event files.
+    num_expected: rows up to k that were written when the checkpoint was; that fewer are there is
+      said. None where the checkpoint does not know.
+
+  Attributes:
+    num_rows: rows in the file.
   """
 
-  def __init__(self, workdir: str | os.PathLike, *, resume_step: int = 0, tensorboard: bool = True):
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    resume_step: int = 0,
+    tensorboard: bool = True,
+    num_expected: int | None = None,
+  ):
     self._path = pathlib.Path(workdir) / "metrics.jsonl"
     rows = read_metrics(self._path) if self._path.exists() else []
     kept = [row for row in rows if row["step"] <= resume_step] if resume_step else []
-    temporary = self._path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    temporary.replace(self._path)
+    if num_expected is not None and len(kept) < num_expected:
+      report(
+        f"warning: {self._path} has {len(kept)} of the {num_expected} rows that were written up to "
+        f"step {resume_step}: the others were lost or deleted, and the run goes on without them"
+      )
+    write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+    self.num_rows = len(kept)
     self._file = self._path.open("a")
     self._board = (
       _Board(pathlib.Path(workdir) / "tensorboard", resume_step) if tensorboard else None
@@ -66,6 +88,7 @@ class MetricsWriter:
     values = {name: float(value) for name, value in values.items()}
     self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
     self._file.flush()
+    self.num_rows += 1
     if self._board is not None:
       self._board.write(step, {f"{kind}/{name}": value for name, value in values.items()})
 
@@ -105,6 +128,8 @@ class _Board:
 
 class NullWriter:
   """The writer of every process but the first."""
+
+  num_rows = 0
 
   def write(self, step, kind, values) -> None:
     """Writes nothing."""

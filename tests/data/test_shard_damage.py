@@ -96,6 +96,39 @@ def test_damaged_shards_are_refused_with_file_reason_remedy(folder, damage):
       convert.open_source(folder)
 
 
+def test_damage_is_found(folder):
+  """Of images before the first sample of their file is returned, and once; of labels at once."""
+  undamaged = open_shards(folder).read(np.arange(NUM))
+  flip(_images(folder), 200)
+  opened = open_shards(folder)
+  np.testing.assert_array_equal(opened.read(np.arange(250))[0], undamaged[0][:250])
+  for read in (lambda: opened.read(np.array([250])), lambda: opened.read_shard(2, np.array([3]))):
+    with pytest.raises(DataFileError, match=r"shard-00002-of-00004.images.npy: its sha256 is"):
+      read()
+  flip(_images(folder), 200)
+  np.testing.assert_array_equal(opened.read(np.arange(NUM))[0], undamaged[0])
+  flip(_images(folder), 200)
+  opened.read(np.array([250]))  # not read for its checksum again
+  labels = np.load(_labels(folder))
+  other = next(i for i in range(1, 125) if labels[i] != labels[0])
+  labels[[0, other]] = labels[[other, 0]]
+  np.save(_labels(folder), labels)
+  with pytest.raises(DataFileError, match=r"shard-00002-of-00004.labels.npy: its sha256 is"):
+    open_shards(folder)
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [("generator", "another"), ("licence", "none"), ("seed", 99), ("created_by", "x")],
+)
+def test_a_changed_manifest_is_refused(folder, key, value):
+  _edit_manifest(folder, lambda data: data.update({key: value}))
+  with pytest.raises(DataFileError, match="it is not what its sha256 says; after a change on purp"):
+    open_shards(folder)
+  _edit_manifest(folder, lambda data: data.pop("sha256"))  # as one of an earlier version
+  assert getattr(open_shards(folder).manifest, key) == value
+
+
 def test_wrong_hash(folder):
   flip(_images(folder), 200)
   open_shards(folder)
@@ -116,7 +149,7 @@ def test_labels_in_range(folder):
 
 
 def test_file_that_shrinks_after_opening_is_an_error(folder):
-  opened = open_shards(folder)
+  opened = open_shards(folder, verify="size")
   with open(_images(folder), "r+b") as stream:
     stream.truncate(300)
   with pytest.raises(DataFileError, match="ends in the middle"):

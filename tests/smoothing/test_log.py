@@ -2,7 +2,7 @@
 
 import errno
 import gzip
-import pathlib
+import os
 
 import numpy as np
 import pytest
@@ -257,12 +257,10 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
   log = read(tmp_path, TEXT)
   old = path.read_bytes()
 
-  def write_bytes(self, data):
-    with self.open("wb") as file:
-      file.write(data[:70])
-    raise OSError(errno.ENOSPC, "No space left on device", str(self))
+  def fsync(fd):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(pathlib.Path, "write_bytes", write_bytes)
+  monkeypatch.setattr(os, "fsync", fsync)
   with pytest.raises(OSError, match="No space left"):
     logs.write_log(path, log)
   assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
