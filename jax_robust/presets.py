@@ -70,6 +70,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       config.evals = evals(attack, noise=(config.get("smoothing") or {}).get("sigma") or None)
     for name in PLAIN_BLOCKS:
       config[name] = {**defaults[name].to_dict(), **(config.get(name) or {})}
+    config.data.setdefault("draw", "auto")
     for name, block in job_table.blocks(optional=True).items():
       if name in config:
         config[name] = {**block, **config[name]}

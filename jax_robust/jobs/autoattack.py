@@ -13,7 +13,7 @@ from jax_robust import attacks
 from jax_robust.attacks.autoattack import STAGES
 from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, tables
-from jax_robust.runs import devices, identity, nets, pieces, workdir
+from jax_robust.runs import devices, identity, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.runs.evaluation import autoattack_ball
 from jax_robust.train import metrics, parallel
@@ -178,7 +178,12 @@ def write_results(
   name, place = config.model.name, path / "results"
   examples = {name: _hardest_of_all(chunks[main_eps])}
   attack_plots.draw_evaluation(
-    place / "autoattack.png", examples, {name: curve}, eps=main_eps, norm=main["norm"]
+    place / "autoattack.png",
+    examples,
+    {name: curve},
+    eps=main_eps,
+    norm=main["norm"],
+    class_names=weights.noted_names(config, path),
   )
   rows = [
     {"eps": f"{eps:.4g}", "clean": r["clean"], **r["robust_after"]} for eps, r in each.items()

@@ -13,6 +13,9 @@ from jax_robust.train import checkpoint, optim, parallel
 OPTIONAL = ("attack", "epoch_size")
 """Keys that only some configs have, besides the optional blocks of jobs."""
 
+OPTIONAL_IN = {"data": ("draw",)}
+"""Keys that a block may have or lack."""
+
 _NUM_CLASSES = 3  # any number: the data say how many there are
 
 
@@ -39,6 +42,7 @@ def check(config: Any) -> None:
   check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.KINDS)
   if "/" not in config.data.name:
     check_name("data.name", config.data.name, build.DATASETS)
+  build.draw_rule(config)
   evaluation.make_evaluators(config)
   nets.read_exit(config)
   build.model(config, _NUM_CLASSES)
@@ -56,7 +60,7 @@ def _check_keys(config: Any) -> None:
   for key in sorted(required - set(config)):
     raise ConfigError(f"the config has no {key!r}: begin with jax_robust.presets.base()")
   for name in presets.PLAIN_BLOCKS:
-    check_options(name, config[name], base[name].keys())
+    check_options(name, config[name], (*base[name], *OPTIONAL_IN.get(name, ())))
     for key in sorted(set(base[name]) - set(config[name])):
       raise ConfigError(f"the config has no '{name}.{key}': begin with jax_robust.presets.base()")
   check_options("ema", config.ema, keywords(optim.ema_update))
