@@ -67,7 +67,7 @@ def same_classes(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
       found = exact[name]
     elif len(keys.get(key, ())) == 1:
       (found,) = keys[key]
-    elif by_number and key.isdecimal() and int(key) < len(ours):
+    elif by_number and int(key) < len(ours) and key == str(int(key)):
       found = int(key)
     else:
       found = -1

@@ -153,7 +153,7 @@ def _damaged(where, error: Exception) -> DataFileError:
   return DataFileError(where, f"cannot be decoded ({error})", "Make or fetch it again.")
 
 
-def _errors() -> tuple[type[BaseException], ...]:
+def _errors() -> tuple[type[Exception], ...]:
   """What PIL raises for damaged files."""
   return (
     OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError,

@@ -166,21 +166,22 @@ def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None
   which is said; other files are refused. What the classes are called is not compared with anything
   here: `data.classes.agree` does.
   """
-  path = os.path.abspath(path)
+  path = os.path.abspath(os.fspath(path))
   folders = listing.class_folders(path)
   labels, paths = zip(*listing.class_images(folders, path), strict=True)
   labels, names = np.array(labels), [folder.name for folder in folders]
   if num_classes is not None and all(name.isdecimal() for name in names):
     labels = np.array([int(name) for name in names])[labels]  # Python's, if int64 is too small
     names = list(map(str, range(num_classes))) if num_classes <= MAX_CLASSES else []
+  num_classes = len(names) if num_classes is None else num_classes
   shape = decoding.check_headers(paths, path)
   return _decoding_source(
     path,
     lambda index: decoding.decode(paths[index], paths[index]),
     labels,
-    max(len(names), num_classes or 0),
+    num_classes,
     shape=shape,
-    class_names=names,
+    class_names=names if len(names) == num_classes else (),
   )
 
 

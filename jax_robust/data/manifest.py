@@ -78,9 +78,8 @@ def file_names(shard: int, num_shards: int) -> tuple[str, str]:
 def dump(manifest: Manifest) -> str:
   """Returns the text of `manifest.json`; equal contents give equal texts."""
   head = {"format": FORMAT, "version": VERSION, "num_examples": manifest.num_examples}
-  fields = dataclasses.asdict(manifest)
-  if not manifest.class_names:
-    del fields["class_names"]  # as manifests were before classes had names
+  # Without names, the text is that of manifests before classes had names.
+  fields = {k: v for k, v in dataclasses.asdict(manifest).items() if k != "class_names" or v}
   return json.dumps(head | fields, indent=2) + "\n"
 
 

@@ -61,7 +61,7 @@ def certify(config: Any, path: pathlib.Path) -> dict[str, Any]:
 
 
 def _classes_of_nets(config, path: pathlib.Path, options):
-  """The classes of the first net; the others must have the same, or `nets.load_net` refuses them."""
+  """The classes of the first net; `nets.load_net` refuses others that differ."""
   for reference in options["weights"]:
     return weights.noted_classes(pathlib.Path(reference))
   return weights.classes_of_model(config, path)

@@ -173,11 +173,10 @@ def check_classes(place: pathlib.Path, source: Source) -> None:
   if noted is None or not noted.names or not source.class_names:
     return
   if noted.names != source.class_names:
-    first = next((i for i, (a, b) in enumerate(zip(noted.names, source.class_names)) if a != b), "")
     raise ConfigError(
       f"the weights in {place} tell apart the classes {list(noted.names)}, the images of "
-      f"{source.name} are of {list(source.class_names)}: class {first} differs. Use weights of the "
-      f"same classes, or a copy of the file alone, without the {MANIFEST} that names them"
+      f"{source.name} are of {list(source.class_names)}: use weights of the same classes in "
+      f"the same order, or a copy of the file alone, without the {MANIFEST} that names them"
     )
 
 

@@ -31,7 +31,7 @@ MAY_CHANGE = (
 """
 
 DATA = "data.json"
-"""What a run's images are: how many classes and what they are called, their shape, and which of them
+"""What a run's images are: their classes and what these are called, their shape, and which of them
 are held out."""
 
 PACKAGES = (
@@ -140,7 +140,8 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   try:
     config = config_lib.from_data(json.loads(path.read_text()))
     with config.unlocked():
-      config.data.setdefault("draw", draws.FIRST)  # runs of earlier versions took the first ones
+      if "draw" not in (config.get("data") or ()):
+        config.data = {**(config.get("data") or {}), "draw": draws.FIRST}  # as earlier versions did
     return {"job": config.job, **config_lib.to_data(presets.complete(config))}
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise WorkdirError(
