@@ -101,7 +101,7 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
     jobs = job_table.JOBS.values()
     may_change = (*MAY_CHANGE, *(key for job in jobs for key in job.may_change))
     stored = config_lib.flatten(read_config(folder))
-    wanted = config_lib.flatten(data)
+    wanted = {"data.draw": stored["data.draw"], **config_lib.flatten(data)}
     lines = [
       f"{key}: {stored.get(key, 'absent')!r} there, {wanted.get(key, 'absent')!r} here"
       for key in sorted(stored.keys() | wanted.keys())
