@@ -81,6 +81,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       config.evals = evals(attack, noise=(config.get("smoothing") or {}).get("sigma") or None)
     for name in PLAIN_BLOCKS:
       config[name] = {**defaults[name].to_dict(), **(config.get(name) or {})}
+    if "draw" not in config.data:
+      config.data.draw = "auto"
     for name, block in optional.items():
       if name in config:
         config[name] = {**block, **config[name]}

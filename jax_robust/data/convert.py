@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from jax_robust.data import files, idx, manifest, npy
+from jax_robust.data import files, idx, listing, manifest, npy
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import ShardSet, open_shards
 from jax_robust.data.sources import Source, Stream
@@ -16,7 +16,8 @@ def open_source(path: str | os.PathLike, *, num_classes: int | None = None) -> S
 
   Args:
     path: A file or folder; its content decides, not its name.
-    num_classes: None takes the manifest's, or the largest label plus one.
+    num_classes: None takes the manifest's, as many as there are folders, or the largest label plus
+      one.
 
   Raises:
     DataFileError: there is nothing, nothing known, or something damaged.
@@ -45,6 +46,16 @@ def open_split(folder: str | os.PathLike, split: str) -> Source | None:
       return open_source(path)
   pair = idx.find_idx(folder, split)
   return idx.idx_source(*pair) if pair else None
+
+
+def split_class_names(folder: str | os.PathLike, split: str) -> tuple[str, ...]:
+  """What the classes of a split of a folder are called, without reading images; () if unknown."""
+  path = pathlib.Path(folder, split)
+  if not path.is_dir():
+    return ()
+  if _kind(path) == "shards":
+    return manifest.load(path).class_names
+  return tuple(folder.name for folder in listing.class_folders(path))
 
 
 def make_shards(

@@ -1,29 +1,29 @@
 """Sources from common layouts of files: npz, packs of JPEGs, a folder of images for each class.
 
-Each function takes the path and `num_classes`, None for the largest label plus one, and keeps the
-order of the file. Each raises DataFileError for whatever is wrong with the file; for a damaged
-image, when it is read.
+Each function takes the path and `num_classes`, None for the largest label plus one, or for as many
+as there are folders, and keeps the order of the file. Each raises DataFileError for whatever is
+wrong with the file; for a damaged image, when it is read.
 """
 
 import io
 import os
-import pathlib
 
 import numpy as np
 
-from jax_robust.data import npy
+from jax_robust.data import classes, decoding, listing, npy, scales
 from jax_robust.data.sources import (
+  MAX_CLASSES,
   Source,
   Stream,
   array_source,
   as_indices,
+  image_problem,
   label_layout_problem,
   label_problem,
-  layout_problem,
+  shape_problem,
 )
 from jax_robust.errors import DataFileError, near_miss
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 _LAYOUT = (
   "Expected image: uint8 [n, height, width, channels] and label: integers [n], "
   "as the released files have them."
@@ -36,15 +36,24 @@ def npz_source(path: str | os.PathLike, *, num_classes: int | None = None) -> So
   What `numpy.savez` wrote is read row by row from the disk. What `numpy.savez_compressed` wrote
   has no random access and is unpacked into RAM: make shards of it where that is too much
   (`data.convert.make_shards`). Either way the whole file is read once, to verify its checksums.
+
+  Images that are floating or 16-bit are taken where each value is exactly a level of 8 bits
+  (`data.scales.exact_uint8`), and refused otherwise. An array `class_names` of text, if there is
+  one, names the classes.
   """
   path = str(path)
   with npy.open_npz(path) as archive:
     stream = _npz_stream(archive, path, num_classes)
-    labels = npy.member_array(archive, "label")
+    labels, names = npy.member_array(archive, "label"), stream.class_names
     rows = npy.stored_rows(archive, "image")
-    if rows is None:
-      images = npy.member_array(archive, "image")
-      return array_source(images, labels, num_classes=stream.num_classes, name=path)
+    if rows is None or rows.dtype != np.uint8:
+      images, start = np.empty((len(labels), *stream.image_shape), np.uint8), 0
+      for some in npy.member_rows(archive, "image", 1024):
+        images[start : start + len(some)] = _levels(some, path)
+        start += len(some)
+      return array_source(
+        images, labels, num_classes=stream.num_classes, name=path, class_names=names
+      )
     for _ in npy.member_rows(archive, "image", 1024):
       pass
   labels = labels.astype(np.int32)
@@ -53,7 +62,15 @@ def npz_source(path: str | os.PathLike, *, num_classes: int | None = None) -> So
     indices = as_indices(indices, len(labels), path)
     return rows.read(indices), labels[indices]
 
-  return Source(path, len(labels), stream.image_shape, stream.num_classes, read)
+  return Source(
+    path,
+    len(labels),
+    stream.image_shape,
+    stream.num_classes,
+    read,
+    class_names=names,
+    read_labels=labels.copy,
+  )
 
 
 def npz_stream(path: str | os.PathLike, *, num_classes: int | None = None) -> Stream:
@@ -67,7 +84,10 @@ def _npz_stream(archive, path, num_classes) -> Stream:
   """Checks the headers and all labels of an npz and returns its stream."""
   _require_keys(archive, path, ("image", "label"))
   image, label = npy.member_header(archive, "image"), npy.member_header(archive, "label")
-  if problem := layout_problem(image, label):
+  problem = shape_problem(image.shape) or label_layout_problem(label, image.shape[0])
+  if problem is None and image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+    problem = image_problem(image)
+  if problem is not None:
     raise DataFileError(path, problem, _LAYOUT)
   if num_classes is None:
     num_classes = 1 + max(int(rows.max()) for rows in npy.member_rows(archive, "label", 1 << 16))
@@ -80,9 +100,31 @@ def _npz_stream(archive, path, num_classes) -> Stream:
     with npy.open_npz(path) as archive:
       members = [npy.member_rows(archive, key, batch_size) for key in ("image", "label")]
       for images, labels in zip(*members, strict=True):
-        yield images, labels.astype(np.int32)
+        yield _levels(images, path), labels.astype(np.int32)
 
-  return Stream(path, image.shape[0], image.shape[1:], num_classes, batches)
+  names = _npz_names(archive, path, num_classes)
+  if image.dtype != np.uint8:
+    _levels(next(npy.member_rows(archive, "image", 64)), path)  # refused now rather than later
+  return Stream(path, image.shape[0], image.shape[1:], num_classes, batches, class_names=names)
+
+
+def _npz_names(archive, path, num_classes) -> tuple[str, ...]:
+  """The names of the classes of an npz, if it has any."""
+  if "class_names" not in npy.member_names(archive):
+    return ()
+  names = npy.member_array(archive, "class_names")
+  if names.dtype.kind != "U" or names.shape != (num_classes,):
+    reason = f"class_names are {names.dtype} {list(names.shape)}, expected text [{num_classes}]"
+    raise DataFileError(path, reason, "Correct or remove them.")
+  return tuple(names.tolist())
+
+
+def _levels(images, path) -> np.ndarray:
+  """Images as uint8; what would be rounded is refused."""
+  try:
+    return scales.exact_uint8(images)
+  except ValueError as error:
+    raise DataFileError(path, str(error), _LAYOUT) from error
 
 
 def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
@@ -109,7 +151,7 @@ def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None)
 
   def decode(index):
     packed = data[offsets[index] : offsets[index + 1]]
-    return _decode(io.BytesIO(packed), f"{path}[{index}]")
+    return decoding.decode(io.BytesIO(packed), f"{path}[{index}]")
 
   return _decoding_source(path, decode, labels, num_classes)
 
@@ -117,52 +159,57 @@ def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None)
 def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
   """Reads `path/<class>/<image>.png` (or .jpg); an image is decoded when it is read.
 
-  Where every folder's name is an integer, it is the label; else the labels number the folders in
-  the order of their names. Images follow one another by class, then by file name; hidden files are
-  left out, other files are refused.
+  The folders' names are the names of the classes, which are numbered in the order of these: numbers
+  by value, all else as text. With `num_classes`, folders whose names are all numbers are labels:
+  then 7 is class 7 also where 3 is missing. Images follow one another by class, then by file name.
+  All headers are looked at, in parallel. Hidden files and `Thumbs.db` and its like are left out,
+  which is said; other files are refused. What the classes are called is not compared with anything
+  here: `data.classes.agree` does.
   """
-  path = str(path)
-  remedy = "Expected a folder for every class with .png or .jpg images of one size."
-  folders = sorted(f for f in pathlib.Path(path).iterdir() if f.is_dir() and f.name[0] != ".")
-  numeric = bool(folders) and all(f.name.isdecimal() for f in folders)
-  files, labels = [], []
-  for label, folder in sorted((int(f.name), f) for f in folders) if numeric else enumerate(folders):
-    for file in sorted(f for f in folder.iterdir() if f.name[0] != "."):
-      if file.suffix.lower() not in _SUFFIXES:
-        raise DataFileError(file, f"is not one of {', '.join(_SUFFIXES)}", remedy)
-      files.append(str(file))
-      labels.append(label)
-  if not files:
-    raise DataFileError(path, "is empty: it holds no folder of images", remedy)
+  path = os.path.abspath(os.fspath(path))
+  folders = listing.class_folders(path)
+  labels, paths = zip(*listing.class_images(folders, path), strict=True)
+  labels, names = np.array(labels), [folder.name for folder in folders]
+  if num_classes is not None and all(name.isdecimal() for name in names):
+    labels = np.array([int(name) for name in names])[labels]  # Python's, if int64 is too small
+    names = list(map(str, range(num_classes))) if num_classes <= MAX_CLASSES else []
+  num_classes = len(names) if num_classes is None else num_classes
+  shape = decoding.check_headers(paths, path)
   return _decoding_source(
-    path, lambda index: _decode(files[index], files[index]), np.array(labels), num_classes
+    path,
+    lambda index: decoding.decode(paths[index], paths[index]),
+    labels,
+    num_classes,
+    shape=shape,
+    class_names=names if len(names) == num_classes else (),
   )
 
 
 def unlabelled_folder(path: str | os.PathLike) -> tuple[list[str], Source]:
   """Reads all `.png` and `.jpg` images below a folder: their names inside it, and a source.
 
-  All labels of the source are 0. Hidden files and files of other kinds are left out.
+  All labels of the source are 0. Hidden files are left out, and files of other kinds, which is
+  said. All headers are looked at, in parallel.
   """
-  root = pathlib.Path(path)
-  names = sorted(
-    str(file.relative_to(root))
-    for file in root.rglob("*")
-    if file.suffix.lower() in _SUFFIXES and file.name[0] != "." and file.is_file()
+  root = os.path.abspath(path)
+  paths = listing.images_below(root)
+  shape = decoding.check_headers(paths, root)
+  source = _decoding_source(
+    root,
+    lambda index: decoding.decode(paths[index], paths[index]),
+    np.zeros(len(paths), np.int32),
+    1,
+    shape=shape,
   )
-  if not names:
-    raise DataFileError(path, "holds no .png or .jpg image", "Name the folder of the images.")
-  files = [str(root / name) for name in names]
-  labels = np.zeros(len(files), np.int32)
-  return names, _decoding_source(str(path), lambda i: _decode(files[i], files[i]), labels, 1)
+  return [classes.shown(os.path.relpath(file, root)) for file in paths], source
 
 
-def _decoding_source(path, decode_fn, labels, num_classes) -> Source:
+def _decoding_source(path, decode_fn, labels, num_classes, *, shape=None, class_names=()) -> Source:
   """A source whose image i is `decode_fn(i)`; the first one gives the shape."""
   num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
   _require(label_problem(labels, num_classes), path)
   labels = labels.astype(np.int32)
-  shape = decode_fn(0).shape
+  shape = shape or decode_fn(0).shape
 
   def read(indices):
     indices = as_indices(indices, len(labels), path)
@@ -175,25 +222,15 @@ def _decoding_source(path, decode_fn, labels, num_classes) -> Source:
       images[row] = image
     return images, labels[indices]
 
-  return Source(path, len(labels), shape, num_classes, read)
-
-
-def _decode(file, where) -> np.ndarray:
-  """Decodes an image file to uint8 [h, w, 1 or 3]."""
-  from PIL import Image
-
-  try:
-    with Image.open(file, formats=("PNG", "JPEG")) as image:
-      image.load()
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-    raise DataFileError(where, f"cannot be decoded ({error})", "Make or fetch it again.") from error
-  if image.mode in ("P", "1") and "transparency" not in image.info:
-    image = image.convert("L" if image.mode == "1" else "RGB")
-  if image.mode not in ("L", "RGB"):
-    reason = f"is of mode {image.mode}, expected 8-bit grey (L) or RGB"
-    raise DataFileError(where, reason, "Convert it: PIL.Image.open(path).convert('RGB').")
-  array = np.asarray(image)
-  return array[..., None] if array.ndim == 2 else array
+  return Source(
+    path,
+    len(labels),
+    shape,
+    num_classes,
+    read,
+    class_names=tuple(class_names),
+    read_labels=labels.copy,
+  )
 
 
 def _require(problem, path):

@@ -1,6 +1,7 @@
 """Sources from the IDX files in which MNIST was released: arrays of bytes, gzipped or not."""
 
 import gzip
+import io
 import math
 import os
 import pathlib
@@ -8,6 +9,7 @@ import zlib
 
 import numpy as np
 
+from jax_robust.data import npy
 from jax_robust.data.sources import Source, array_source, image_problem, label_problem
 from jax_robust.errors import DataFileError
 
@@ -59,13 +61,19 @@ def idx_source(
 
 def _read(path: str | os.PathLike, *, ndim: int) -> np.ndarray:
   """The array of bytes in one file."""
-  data = pathlib.Path(path).read_bytes()
+  with npy.open_file(path) as stream:
+    data = stream.read()
+  start = 4 + 4 * ndim
   if data[:2] == b"\x1f\x8b":
     try:
-      data = gzip.decompress(data)
+      with gzip.open(io.BytesIO(data)) as unpacked:
+        head = unpacked.read(start)
+        # One byte more than the header promises, lest what is too long pass for whole.
+        size = math.prod(np.frombuffer(head[4:], ">u4").tolist()) if len(head) == start else 0
+        npy.check_expansion(path, size, len(data))
+        data = head + unpacked.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
       raise DataFileError(path, f"cannot be unpacked: {error}", "Fetch it again.") from error
-  start = 4 + 4 * ndim
   if data[:4] != bytes([0, 0, _BYTES, ndim]) or len(data) < start:
     reason = f"starts with {data[:4].hex(' ') or 'nothing'}, not with 00 00 08 {ndim:02x}"
     raise DataFileError(path, reason, f"Expected an array of bytes with {ndim} axes.")

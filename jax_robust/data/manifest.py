@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from jax_robust.data import npy
 from jax_robust.data.sources import ImageShape
 from jax_robust.errors import DataFileError
 
@@ -42,6 +43,7 @@ class Manifest:
     licence: Under which terms they may be used.
     seed: Seed of the order in which the samples were shuffled.
     created_by: The program that wrote the folder.
+    class_names: What the classes are called, in the order of the labels; () if it is not known.
   """
 
   image_shape: ImageShape
@@ -52,6 +54,7 @@ class Manifest:
   licence: str
   seed: int
   created_by: str
+  class_names: tuple[str, ...] = ()
 
   @property
   def counts(self) -> tuple[int, ...]:
@@ -77,7 +80,9 @@ def file_names(shard: int, num_shards: int) -> tuple[str, str]:
 def dump(manifest: Manifest) -> str:
   """Returns the text of `manifest.json`; equal contents give equal texts."""
   head = {"format": FORMAT, "version": VERSION, "num_examples": manifest.num_examples}
-  content = head | dataclasses.asdict(manifest)
+  # Without names, the text is that of manifests before classes had names.
+  fields = {k: v for k, v in dataclasses.asdict(manifest).items() if k != "class_names" or v}
+  content = head | fields
   # First, where no lost stretch of text makes it part of another value.
   return json.dumps({_SHA256: _digest(content), **content}, indent=2) + "\n"
 
@@ -90,11 +95,13 @@ def load(folder) -> Manifest:
   """
   path = pathlib.Path(folder) / NAME
   try:
-    data = json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError as error:
-    raise DataFileError(
-      path, "is missing: this is no folder of shards", "Check the path. " + _REMEDY
-    ) from error
+    if not path.exists():
+      reason = "is missing: this is no folder of shards"
+      raise DataFileError(path, reason, "Check the path. " + _REMEDY)
+    with npy.open_file(path) as stream:
+      data = json.loads(stream.read().decode("utf-8"))
+  except DataFileError:
+    raise
   except (OSError, ValueError, RecursionError) as error:
     raise DataFileError(path, f"cannot be read as JSON ({error})", _REMEDY) from error
   if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -120,9 +127,10 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _parse(data: Mapping[str, Any]) -> Manifest:
   """Builds the manifest; a missing key or another type is a KeyError, TypeError or ValueError."""
+  data = {"class_names": (), **data}
   fields = {field.name: data[field.name] for field in dataclasses.fields(Manifest)}
   fields["shards"] = tuple(Shard(**shard) for shard in data["shards"])
-  for key in ("image_shape", "label_histogram"):
+  for key in ("image_shape", "label_histogram", "class_names"):
     fields[key] = tuple(data[key])
   return Manifest(**fields)
 
@@ -142,6 +150,11 @@ def _check(manifest: Manifest, num_examples: int) -> None:
     raise ValueError(f"the shards hold {sum(counts)} samples, num_examples is {num_examples}")
   if len(manifest.label_histogram) != manifest.num_classes:
     raise ValueError("label_histogram has not num_classes entries")
+  names = manifest.class_names
+  if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+    raise ValueError("class_names are no names, or one stands there twice")
+  if names and len(names) != manifest.num_classes:
+    raise ValueError("class_names has not num_classes entries")
   if sum(manifest.label_histogram) != num_examples:
     raise ValueError("label_histogram does not add up to num_examples")
   for index, shard in enumerate(manifest.shards):

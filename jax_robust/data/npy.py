@@ -5,7 +5,9 @@ file that shrinks while a job runs is an error, not a SIGBUS), and a member of a
 """
 
 import contextlib
+import math
 import os
+import stat
 import tokenize
 import zipfile
 import zlib
@@ -21,6 +23,7 @@ _PICKLE_REMEDY = (
   "the data as numpy.savez(path, image=uint8 [n, h, w, c], label=integers [n])."
 )
 _DAMAGED_REMEDY = "The file is damaged or its transfer was cut off: fetch or make it again."
+_MOST_UNPACKED, _MOST_EXPANSION = 64 << 20, 200
 _READ_ERRORS = (EOFError, OSError, ValueError, SyntaxError, tokenize.TokenError)
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
@@ -35,7 +38,7 @@ class Header(NamedTuple):
   @property
   def row_bytes(self) -> int:
     """Bytes of one entry of the first axis."""
-    return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+    return math.prod(self.shape[1:]) * self.dtype.itemsize  # of Python: it does not overflow
 
   @property
   def file_bytes(self) -> int:
@@ -115,21 +118,21 @@ class RowFile(NamedTuple):
 
 def row_file(path) -> RowFile:
   """Opens a .npy file, of which it reads the head only."""
-  with _opened(path) as stream:
+  with open_file(path) as stream:
     header = read_header(stream, path)
   return RowFile(str(path), header.offset, header.shape, header.dtype)
 
 
 def check_is_npz(path) -> None:
   """Raises DataFileError unless a file starts as a zip archive; a pickle is named as one."""
-  with _opened(path) as stream:
+  with open_file(path) as stream:
     magic = stream.read(6)
   if not magic:
     raise DataFileError(path, "is empty (0 bytes)", _DAMAGED_REMEDY)
   if magic[:1] == b"\x80":
     raise DataFileError(path, "is a Python pickle", _PICKLE_REMEDY)
   if magic == b"\x93NUMPY":
-    with _opened(path) as stream:
+    with open_file(path) as stream:
       read_header(stream, path)  # a pickled object array is refused as one
     remedy = "Save images and labels together: numpy.savez(path, image=images, label=labels)."
     raise DataFileError(path, "is a single .npy array", remedy)
@@ -159,6 +162,7 @@ def member_names(archive: zipfile.ZipFile) -> list[str]:
 def open_member(archive: zipfile.ZipFile, key: str) -> Iterator[tuple[IO[bytes], Header]]:
   """Opens one array of an npz behind its header, which must announce the size that it has."""
   where, info = f"{archive.filename}[{key}]", archive.getinfo(f"{key}.npy")
+  check_expansion(where, info.file_size, info.compress_size)
   with archive.open(info) as stream:
     header = read_header(stream, where)
     if header.file_bytes != info.file_size:
@@ -204,16 +208,31 @@ def stored_rows(archive: zipfile.ZipFile, key: str) -> RowFile | None:
   if info.compress_type != zipfile.ZIP_STORED:
     return None
   header = member_header(archive, key)
-  with _opened(archive.filename) as stream:  # the local header: 30 bytes, the name, an extra field
+  with open_file(
+    archive.filename
+  ) as stream:  # the local header: 30 bytes, the name, an extra field
     stream.seek(info.header_offset + 26)
     lengths = np.frombuffer(stream.read(4), "<u2")
   start = info.header_offset + 30 + int(lengths.sum())
   return RowFile(str(archive.filename), start + header.offset, header.shape, header.dtype)
 
 
-def _opened(path) -> IO[bytes]:
-  """Opens a file for reading."""
+def check_expansion(where, size: int, packed: int) -> None:
+  """Raises DataFileError for what would unpack to far more than any images do."""
+  if size > _MOST_UNPACKED and size > _MOST_EXPANSION * packed:
+    raise DataFileError(
+      where,
+      f"would unpack to {size:,} bytes from {packed:,}, as images never do",
+      "It is no data set, or made to fill the memory: get the data from elsewhere.",
+    )
+
+
+def open_file(path) -> IO[bytes]:
+  """Opens a regular file for reading; a pipe, socket or device is refused without opening it."""
   try:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      what = "is a folder" if os.path.isdir(path) else "is a pipe, a socket or a device"
+      raise DataFileError(path, f"{what}, expected a file", "Check the path.")
     return open(path, "rb")
   except OSError as error:
     raise DataFileError(path, f"cannot be opened ({error.strerror})", "Check the path.") from error

@@ -8,7 +8,7 @@ import operator
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -33,6 +33,7 @@ def write_shards(
   num_examples: int | None = None,
   num_shards: int | None = None,
   shard_size: int | None = None,
+  class_names: Sequence[str] | None = None,
   progress_fn: Callable[[int, int], None] | None = None,
 ) -> ShardSet:
   """Writes samples as shards, in random order.
@@ -57,6 +58,7 @@ def write_shards(
     num_classes, num_examples: None takes what `samples` says.
     num_shards: How many shards, of equal size to within one sample; None: as `shard_size` has it.
     shard_size: Samples in a shard at most; the default is 65,536.
+    class_names: What the classes are called, for the manifest; None takes what `samples` says.
     progress_fn: Called with (samples written, samples in all) after every batch.
 
   Returns:
@@ -71,6 +73,8 @@ def write_shards(
   num_examples = _whole("num_examples", num_examples, samples)
   num_classes = _whole("num_classes", num_classes, samples)
   counts = shard_counts(num_examples, num_shards=num_shards, shard_size=shard_size)
+  class_names = getattr(samples, "class_names", ()) if class_names is None else class_names
+  class_names = class_names if len(class_names) == num_classes else ()
   check_count(0, seed=seed)
   recipe = {"generator": generator, "licence": licence, "seed": operator.index(seed)}
   _refuse_other_content(folder, counts=counts, num_classes=num_classes, **recipe)
@@ -86,6 +90,7 @@ def write_shards(
       shards=tuple(shards),
       **recipe,
       created_by=f"jax_robust {_version()}",
+      class_names=tuple(class_names),
     )
     (partial / manifest_lib.NAME).write_text(manifest_lib.dump(manifest), encoding="utf-8")
     if not _holds(folder, manifest):
@@ -242,7 +247,9 @@ def _holds(folder, manifest) -> bool:
   if not (folder / manifest_lib.NAME).is_file():
     return False
   old = manifest_lib.load(folder)
-  if dataclasses.replace(old, created_by=manifest.created_by) != manifest:
+  # Shards of an earlier version lack the names of the classes, and are the same.
+  names = old.class_names or manifest.class_names
+  if dataclasses.replace(old, created_by=manifest.created_by, class_names=names) != manifest:
     raise DataFileError(folder, "is there already and holds other samples", atomic.REMEDY)
   return True
 

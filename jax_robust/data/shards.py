@@ -118,6 +118,10 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
     counts=counts,
     read_shard=read_shard,
     manifest=manifest,
+    class_names=manifest.class_names,
+    read_labels=lambda: np.concatenate(
+      [labels.read(np.arange(labels.shape[0])) for _, labels in files]
+    ),
   )
 
 

@@ -7,11 +7,12 @@ and `batches()`.
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from jax_robust.data import scales
 from jax_robust.errors import check_name
 
 Samples = tuple[np.ndarray, np.ndarray]
@@ -19,6 +20,9 @@ Samples = tuple[np.ndarray, np.ndarray]
 
 ImageShape = tuple[int, ...]
 """(height, width, channels)."""
+
+MAX_CLASSES = 100_000
+"""More classes than any set has: a larger label is an id that was taken for a class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,9 @@ class Source:
     image_shape: (height, width, channels) of every image.
     num_classes: Labels lie in `[0, num_classes)`.
     read: `read(indices int64 [n]) -> (images uint8 [n, h, w, c], labels int32 [n])`, new arrays.
+    class_names: What the classes are called, in the order of the labels; () if the data do not say.
+    read_labels: `() -> labels int32 [num_examples]`, for those that have them without the images.
+    rows: Which samples of a whole set these are, where they were drawn from it, or None.
 
   >>> source = array_source(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, 1]))
   >>> source.read(np.array([2, 0]))[1]
@@ -47,6 +54,9 @@ class Source:
   image_shape: ImageShape
   num_classes: int
   read: Callable[[np.ndarray], Samples]
+  class_names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+  read_labels: Callable[[], np.ndarray] | None = dataclasses.field(default=None, kw_only=True)
+  rows: np.ndarray | None = dataclasses.field(default=None, kw_only=True, compare=False)
 
   def batches(self, batch_size: int = 1024) -> Iterator[Samples]:
     """Yields all samples in order, `batch_size` at a time."""
@@ -64,6 +74,7 @@ class Stream:
     image_shape: (height, width, channels) of every image.
     num_classes: Labels lie in `[0, num_classes)`.
     batches: `batches()` starts from the first sample and yields (images, labels).
+    class_names: As in `Source`.
   """
 
   name: str
@@ -71,24 +82,52 @@ class Stream:
   image_shape: ImageShape
   num_classes: int
   batches: Callable[[], Iterator[Samples]]
+  class_names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 def image_problem(images: Any) -> str | None:
   """Says what is wrong with the layout of images, or None; they need a shape and a dtype only."""
-  shape = images.shape
+  if problem := shape_problem(images.shape):
+    return problem
   if images.dtype != np.uint8:
-    return f"the images' dtype is {images.dtype}, expected uint8"
+    return f"the images' dtype is {images.dtype}, expected uint8{scales.remedy(images.dtype)}"
+  return None
+
+
+def shape_problem(shape: Sequence[int]) -> str | None:
+  """Says what is wrong with the shape of images, or None; where it can be mended, how."""
+  text = f"the images' shape is {list(shape)}, expected [n, height, width, 1 or 3]"
+  if len(shape) == 3:
+    return f"{text}: grey images get their axis by images[..., None]"
   if len(shape) != 4:
-    return f"the images' shape is {list(shape)}, expected [n, height, width, channels]"
+    return text
   if shape[0] == 0:
     return "it is empty: it holds no samples"
-  if shape[3] not in (1, 3) or 0 in shape:
-    return f"the images' shape is {list(shape)}, expected [n, height, width, 1 or 3]"
-  return None
+  if 0 in shape:
+    return text
+  if shape[3] in (1, 3):
+    return None
+  if shape[1] in (1, 3, 4):
+    return f"{text}: the channels come first, put them last by images.transpose(0, 2, 3, 1)"
+  if shape[3] in (2, 4):
+    return f"{text}: {ALPHA}"
+  return text
+
+
+ALPHA = (
+  "the last channel is alpha, which would be lost: put the image over a background of your choice "
+  "(PIL.Image.alpha_composite) and save grey or RGB"
+)
 
 
 def label_problem(labels: np.ndarray, num_classes: int, first_row: int = 0) -> str | None:
   """Says which label lies outside `[0, num_classes)`, or None; `first_row` numbers `labels[0]`."""
+  if num_classes > MAX_CLASSES:
+    return (
+      f"the largest label, {num_classes - 1}, makes {num_classes} classes, more than the "
+      f"{MAX_CLASSES} of any set: number the classes from 0 on, by "
+      "numpy.unique(labels, return_inverse=True)[1]"
+    )
   outside = (labels < 0) | (labels >= num_classes)
   if not outside.any():
     return None
@@ -102,7 +141,10 @@ def label_problem(labels: np.ndarray, num_classes: int, first_row: int = 0) -> s
 def label_layout_problem(labels: Any, num_images: int) -> str | None:
   """Says what is wrong with the layout of labels, or None; they need a shape and a dtype only."""
   if not np.issubdtype(labels.dtype, np.integer):
-    return f"the labels' dtype is {labels.dtype}, expected integers"
+    return (
+      f"the labels' dtype is {labels.dtype}, expected integers: the number of the class from 0 on "
+      "(numpy.argmax(labels, 1) where they are one-hot)"
+    )
   if len(labels.shape) != 1:
     return f"the labels' shape is {list(labels.shape)}, expected [n]"
   if labels.shape[0] != num_images:
@@ -129,7 +171,12 @@ def as_indices(indices: np.ndarray, num_examples: int, name: str) -> np.ndarray:
 
 
 def array_source(
-  images: np.ndarray, labels: np.ndarray, *, num_classes: int | None = None, name: str = "arrays"
+  images: np.ndarray,
+  labels: np.ndarray,
+  *,
+  num_classes: int | None = None,
+  name: str = "arrays",
+  class_names: Sequence[str] = (),
 ) -> Source:
   """A source over arrays in RAM (not copied: leave them unchanged afterwards).
 
@@ -138,9 +185,10 @@ def array_source(
     labels: integers [n].
     num_classes: None takes the largest label plus one.
     name: What error messages call it.
+    class_names: What the classes are called, in the order of the labels, if that is known.
 
   Raises:
-    ValueError: shapes, dtypes or labels do not fit.
+    ValueError: shapes, dtypes, labels or names do not fit.
   """
   images, labels = np.asarray(images), np.asarray(labels)
   if problem := layout_problem(images, labels):
@@ -148,13 +196,49 @@ def array_source(
   num_classes = int(labels.max()) + 1 if num_classes is None else operator.index(num_classes)
   if problem := label_problem(labels, num_classes):
     raise ValueError(f"{name}: {problem}")
+  if class_names and len(class_names) != num_classes:
+    raise ValueError(f"{name}: there are {len(class_names)} class_names for {num_classes} classes")
   labels = labels.astype(np.int32)
 
   def read(indices):
     indices = as_indices(indices, len(images), name)
     return images[indices], labels[indices]
 
-  return Source(name, len(images), images.shape[1:], num_classes, read)
+  return Source(
+    name,
+    len(images),
+    images.shape[1:],
+    num_classes,
+    read,
+    class_names=tuple(class_names),
+    read_labels=labels.copy,
+  )
+
+
+def labels_of(source: Source) -> np.ndarray:
+  """All labels of a source, int32 [n]; the images are read too where it can't do without."""
+  if source.read_labels is not None:
+    return source.read_labels()
+  return np.concatenate([labels for _, labels in source.batches()])
+
+
+def select(source: Source, rows: np.ndarray, name: str) -> Source:
+  """A view of the given samples of `source`, in their order; nothing is copied."""
+  rows = as_indices(rows, source.num_examples, source.name)
+
+  def read(indices):
+    return source.read(rows[as_indices(indices, len(rows), name)])
+
+  return Source(
+    name,
+    len(rows),
+    source.image_shape,
+    source.num_classes,
+    read,
+    class_names=source.class_names,
+    read_labels=lambda: labels_of(source)[rows],
+    rows=rows,
+  )
 
 
 def subset(source: Source, start: int, stop: int) -> Source:
@@ -169,11 +253,22 @@ def subset(source: Source, start: int, stop: int) -> Source:
   def read(indices):
     return source.read(as_indices(indices, stop - start, name) + start)
 
-  return Source(name, stop - start, source.image_shape, source.num_classes, read)
+  return Source(
+    name,
+    stop - start,
+    source.image_shape,
+    source.num_classes,
+    read,
+    class_names=source.class_names,
+    read_labels=lambda: labels_of(source)[start:stop],
+  )
 
 
 def split_heldout(source: Source, num_heldout: int = 1024) -> tuple[Source, Source]:
   """Sets the first `num_heldout` samples aside: (train, heldout), both views of `source`.
+
+  For sets whose order is random, as the published ones' is. Where samples come sorted by class, the
+  first ones are of one class: `draws.hold_out` draws them by class.
 
   Reference: Rebuffi et al., Fixing Data Augmentation to Improve Adversarial Robustness, 2021, hold
   out the first 1,024 training images.
@@ -203,4 +298,10 @@ def digits(split: str = "train") -> Source:
   # Raw bits and a sort: NumPy promises these, unlike Generator.permutation, for all its versions.
   order = np.argsort(np.random.PCG64(0).random_raw(len(images)), kind="stable")
   chosen = order[:360] if split == "test" else order[360:]
-  return array_source(images[chosen], data.target[chosen], num_classes=10, name=f"digits {split}")
+  return array_source(
+    images[chosen],
+    data.target[chosen],
+    num_classes=10,
+    name=f"digits {split}",
+    class_names=tuple(map(str, range(10))),
+  )

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jax_robust.data.sources import Samples, Source, Stream, array_source, label_problem
+from jax_robust.data import scales
+from jax_robust.data.sources import (
+  Samples,
+  Source,
+  Stream,
+  array_source,
+  label_problem,
+  shape_problem,
+)
 from jax_robust.data.tf_import import import_tensorflow
 from jax_robust.errors import DataFileError, near_miss
 
@@ -68,7 +76,13 @@ def load_tfds(
     stop = start + len(batch_labels)
     images[start:stop], labels[start:stop] = batch_images, batch_labels
     start = stop
-  return array_source(images, labels, num_classes=stream.num_classes, name=stream.name)
+  return array_source(
+    images,
+    labels,
+    num_classes=stream.num_classes,
+    name=stream.name,
+    class_names=stream.class_names,
+  )
 
 
 def tfds_stream(
@@ -84,12 +98,7 @@ def tfds_stream(
   builder = _builder(tfds, name, data_dir, download)
   num_examples = _num_examples(builder, split)
   features = builder.info.features
-  missing = [key for key in ("image", "label") if key not in features]
-  if missing:
-    raise ValueError(
-      f"{name}: has no feature {missing[0]!r}, only {sorted(features)}; "
-      "expected a classification dataset with 'image' and 'label'"
-    )
+  check_features(tfds, features, name)
   height, width, channels = features["image"].shape
   if image_size is None and None in (height, width):
     raise ValueError(
@@ -98,20 +107,68 @@ def tfds_stream(
     )
   shape = (height, width, channels) if image_size is None else (image_size, image_size, channels)
   where, num_classes = f"{builder.info.name} {split}", features["label"].num_classes
-  resize_fn = functools.partial(_resize, tf, image_size)
+  failures: list[ValueError] = []
+  prepare_fn = functools.partial(_prepare, tf, image_size, features["image"], failures)
   dataset = builder.as_dataset(
     split=split,
     shuffle_files=False,
     # A cycle of one file: the order of the records does not depend on how many files there are.
     read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-  ).map(lambda e: (resize_fn(e["image"]), e["label"]), num_parallel_calls=2, deterministic=True)
+  ).map(lambda e: (prepare_fn(e["image"]), e["label"]), num_parallel_calls=2, deterministic=True)
   batches = functools.partial(
-    _batches, tf, dataset.batch(256).prefetch(2), builder.data_dir, num_examples, num_classes
-  )
-  return Stream(where, num_examples, shape, num_classes, batches)
+    _batches, tf, dataset.batch(256).prefetch(2), builder.data_dir, num_examples, num_classes,
+    failures,
+  )  # fmt: skip
+  names = tuple(features["label"].names)
+  return Stream(where, num_examples, shape, num_classes, batches, class_names=names)
 
 
-def _batches(tf, dataset, folder, num_examples, num_classes) -> Iterator[Samples]:
+def check_features(tfds, features, name: str) -> None:
+  """Raises ValueError unless a data set's features are an image and its class, and says why.
+
+  What counts is what the features are declared as, before anything is cast.
+  """
+  for key in ("image", "label"):
+    if key not in features:
+      raise ValueError(
+        f"{name}: has no feature {key!r}, only {sorted(features)}; "
+        "expected a classification dataset with 'image' and 'label'"
+      )
+  image, label, kinds = features["image"], features["label"], tfds.features
+  problem = remedy = ""
+  shape = getattr(image, "shape", None)
+  if not isinstance(image, (kinds.Image, kinds.Tensor)) or shape is None or len(shape) != 3:
+    problem = f"the feature 'image' is {image}"
+    remedy = "expected features.Image(shape=(height, width, 1 or 3))"
+    if shape is not None and len(shape) == 2:
+      remedy += ": give grey images their axis by image[..., None]"
+  elif found := shape_problem([1, *(64 if size is None else size for size in shape)]):
+    problem, remedy = f"the feature 'image' has shape {shape}", found.partition(": ")[2]
+    remedy = "expected (height, width, 1 or 3)" + (f": {remedy}" if remedy else "")
+    remedy = remedy.replace("(0, 2, 3, 1)", "(1, 2, 0)").replace("images", "image")
+  elif (dtype := np.dtype(image.np_dtype)) not in (np.uint8, np.uint16) and dtype.kind != "f":
+    problem = f"the feature 'image' has dtype {dtype}, expected uint8"
+    remedy = f"prepare the set again{scales.remedy(dtype)}"
+  elif not isinstance(label, kinds.ClassLabel):
+    problem, remedy = f"the feature 'label' is {label}, no ClassLabel", _label_remedy(kinds, label)
+  elif not label.num_classes:
+    problem = "the feature 'label' does not say how many classes there are"
+    remedy = "prepare the set again with features.ClassLabel(names=[...])"
+  if problem:
+    raise ValueError(f"{name}: {problem}; {remedy}")
+
+
+def _label_remedy(kinds, label) -> str:
+  """What to do where the labels of a data set are not the numbers of classes."""
+  again = "prepare the set again with 'label' as features.ClassLabel"
+  if isinstance(label, kinds.Text):
+    return f"{again}(names=[...]), the texts that occur, each once"
+  if isinstance(label, kinds.Sequence) or getattr(label, "shape", ()) not in ((), None):
+    return f"one class an image is expected: {again}, of the class that is to be told"
+  return f"{again}(num_classes=...), or (names=[...]) where the classes are called something"
+
+
+def _batches(tf, dataset, folder, num_examples, num_classes, failures) -> Iterator[Samples]:
   """Yields the batches of `dataset`, checked; errors of TensorFlow become a DataFileError."""
   start = 0
   try:
@@ -122,10 +179,29 @@ def _batches(tf, dataset, folder, num_examples, num_classes) -> Iterator[Samples
       yield images, labels.astype(np.int32)
       start += len(labels)
   except tf.errors.OpError as error:
+    if failures:  # our own, of which TensorFlow hands on the text only
+      remedy = "Prepare the set again with uint8 images."
+      raise DataFileError(folder, str(failures[0]), remedy) from error
     raise DataFileError(folder, f"is damaged: {error.message}", _PREPARE_AGAIN) from error
   if start != num_examples:
     reason = f"holds {start} samples, but its dataset_info.json says {num_examples}"
     raise DataFileError(folder, reason, _PREPARE_AGAIN)
+
+
+def _prepare(tf, image_size, feature, failures, image):
+  """Brings an image to 8 bits, which is exact or fails, and then to its size."""
+  if np.dtype(feature.np_dtype) == np.uint8:
+    return _resize(tf, image_size, image)
+
+  def convert(values):
+    try:
+      return scales.exact_uint8(values)
+    except ValueError as error:
+      failures.append(error)
+      raise
+
+  levels = tf.numpy_function(convert, [image], tf.uint8)
+  return _resize(tf, image_size, tf.ensure_shape(levels, feature.shape))
 
 
 def _resize(tf, image_size, image):

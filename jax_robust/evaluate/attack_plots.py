@@ -38,6 +38,7 @@ def draw_evaluation(
   *,
   eps: float,
   norm: str,
+  class_names: Sequence[str] = (),
 ) -> None:
   """Draws attacked images, a block of rows for each net, and robust accuracy against eps.
 
@@ -51,6 +52,7 @@ def draw_evaluation(
     curves: by the net's name.
     eps: radius that the examples were attacked with.
     norm: of the ball, for the axis.
+    class_names: what the classes are called, in the order of the labels; by their numbers for ().
   """
   columns = max(len(rows) for rows in examples.values())
   height = 3 * len(examples)
@@ -64,7 +66,10 @@ def draw_evaluation(
   for block, (name, rows) in enumerate(examples.items()):
     for column, example in enumerate(rows):
       _draw_column(
-        grid[3 * block : 3 * block + 3, column], example, eps if norm == "linf" else None
+        grid[3 * block : 3 * block + 3, column],
+        example,
+        eps if norm == "linf" else None,
+        class_names,
       )
     for row, title in enumerate((f"{name}\nclean", "perturbation", "attacked")):
       _write(grid[3 * block + row, 0], title, at=(0, 0.5), offset=(-6, 0), fontsize=9)
@@ -72,7 +77,7 @@ def draw_evaluation(
   plot_style.save(path, figure, dpi=110)
 
 
-def _draw_column(axes, example: Example, scale: float | None) -> None:
+def _draw_column(axes, example: Example, scale: float | None, class_names) -> None:
   """One image: clean, its perturbation, attacked."""
   delta = example.x_adv - example.x
   scale = scale or float(np.abs(delta).max()) or 1.0
@@ -82,8 +87,20 @@ def _draw_column(axes, example: Example, scale: float | None) -> None:
   for panel, probs in ((axes[0], example.probs), (axes[2], example.probs_adv)):
     guess = int(np.argmax(probs))
     color = "black" if guess == example.label else "tab:red"
-    text = f"{guess}  {probs[guess]:.0%}"
+    text = f"{name_of(guess, class_names)}  {probs[guess]:.0%}"
     _write(panel, text, at=(0.5, 0), offset=(0, -3), fontsize=8, color=color)
+
+
+def name_of(label: int, class_names: Sequence[str]) -> str:
+  """What a picture calls a class: its name, cut where it is long, or else its number.
+
+  >>> name_of(1, ["cat", "dog"]), name_of(1, [])
+  ('dog', '1')
+  """
+  if label >= len(class_names):
+    return str(label)
+  name = "".join(c if c.isprintable() else "?" for c in class_names[label]).replace("$", r"\$")
+  return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def _write(axes, text: str, *, at, offset, **style) -> None:

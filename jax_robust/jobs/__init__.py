@@ -36,6 +36,7 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
     given["checked"] = checked
   has_weights = bool(config.init_from or config.smoothing.weights)
   with workdir.claimed(str(folder), create=has_weights or not job.of_a_run) as path:
+    config = workdir.keep_draw(path, config)
     if not job.keeps_config:
       workdir.write_identity(path, config)
     if job.opens:

@@ -13,7 +13,7 @@ from jax_robust import attacks, smoothing
 from jax_robust.attacks.autoattack import STAGES
 from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, tables
-from jax_robust.runs import devices, identity, nets, pieces, workdir
+from jax_robust.runs import devices, identity, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.runs.evaluation import autoattack_ball
 from jax_robust.train import metrics, parallel
@@ -221,8 +221,9 @@ def write_results(
   examples = _hardest_of_all(chunks[main_eps])
   if examples:
     picture = place / "autoattack.png"
+    names = weights.noted_names(config, path)
     attack_plots.draw_evaluation(
-      picture, {name: examples}, {name: curve}, eps=main_eps, norm=main["norm"]
+      picture, {name: examples}, {name: curve}, eps=main_eps, norm=main["norm"], class_names=names
     )
     print(f"picture: {picture}")
   return main

@@ -20,7 +20,7 @@ from jax_robust.errors import (
   check_sigma,
 )
 from jax_robust.evaluate import smoothing_plots
-from jax_robust.runs import build, devices, identity, nets, pieces, workdir
+from jax_robust.runs import build, devices, identity, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import metrics
 
@@ -36,7 +36,7 @@ def certify(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Certifies a smoothed model, or several, image by image: CERTIFY, into a log that grows."""
   options = read_options(config)
   share = pieces.share_of("smoothing.shard", options["shard"])
-  source = build.load_split(config, config.data.test_split)
+  source = build.load_test(config, _classes_of_nets(config, path, options))
   images = select(options, source.num_examples)
   names = ("n0", "n", "alpha", "noise", "radii", "tolerance", "start", "stop", "skip", "max")
   common = {
@@ -60,6 +60,13 @@ def certify(config: Any, path: pathlib.Path) -> dict[str, Any]:
       stores.append(store)
   folders = [store.folder for store in stores]
   return write_results(config, path, folders) if pieces.wait(stores) else {}
+
+
+def _classes_of_nets(config, path: pathlib.Path, options):
+  """The classes of the first net; `nets.load_net` refuses others that differ."""
+  for reference in options["weights"]:
+    return weights.noted_classes(pathlib.Path(reference))
+  return weights.classes_of_model(config, path)
 
 
 def check(config: Any) -> None:

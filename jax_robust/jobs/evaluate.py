@@ -19,6 +19,7 @@ class Evaluation(NamedTuple):
   result: dict[str, Any]
   examples: list[attack_plots.Example]
   curve: attack_plots.Curve | None
+  class_names: tuple[str, ...] = ()
 
 
 def evaluate(config: Any, path: pathlib.Path, subject: Opened) -> dict[str, Any]:
@@ -37,13 +38,14 @@ def draw(path: pathlib.Path, measured: dict[str, Evaluation]) -> None:
   attacked = {name: each for name, each in measured.items() if each.curve}
   if not attacked:
     return
-  result = next(iter(attacked.values())).result
+  first = next(iter(attacked.values()))
   attack_plots.draw_evaluation(
     path,
     {name: each.examples for name, each in attacked.items()},
     {name: each.curve for name, each in attacked.items() if each.curve},
-    eps=result["eps"],
-    norm=result["norm"],
+    eps=first.result["eps"],
+    norm=first.result["norm"],
+    class_names=first.class_names,
   )
 
 
@@ -95,9 +97,10 @@ def measure(config, subject: Opened) -> Evaluation:
     "precision": config.evaluation.precision,
     "split": config.data.test_split,
     "weights": info,
+    **({"class_names": list(source.class_names)} if source.class_names else {}),
     **identity.sha256_of(source),
   }
-  return Evaluation(result, examples, curve)
+  return Evaluation(result, examples, curve, source.class_names)
 
 
 EXAMPLE_COLUMNS = ("x_adv", "probs", "probs_adv")

@@ -35,6 +35,8 @@ def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
   result = {"file": weights.FILE, "sha256": digest, "step": info.get("step"), "config": stored}
   result["num_parameters"] = int(sum(a.size for n, a in arrays.items() if n.startswith("params/")))
   result["data"] = {"num_classes": weights.num_classes(target.parent, arrays)}
+  if (noted := weights.noted_classes(target.parent)) is not None and noted.names:
+    result["data"]["class_names"] = list(noted.names)
   workdir.write_json(target / weights.MANIFEST, result)
   return result
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jax_robust.attacks.recipes import parameters
-from jax_robust.data import convert, shard_writer, shards, sources
+from jax_robust.data import convert, shard_writer, shards
 from jax_robust.errors import ConfigError
 from jax_robust.generate import gaussian
 from jax_robust.runs import build, identity, pieces
@@ -59,7 +59,7 @@ def _gaussian(
   config, folder: pathlib.Path, shard: str, *, num_shards: int | None = None, **options
 ) -> dict[str, Any] | None:
   """Samples a Gaussian per class, fitted to the training split without its held-out part."""
-  source, _ = sources.split_heldout(build.load_split(config, "train"), config.data.num_heldout)
+  source, _ = build.hold_out(config, build.load_split(config, "train"))
   images, labels = source.read(np.arange(source.num_examples))
   samples = gaussian.sample_chunks(
     images, labels, num_classes=source.num_classes, seed=config.seed, **options
@@ -72,6 +72,7 @@ def _gaussian(
     "num_examples": samples.num_examples,
     "num_classes": samples.num_classes,
     "options": options,
+    **({"class_names": list(source.class_names)} if source.class_names else {}),
     **identity.sha256_of(source),
   }
   return _write_samples(config, folder, samples, belongs_to, shard)
@@ -135,7 +136,10 @@ def write_results(
   recipe = ("generator", "licence", "seed", "num_shards", "num_examples", "num_classes")
   samples = ((each["image"], each["label"]) for each in work.contents())
   shard_writer.write_shards(
-    path / SHARDS, samples, **{name: work.identity[name] for name in recipe}
+    path / SHARDS,
+    samples,
+    class_names=work.identity.get("class_names", ()),
+    **{name: work.identity[name] for name in recipe},
   )
   shutil.rmtree(folder)
   return _describe(path / SHARDS)

@@ -133,19 +133,24 @@ def write_results(
 ) -> dict[str, Any]:
   """Writes `results/predict.csv`, a line an image, and `results/predict.json`, if complete.
 
-  The columns are the image's name, its class or -1, the p-value, and the share of the votes.
+  The columns are the image's name, its class or -1, the p-value, the share of the votes, and the
+  name of the class if that is known.
   """
-  del config
+  class_names = weights.noted_names(config, path)
   work = pieces.find(folders)
   if not work.is_complete("predict"):
     return {**work.identity, "complete": False, "num_rows": len(work.owners)}
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(("name", "predict", "p_value", "share"))
+  head = ("name", "predict", "p_value", "share")
+  writer.writerow((*head, "class") if class_names else head)
   rows = _checked_rows(work)
   for row in rows:
     share = max(row["votes"]) / sum(row["votes"])
-    writer.writerow((row["name"], row["predict"], f"{row['p_value']:.4g}", f"{share:.4f}"))
+    cells = [row["name"], row["predict"], f"{row['p_value']:.4g}", f"{share:.4f}"]
+    if class_names:
+      cells.append("" if row["predict"] == smoothing.ABSTAIN else class_names[row["predict"]])
+    writer.writerow(cells)
   table = path / "results" / "predict.csv"
   write_atomically(table, text.getvalue())
   abstained = sum(row["predict"] == smoothing.ABSTAIN for row in rows)

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from jax_robust.data import draws
+from jax_robust.errors import WorkdirError
 from jax_robust.runs import workdir
 from jax_robust.runs.evaluation import make_score
 from jax_robust.runs.training import Training, duration, make_training, with_weights_of
@@ -18,7 +20,13 @@ from jax_robust.train.state import TrainState
 def train(config: Any, path: pathlib.Path, training: Training | None = None) -> dict[str, Any]:
   """Trains a net, or goes on where the workdir stands; evaluates it on held-out images."""
   training = training or make_training(config)
-  workdir.note_data(path, training.sets.train)
+  sets = training.sets
+  if config.data.draw == draws.FIRST and sets.heldout.rows is not None:
+    raise WorkdirError(
+      f"{path} is a run that holds out the first images, and the training that was given holds out "
+      "images by class: build it with config.data.draw='first'"
+    )
+  workdir.note_data(path, sets.train, sets.heldout if config.data.num_heldout else None)
   outcome = _train(config, path, training)
   result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
   if not outcome.preempted:

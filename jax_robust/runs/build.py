@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks, models
-from jax_robust.data import convert, shards, sources, tfds
+from jax_robust.data import classes, convert, draws, shards, sources, tfds
 from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
@@ -70,13 +70,47 @@ def data(config) -> Data:
       "--config.batch.original_share=1"
     )
   whole = load_split(config, "train")
-  test = load_split(config, config.data.test_split)
+  test = load_test(config, classes.classes_of(whole))
   train, heldout = whole, test
   if config.data.num_heldout:
-    with from_config("data.num_heldout"):
-      train, heldout = sources.split_heldout(whole, config.data.num_heldout)
+    train, heldout = hold_out(config, whole)
   generated = generated_source(config, whole)
   return Data(train, heldout, test, generated)
+
+
+def load_test(config, wanted: classes.Classes | None) -> sources.Source:
+  """The config's test split, its labels those of the classes that a net was or is trained on.
+
+  Raises:
+    ConfigError: it has a class that is none of these.
+  """
+  test = load_split(config, config.data.test_split)
+  if wanted is None:
+    return test
+  try:
+    return classes.agree(test, wanted)
+  except ValueError as error:
+    raise ConfigError(
+      f"the test split {test.name} has other classes than the model or the training split: {error}"
+    ) from error
+
+
+def hold_out(config, source: sources.Source) -> tuple[sources.Source, sources.Source]:
+  """The images that are trained on, and those that are held out, as `data.draw` says."""
+  with from_config("data.num_heldout"):
+    return draws.hold_out(source, config.data.num_heldout, draw=draw_rule(config))
+
+
+def draw_rule(config) -> str:
+  """`first` or `class`: what `config.data.draw` means for its data set."""
+  with from_config("data"):
+    return draws.rule_of(config.data.get("draw", draws.AUTO), config.data.name)
+
+
+def train_class_names(config) -> tuple[str, ...]:
+  """What the classes of a folder's training split are called, without reading images; or ()."""
+  name = config.data.name
+  return convert.split_class_names(name, "train") if "/" in name else ()
 
 
 def generated_source(config, original: sources.Source) -> sources.Source | None:
@@ -91,15 +125,20 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
       "generated", shards.open_shards, path, options={"verify": config.generated.verify}
     )
   else:
-    source = convert.open_source(path, num_classes=original.num_classes)
-  for field in ("image_shape", "num_classes"):
-    ours, theirs = getattr(original, field), getattr(source, field)
-    if ours != theirs:
-      raise ConfigError(
-        f"generated.path={path!r} has {field} {theirs}, {original.name} has {ours}: "
-        "make shards of images like the originals"
-      )
-  return source
+    source = convert.open_source(path)
+  if original.image_shape != source.image_shape:
+    raise ConfigError(
+      f"generated.path={path!r} has image_shape {source.image_shape}, {original.name} has "
+      f"{original.image_shape}: make shards of images like the originals"
+    )
+  is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
+  try:
+    return classes.agree(source, classes.classes_of(original), may_lack=not is_noted)
+  except ValueError as error:
+    raise ConfigError(
+      f"generated.path={path!r} has other classes than {original.name}: {error}; make shards of "
+      "images like the originals"
+    ) from error
 
 
 def model(config, num_classes: int):
@@ -134,8 +173,6 @@ def attack(key: str, options: Mapping[str, Any], **changes: Any) -> Attack:
   return named
 
 
-def eval_source(source: sources.Source, num_examples: int) -> sources.Source:
-  """The first `num_examples` of a source; all of them for 0."""
-  if not num_examples or num_examples >= source.num_examples:
-    return source
-  return sources.subset(source, 0, num_examples)
+def eval_source(config, source: sources.Source) -> sources.Source:
+  """`evaluation.num_examples` of a source, drawn as `data.draw` says; all of them for 0."""
+  return draws.take(source, config.evaluation.num_examples, draw=draw_rule(config))

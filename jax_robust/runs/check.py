@@ -16,6 +16,9 @@ _TRAINS = {name for name, job in job_table.JOBS.items() if job.trains}
 
 _MOST = 2**32 - 1  # of a seed: JAX cuts off what is above
 
+OPTIONAL_IN = {"data": ("draw",)}
+"""Keys that a block may have or lack."""
+
 _NUM_CLASSES = 3  # any number: the data say how many there are
 
 
@@ -44,6 +47,7 @@ def check(config: Any) -> None:
   check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.KINDS)
   if "/" not in config.data.name:
     check_name("data.name", config.data.name, build.DATASETS)
+  build.draw_rule(config)
   evaluation.make_evaluators(config)
   evaluation.check_units(config)
   nets.read_exit(config)
@@ -85,7 +89,7 @@ def _check_keys(config: Any) -> None:
     raise ConfigError(f"the config has no {key!r}: begin with jax_robust.presets.base()")
   for name in presets.PLAIN_BLOCKS:
     check_block(name, config[name])
-    check_options(name, config[name], base[name].keys())
+    check_options(name, config[name], (*base[name], *OPTIONAL_IN.get(name, ())))
     for key in sorted(set(base[name]) - set(config[name])):
       raise ConfigError(f"the config has no '{name}.{key}': begin with jax_robust.presets.base()")
   check_block("ema", config.ema)

@@ -83,10 +83,11 @@ class Opened(NamedTuple):
 
 def open_model(config: Any, path: pathlib.Path) -> Opened:
   """Opens the test split, and a workdir's weights or those of `config.init_from`."""
-  source = build.eval_source(
-    build.load_split(config, config.data.test_split), config.evaluation.num_examples
-  )
-  return Opened(source, *load_net(config, path, source))
+  source = build.load_test(config, weights.classes_of_model(config, path))
+  chosen = build.eval_source(config, source)
+  if chosen.rows is not None:
+    workdir.write_result(path, "test_images", {**workdir.drawn(chosen), "of": source.num_examples})
+  return Opened(chosen, *load_net(config, path, chosen))
 
 
 def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -97,6 +98,7 @@ def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[st
     info = {"step": None, "checkpoint": weights.INIT_FROM}
   else:
     place, arrays, info = weights.find(config, path)
+    weights.check_classes(place, source)
   params, model_state = weights.fit(arrays, net, source.image_shape, name=str(place))
   return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 

@@ -1,6 +1,7 @@
 """A training built from its config: data, net, optimiser, update, state and batches."""
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ def make_training(config: Any, *, mesh: Mesh | None = None) -> Training:
 
 def with_weights_of(reference: str, current: state.TrainState, training: Training) -> Any:
   """A train state with the weights of a workdir or file (`config.init_from`)."""
+  weights.check_classes(pathlib.Path(reference), training.sets.train)
   params, model_state = weights.fit(
     weights.read_weights(reference),
     training.net,

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_robust.data.classes import Classes
+from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError, near_path
 from jax_robust.models import convert
-from jax_robust.runs import workdir
+from jax_robust.runs import build, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import checkpoint
 
@@ -119,15 +121,8 @@ def num_classes(place: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> int:
   Raises:
     ConfigError: there is no note, and no layer of that name.
   """
-  beside = (
-    (place / workdir.DATA, place / MANIFEST) if place.is_dir() else (place.parent / MANIFEST,)
-  )
-  for note in beside:
-    if note.is_file():
-      data = workdir.read_note(note)
-      data = data if note.name == workdir.DATA else data.get("data", {})
-      if "num_classes" in data:
-        return int(data["num_classes"])
+  if (noted := noted_classes(place)) is not None:
+    return noted.num
   if "params/logits/bias" not in arrays:
     raise ConfigError(
       f"{place} does not say how many classes there are: it has neither {workdir.DATA} nor "
@@ -136,13 +131,81 @@ def num_classes(place: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> int:
   return len(arrays["params/logits/bias"])
 
 
+def noted_classes(place: pathlib.Path) -> Classes | None:
+  """The classes that are noted beside weights; None without a note, no names in older ones.
+
+  Args:
+    place: the workdir, export or file that the weights are of.
+  """
+  beside = (
+    (place / workdir.DATA, place / MANIFEST) if place.is_dir() else (place.parent / MANIFEST,)
+  )
+  for note in beside:
+    if note.is_file():
+      data = workdir.read_note(note)
+      data = data if note.name == workdir.DATA else data.get("data", {})
+      if "num_classes" in data:
+        return Classes(int(data["num_classes"]), tuple(data.get("class_names", ())))
+  return None
+
+
+def place_of(config: Any, path: pathlib.Path) -> pathlib.Path:
+  """Where the weights are that a job is about: its workdir, or else `config.init_from`."""
+  is_other = config.init_from and not (path / "checkpoints").exists()
+  return pathlib.Path(config.init_from) if is_other else path
+
+
+def noted_names(config: Any, path: pathlib.Path) -> tuple[str, ...]:
+  """What the classes of a job's weights are called, as noted beside them; () if they are not."""
+  noted = noted_classes(place_of(config, path))
+  return noted.names if noted else ()
+
+
+def classes_of_model(config: Any, path: pathlib.Path) -> Classes | None:
+  """The classes that the weights tell apart, as far as they are noted.
+
+  A run of an earlier version noted no names. Where it was trained on a folder, they are the names
+  of the folders of its training split.
+
+  Raises:
+    ConfigError: those are of another number than the run's classes.
+  """
+  noted = noted_classes(place_of(config, path))
+  if noted is None or noted.names:
+    return noted
+  names = build.train_class_names(config) if place_of(config, path) == path else ()
+  if names and len(names) != noted.num:
+    raise ConfigError(
+      f"{path} was trained on {noted.num} classes by an earlier version, which took numbers that "
+      f"name folders for labels; {config.data.name} now has {len(names)}: {', '.join(names[:20])}. "
+      "Train again, or evaluate with the version of the run"
+    )
+  return Classes(noted.num, names)
+
+
+def check_classes(place: pathlib.Path, source: Source) -> None:
+  """Raises ConfigError unless weights and images have the same classes in the same order.
+
+  Only names that both sides know are compared.
+  """
+  noted = noted_classes(place)
+  if noted is None or not noted.names or not source.class_names:
+    return
+  if noted.names != source.class_names:
+    raise ConfigError(
+      f"the weights in {place} tell apart the classes {list(noted.names)}, the images of "
+      f"{source.name} are of {list(source.class_names)}: use weights of the same classes in "
+      f"the same order, or a copy of the file alone, without the {MANIFEST} that names them"
+    )
+
+
 def find(config: Any, path: pathlib.Path) -> tuple[pathlib.Path, dict[str, np.ndarray], dict]:
   """The weights that a job is about: those of its workdir, or else of `config.init_from`.
 
   Returns:
     Where they are from, the arrays by name, and step and checkpoint.
   """
-  if config.init_from and not (path / "checkpoints").exists():
+  if place_of(config, path) != path:
     info = {"step": None, "checkpoint": INIT_FROM}
     return pathlib.Path(config.init_from), read_weights(config.init_from), info
   return path, *run_weights(path, which=config.evaluation.checkpoint)

@@ -19,6 +19,7 @@ import jax
 from jax_robust import config as config_lib
 from jax_robust import job_table, paths, presets
 from jax_robust.atomic import Anchor, FolderGoneError, open_no_link, sweep, write_atomically
+from jax_robust.data import draws
 from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
 
@@ -35,7 +36,8 @@ _SECONDS_OF_A_START = 600.0
 """No process of a job starts so much later than the first."""
 
 DATA = "data.json"
-"""What a run's images are: how many classes, and their shape."""
+"""What a run's images are: their classes and what these are called, their shape, and which of them
+are held out."""
 
 PACKAGES = (
   "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
@@ -183,7 +185,7 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
     jobs = job_table.JOBS.values()
     may_change = (*MAY_CHANGE, *(key for job in jobs for key in job.may_change))
     stored = config_lib.flatten(read_config(folder))
-    wanted = config_lib.flatten(data)
+    wanted = {"data.draw": stored["data.draw"], **config_lib.flatten(data)}
     lines = [
       f"{key}: {stored.get(key, 'absent')!r} there, {wanted.get(key, 'absent')!r} here"
       for key in sorted(stored.keys() | wanted.keys())
@@ -231,6 +233,9 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / "config.json"
   try:
     config = config_lib.read_json(path)
+    with config.unlocked():
+      if "draw" not in (config.get("data") or ()):
+        config.data = {**(config.get("data") or {}), "draw": draws.FIRST}  # as earlier versions did
     return {"job": config.job, **config_lib.to_data(presets.complete(config))}
   except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise WorkdirError(
@@ -238,20 +243,41 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def note_data(folder: pathlib.Path, source: Source) -> None:
+def note_data(folder: pathlib.Path, source: Source, heldout: Source | None = None) -> None:
   """Writes `data.json`, what a run's images are, or checks that they still are.
 
+  What a run of an earlier version did not note is added.
+
+  Args:
+    folder: the workdir.
+    source: the images that are trained on.
+    heldout: those that were held out.
+
   Raises:
-    WorkdirError: the run was started on images of another shape, or of other classes.
+    WorkdirError: the run was started on images of another shape, of other classes, or with others
+      held out.
   """
   if jax.process_index() != 0:
     return
-  data = {"num_classes": source.num_classes, "image_shape": list(source.image_shape)}
+  data: dict[str, Any] = {
+    "num_classes": source.num_classes,
+    "image_shape": list(source.image_shape),
+  }
+  if source.class_names:
+    data["class_names"] = list(source.class_names)
+  if heldout is not None and heldout.rows is not None:
+    data["heldout"] = drawn(heldout)
   path = folder / DATA
-  if path.exists() and (stored := read_note(path)) != data:
-    raise WorkdirError(
-      f"{path} says {stored}, but {source.name} has {data}: use the data set of the run"
-    )
+  if path.exists():
+    stored = read_note(path)
+    different = [key for key in stored if key in data and stored[key] != data[key]]
+    if different:
+      there, here = ({key: each[key] for key in different} for each in (stored, data))
+      raise WorkdirError(
+        f"{path} says {_short(there)}, but {source.name} has {_short(here)}: use the data set of "
+        "the run"
+      )
+    data = {**stored, **data}
   write_json(path, data)
 
 
@@ -268,6 +294,40 @@ def read_note(path: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError, TypeError, RecursionError) as error:
     raise WorkdirError(f"{path} is damaged ({error}): restore it, or delete it") from error
   return note
+
+
+def drawn(source: Source) -> dict[str, Any]:
+  """Which samples of the whole set a source shows, drawn by class."""
+  rows = [] if source.rows is None else source.rows.tolist()
+  return {"draw": draws.BY_CLASS, "seed": draws.SEED, "ids": rows}
+
+
+def _short(data: Mapping[str, Any]) -> str:
+  """Data as text, cut where it is long."""
+  text = str(data)
+  return text if len(text) <= 500 else f"{text[:500]}…"
+
+
+def keep_draw(folder: pathlib.Path, config: Any) -> Any:
+  """The config with `data.draw` said: how held-out and evaluated images are drawn from the set.
+
+  A run keeps the rule that it was started with. One of an earlier version took the first ones; that
+  is what its `config.json`, which does not know the key, says.
+
+  Args:
+    folder: the workdir.
+    config: the wanted one; only `data.draw='auto'`, the default, is replaced.
+  """
+  rule = config.data.get("draw", draws.AUTO)
+  path = folder / "config.json"
+  if rule == draws.AUTO and path.is_file():
+    stored = read_config(folder)["data"]
+    if stored.get("name") == config.data.name:
+      rule = stored["draw"]
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.data.draw = draws.rule_of(rule, config.data.name)
+  return config
 
 
 def versions() -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""Classes have names: by them, not by place, the labels of one set become those of another."""
+
+import collections
+import dataclasses
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_robust.data.sources import Source
+
+_LISTED = 20
+
+
+class Classes(NamedTuple):
+  """How many classes there are, and what they are called in the order of the labels, () unknown."""
+
+  num: int
+  names: tuple[str, ...]
+
+
+def classes_of(source: Source) -> Classes:
+  """The classes of a source."""
+  return Classes(source.num_classes, tuple(source.class_names))
+
+
+def shown(name: str) -> str:
+  """A file's name as text that can be printed and stored; bytes that are no UTF-8 as `\\xff`."""
+  return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def natural(name: str) -> tuple:
+  r"""A key that sorts numbers in names by their value.
+
+  >>> sorted(["10", "9", "1"], key=natural)
+  ['1', '9', '10']
+  """
+  parts = re.split(r"(\d+)", name)
+  return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in parts), name
+
+
+def same_classes(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
+  """For each of their classes the place of the same one in ours, int64 [len(theirs)].
+
+  Equal names are the same class; then names that differ in case or Unicode form only, or in the
+  zeros before a number. Where only theirs are numbers, they number our classes from 0 on, provided
+  that they are written without needless zeros: `000000` and `001000` are folders of a generator's
+  seeds, and no classes.
+
+  Raises:
+    ValueError: a class of theirs is none of ours, or two of them are one; both lists are given.
+
+  >>> same_classes(["cat", "dog", "ship"], ["Dog", "cat"]).tolist()
+  [1, 0]
+  """
+  exact = {name: place for place, name in enumerate(ours)}
+  keys: dict[str, list[int]] = {}
+  for place, key in enumerate(_keys(ours)):
+    keys.setdefault(key, []).append(place)
+  by_number = _are_numbers(theirs) and not _are_numbers(ours)
+  places, missing = [], []
+  for name, key in zip(theirs, _keys(theirs), strict=True):
+    if name in exact:
+      found = exact[name]
+    elif len(keys.get(key, ())) == 1:
+      (found,) = keys[key]
+    elif by_number and int(key) < len(ours) and key == str(int(key)):
+      found = int(key)
+    else:
+      found = -1
+      missing.append(name)
+    places.append(found)
+  uses = collections.Counter(places)
+  twice = sorted(name for name, place in zip(theirs, places, strict=True) if uses[place] > 1)
+  if missing or twice:
+    problem = (
+      f"{_listed(missing)} cannot be matched" if missing else f"{_listed(twice)} are one class"
+    )
+    raise ValueError(f"{problem}: the classes there are {_listed(theirs)}, here {_listed(ours)}")
+  return np.array(places, np.int64)
+
+
+def agree(source: Source, wanted: Classes, *, may_lack: bool = True) -> Source:
+  """A source whose labels number the classes that are wanted; by name, or else by place.
+
+  Args:
+    source: the set, whose classes may come in another order, or be fewer.
+    wanted: the classes of the training set, or of a model.
+    may_lack: whether a set without names may have fewer of them (its largest label is its last).
+
+  Raises:
+    ValueError: a class is none of those wanted; without names, there are more classes than wanted.
+  """
+  if source.class_names and wanted.names:
+    table = same_classes(wanted.names, source.class_names)
+    return _relabelled(source, table.astype(np.int32), wanted)
+  if source.num_classes > wanted.num or (source.num_classes < wanted.num and not may_lack):
+    raise ValueError(
+      f"there are num_classes {source.num_classes} there and {wanted.num} here"
+      + "".join(
+        f", {where} {_listed(names)}"
+        for where, names in (("there", source.class_names), ("here", wanted.names))
+        if names
+      )
+    )
+  names = wanted.names or source.class_names
+  names = names if len(names) == wanted.num else ()
+  return dataclasses.replace(source, num_classes=wanted.num, class_names=names)
+
+
+def _relabelled(source: Source, table: np.ndarray, wanted: Classes) -> Source:
+  """A view of a source with label `table[l]` in place of l."""
+  changes: dict = {"num_classes": wanted.num, "class_names": wanted.names}
+  if not np.array_equal(table, np.arange(len(table))):
+    for name in ("read", "read_shard"):
+      if hasattr(source, name):
+        changes[name] = _mapped(getattr(source, name), table)
+    read_labels = source.read_labels
+    if read_labels is not None:
+      changes["read_labels"] = lambda: table[read_labels()]
+  return dataclasses.replace(source, **changes)
+
+
+def _mapped(read, table: np.ndarray):
+  """A function that reads images and labels, its labels mapped."""
+
+  def mapped(*args):
+    images, labels = read(*args)
+    return images, table[labels]
+
+  return mapped
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+  """Whether all names are numbers."""
+  return all(name.isdecimal() for name in names)
+
+
+def _keys(names: Sequence[str]) -> list[str]:
+  """What remains of names without case, Unicode form, and zeros that pad numbers."""
+  numbers = [name for name in names if name.isdecimal()]
+  width = max((len(str(int(name))) for name in numbers), default=0)
+  folded = [unicodedata.normalize("NFC", name).casefold() for name in names]
+  return [str(int(n)) if n.isdecimal() and len(n) <= width else n for n in folded]
+
+
+def _listed(names: Sequence[str]) -> str:
+  """Names in brackets; of very many, the first."""
+  names = list(names)
+  more = f", … ({len(names)} in all)" if len(names) > _LISTED else ""
+  return "[" + ", ".join(map(repr, names[:_LISTED])) + more + "]"

@@ -1,0 +1,157 @@
+"""What a run notes of its data: the names of its classes, and which images it holds out."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_robust import jobs
+from jax_robust.errors import ConfigError, UserError, WorkdirError
+from jax_robust.runs import build, weights, workdir
+
+NAMES = ("ant", "bee", "cat", "dog")
+
+
+def _save(root, counts, size=12):
+  """A folder for each class of `{name: number of images}`, each class of a colour of its own."""
+  for name, count in counts.items():
+    (root / name).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+      value = 60 * (NAMES.index(name.lower()) if name.lower() in NAMES else 3) + index
+      Image.fromarray(np.full((size, size, 3), value, np.uint8)).save(root / name / f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+  """A data set whose test split has a class in another case, and lacks one."""
+  root = tmp_path_factory.mktemp("pets")
+  _save(root / "train", dict.fromkeys(NAMES, 10))
+  _save(root / "test", {"Dog": 3, "ant": 3, "cat": 3})
+  return root
+
+
+def _config(tiny, pets, **changes):
+  changes = {
+    "data__name": str(pets),
+    "batch__original_share": 1.0,
+    "generated__path": "",
+    **changes,
+  }
+  return tiny("steps=2,save=2,evaluate=2,log=2", **changes)
+
+
+@pytest.fixture(scope="module")
+def run(tiny, pets, tmp_path_factory):
+  """A trained run on the data set."""
+  folder = tmp_path_factory.mktemp("runs") / "run"
+  jobs.run(_config(tiny, pets), folder)
+  return folder
+
+
+def test_a_run_notes_its_classes_and_what_it_holds_out(run):
+  noted = json.loads((run / "data.json").read_text())
+  assert noted["num_classes"] == 4 and noted["class_names"] == list(NAMES)
+  held = noted["heldout"]
+  assert held["draw"] == "class" and held["seed"] == 0 and len(held["ids"]) == 8
+  assert np.bincount(np.array(held["ids"]) // 10).tolist() == [2, 2, 2, 2]
+  assert json.loads((run / "config.json").read_text())["data"]["draw"] == "class"
+
+
+def test_the_test_split_is_matched_by_name(tiny, pets, run):
+  config = _config(tiny, pets, job="evaluate", evaluation__num_examples=6)
+  result = jobs.run(config, run)
+  assert result["class_names"] == list(NAMES) and result["num_examples"] == 6
+  source = build.load_test(config, weights.classes_of_model(config, run))
+  images, labels = source.read(np.arange(9))
+  assert (images[:, 0, 0, 0] // 60).tolist() == labels.tolist()
+  drawn = json.loads((run / "results" / "test_images.json").read_text())
+  assert drawn["of"] == 9 and len(drawn["ids"]) == 6
+  assert np.bincount(labels[drawn["ids"]], minlength=4).tolist() == [2, 0, 2, 2]
+
+
+def test_a_class_that_cannot_be_matched_is_refused_with_both_lists(tiny, pets, run, tmp_path):
+  _save(tmp_path / "set" / "train", dict.fromkeys(NAMES, 10))
+  _save(tmp_path / "set" / "test", {"ant": 2, "cow": 2})
+  for job in ("train", "evaluate"):
+    config = _config(tiny, tmp_path / "set", job=job, init_from=str(run))
+    with pytest.raises(
+      ConfigError, match=r"\['cow'\] cannot.*\['ant', 'cow'\], here \['ant', 'bee'"
+    ):
+      jobs.run(config, tmp_path / job)
+
+
+def test_weights_of_other_classes_are_refused(tiny, pets, run, tmp_path):
+  _save(tmp_path / "set" / "train", dict.fromkeys(("ant", "bee", "cat", "owl"), 10))
+  shutil.copytree(tmp_path / "set" / "train", tmp_path / "set" / "test")
+  config = _config(tiny, tmp_path / "set", init_from=str(run))
+  with pytest.raises(ConfigError, match=r"'cat', 'dog'\], the images .*'cat', 'owl'\]"):
+    jobs.run(config, tmp_path / "run")
+
+
+def test_generated_images_are_matched_by_name(tiny, pets, tmp_path):
+  for name, counts, labels in (
+    ("names", {"Cat": 2, "ant": 2}, [0, 2]),
+    ("numbers", {"0": 2, "3": 2}, [0, 3]),
+  ):
+    _save(tmp_path / name, counts)
+    config = _config(tiny, pets, batch__original_share=0.5, generated__path=str(tmp_path / name))
+    generated = build.data(config).generated
+    assert generated.num_classes == 4
+    assert sorted(set(generated.read(np.arange(4))[1].tolist())) == labels
+  _save(tmp_path / "seeds", {"000000": 2})
+  config = _config(tiny, pets, batch__original_share=0.5, generated__path=str(tmp_path / "seeds"))
+  with pytest.raises(ConfigError, match=r"\['000000'\].*here \['ant'"):
+    build.data(config)
+
+
+def _make_old(folder):
+  """Turns a workdir into what an earlier version left."""
+  config = json.loads((folder / "config.json").read_text())
+  del config["data"]["draw"]
+  (folder / "config.json").write_text(json.dumps(config))
+  noted = json.loads((folder / "data.json").read_text())
+  old = {key: noted[key] for key in ("num_classes", "image_shape")}
+  (folder / "data.json").write_text(json.dumps(old))
+
+
+def test_a_run_of_an_earlier_version_keeps_its_split(tiny, pets, run, tmp_path):
+  old = tmp_path / "old"
+  jobs.run(_config(tiny, pets, data__draw="first"), old)
+  _make_old(old)
+  config = workdir.keep_draw(old, _config(tiny, pets))
+  sets = build.data(config)
+  assert config.data.draw == "first"
+  np.testing.assert_array_equal(sets.heldout.read(np.arange(8))[1], 0)
+  jobs.run(_config(tiny, pets), old)  # the same command resumes
+  assert json.loads((old / "config.json").read_text())["data"]["draw"] == "first"
+  # What it was not to note then, it notes now; its classes are known by their folders.
+  assert json.loads((old / "data.json").read_text())["class_names"] == list(NAMES)
+  _make_old(old)
+  assert weights.classes_of_model(config, old).names == NAMES
+  with pytest.raises(WorkdirError, match=r"data\.draw: 'first' there, 'class' here"):
+    jobs.run(_config(tiny, pets, data__draw="class"), old)
+
+
+def test_classes_or_held_out_images_that_changed_are_refused(tiny, pets, run, tmp_path):
+  moved = tmp_path / "run"
+  shutil.copytree(run, moved)
+  noted = json.loads((moved / "data.json").read_text())
+  for changes in ({"class_names": list(NAMES[::-1])}, {"heldout": {**noted["heldout"], "seed": 1}}):
+    (moved / "data.json").write_text(json.dumps({**noted, **changes}))
+    with pytest.raises(UserError, match=r"data\.json says .*use the data set of the run"):
+      jobs.run(_config(tiny, pets), moved)
+
+
+def test_numbers_of_an_earlier_version_are_refused(tiny, run, tmp_path):
+  """Folders 1 to 4 once made five classes; now they make four."""
+  _save(tmp_path / "set" / "train", {str(n): 10 for n in range(1, 5)})
+  old = tmp_path / "old"
+  shutil.copytree(run, old)
+  _make_old(old)
+  noted = json.loads((old / "data.json").read_text())
+  (old / "data.json").write_text(json.dumps({**noted, "num_classes": 5}))
+  config = _config(tiny, tmp_path / "set")
+  with pytest.raises(ConfigError, match="trained on 5 classes by an earlier version.*now has 4"):
+    weights.classes_of_model(config, old)
