@@ -216,6 +216,7 @@ def _of_attack(options: Mapping[str, Any]) -> Keys:
   found = dict(parameters(attack)) if attack else {}
   found |= parameters(ball) if ball else {}
   found = _without(found, "ball", "loss_fn") | parameters(make_attack)
+  found |= {"step_sizes": _parameter("step_sizes", dict, None)}
   return found | _NAME | {"eps": _parameter("eps", float)}
 
 
