@@ -66,6 +66,7 @@ def damaged(data, rng):
   return text, kind == "add" and above[:1] not in (
     ["runs"],
     ["evals"],
+    ["generate"],
   ) and "step_sizes" not in above
 
 
