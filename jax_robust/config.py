@@ -314,7 +314,7 @@ def override(
   place = tuple(parents)
   present = block.get(name)
   is_none = text.strip().lower() == "none" and key not in NAMED_NONE
-  if is_none and _remove(block, key, known(place).get(name)):
+  if is_none and _remove(block, key, known(place)):
     return
   if isinstance(present, ml_collections.ConfigDict):
     keys = ", ".join(f"{key}.{each}" for each in present)
@@ -335,12 +335,13 @@ def override(
     block[name] = value
 
 
-def _remove(block: ml_collections.ConfigDict, key: str, parameter: Any) -> bool:
-  """Removes a key whose function does without; whether `none` means that here."""
+def _remove(block: ml_collections.ConfigDict, key: str, known: Mapping[str, Any]) -> bool:
+  """Removes a key whose function does without, or never knew; whether `none` means that here."""
   name = key.rpartition(".")[2]
-  if parameter is None:
+  parameter = known.get(name)
+  if parameter is None and ("." not in key or not known or name not in block):
     return False
-  if parameter.default is parameter.empty:
+  if parameter is not None and parameter.default is parameter.empty:
     raise ConfigError(f"{key}=none: it can't be removed, since its block needs it")
   if name in block:
     with block.unlocked():

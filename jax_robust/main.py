@@ -87,21 +87,41 @@ def parse(argv: Sequence[str]) -> Arguments:
   if "workdir" not in values and "print-config" not in values:
     raise errors.ConfigError("--workdir=DIR is missing: where should the run live?")
   workdir = paths.workdir(values["workdir"]) if "workdir" in values else ""
-  given: dict[str, str] = {}
+  return Arguments(values["config"], workdir, _last_of_each(overrides), "print-config" in values)
+
+
+def _last_of_each(overrides: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+  """The changes of values, of which the last holds: scripts append theirs; says so.
+
+  Raises:
+    ConfigError: a duration in two units.
+  """
+  found: dict[str, str] = {}
   for key, text in overrides:
+    if key in found and not _are_same(found[key], text):
+      line = f"--config.{key[:80]} is given twice: the last, {errors.shown(text)}, holds"
+      print(f"jax_robust: {line}", file=sys.stderr)
     stem, _, unit = key.rpartition("_")
-    duration = f"{stem} in steps, epochs or examples" if unit in config_lib.UNITS else key
-    _check_once(f"config.{duration}", given.setdefault(duration, text), text)
-  return Arguments(values["config"], workdir, overrides, "print-config" in values)
+    others = {f"{stem}_{other}" for other in config_lib.UNITS} & found.keys() - {key}
+    if unit in config_lib.UNITS and others:
+      raise errors.ConfigError(
+        f"--config.{key} and --config.{min(others)} are both given: keep one"
+      )
+    found.pop(key, None)
+    found[key] = text
+  return list(found.items())
 
 
 def _check_once(flag: str, first: str, second: str) -> None:
   """Raises where a flag is given twice, and not the same."""
-  truths = ("true", "false")
-  same = first == second or (first.lower() == second.lower() in truths)
-  if not same:
+  if not _are_same(first, second):
     first, second = errors.shown(first), errors.shown(second)
     raise errors.ConfigError(f"--{flag[:80]} is given twice, as {first} and {second}: keep one")
+
+
+def _are_same(first: str, second: str) -> bool:
+  """Whether two texts mean one value, True and true among them."""
+  return first == second or (first.lower() == second.lower() in ("true", "false"))
 
 
 def start_distributed(config) -> None:

@@ -210,7 +210,8 @@ def finish(
     config.generated.path = "made"
   _drop(config, "generate")
   if config.job in ("autoattack", "certify"):
-    config.init_from = "made"  # untrained weights
+    config.init_from = "made"  # untrained weights, which say no noise
+    config.smoothing.sigma = config.smoothing.sigma or float(config.objective.get("sigma", 0.0))
   config.autoattack.chunk_size = 8
   config.smoothing.update({"n0": 10, "n": 100, "max": 8, "batch_size": 100})
   batches = [run.batch for run in (config.get("runs") or {}).values() if "batch" in run]

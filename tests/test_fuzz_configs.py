@@ -17,8 +17,8 @@ SEEDS = ["quickstart", "mnist_smoothing:smoke", "cifar10_laptop:smoke", str(TINY
 
 ODD = (
   None, True, False, 0, -1, 3, 10**30, 0.5, -0.5, 1e308, float("inf"), "", " ", "x", "true",
-  "8/255",
-  "~", "я" * 50, "a\x00b", [], [1], ["a", None], [[[]]], {}, {"name": "x"}, {"a": {"b": 1}},
+  "8/255", "~", "я" * 50, "a\x00b", [], [1], ["a", None], [[[]]], {},
+  {"name": "x"}, {"a": {"b": 1}},
 )  # fmt: skip
 """What stands in place of a value."""
 
@@ -66,6 +66,7 @@ def damaged(data, rng):
   return text, kind == "add" and above[:1] not in (
     ["runs"],
     ["evals"],
+    ["generate"],
   ) and "step_sizes" not in above
 
 

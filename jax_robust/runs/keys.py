@@ -13,9 +13,9 @@ from jax_robust import attacks, job_table, models, objectives, paths, presets
 from jax_robust import config as config_lib
 from jax_robust.attacks.recipes import make_attack, parameters
 from jax_robust.data import augment, pipeline, resident
-from jax_robust.errors import ConfigError, shown
+from jax_robust.errors import ConfigError, check_options, shown
 from jax_robust.evaluate import evaluators
-from jax_robust.runs.blocks import block
+from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import optim
 
 Keys = Mapping[str, Parameter]
@@ -90,12 +90,18 @@ def check_types(config: Any) -> None:
 
 
 def _check_keywords(config, place: tuple[str, ...]) -> None:
-  """Looks at one function's keywords; unknown ones are named by whoever calls it."""
+  """Looks at one function's keywords; unknown ones are named by whoever calls it before the data
+  are open, and here where that is later."""
   keys, where = known(config, place), ".".join(place)
   here = functools.reduce(block, place, config)
   for key, value in here.items():
     if key in keys:
       _check(f"{where}.{key}", value, keys[key].annotation)
+  if where not in _BLOCKS and place[0] != "evals":
+    return  # a job's own block: its function names what is lacking or unknown
+  if where == "batch":
+    with from_config(where):
+      check_options(where, here, keys, error=TypeError)
   lacking = [key for key, each in keys.items() if each.default is each.empty and key not in here]
   if lacking:
     raise ConfigError(
@@ -216,6 +222,7 @@ def _of_attack(options: Mapping[str, Any]) -> Keys:
   found = dict(parameters(attack)) if attack else {}
   found |= parameters(ball) if ball else {}
   found = _without(found, "ball", "loss_fn") | parameters(make_attack)
+  found |= {"step_sizes": _parameter("step_sizes", dict, None)}
   return found | _NAME | {"eps": _parameter("eps", float)}
 
 
