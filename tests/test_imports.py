@@ -42,7 +42,7 @@ def test_import_jax_robust_loads_the_core_only(loaded):
   assert {"jax", "jax_robust.attacks", "jax_robust.losses"} <= core
   assert not {*HEAVY, "absl.app"} & core
   ours = {name.split(".")[1] for name in core if name.startswith("jax_robust.")}
-  assert ours == {"attacks", "errors", "losses", "nets", "smoothing", "types"}
+  assert ours == {"atomic", "attacks", "errors", "losses", "nets", "smoothing", "types"}
 
 
 def test_no_module_loads_what_only_some_runs_need(loaded):

@@ -162,6 +162,7 @@ OBJECTIVES = {
   "smoothadv": {"sigma": 0.25, "method": "pgd", "num_steps": 1},
   "consistency": {"sigma": 0.25},
   "macer": {"sigma": 0.25, "num_noise_vec": 2},
+  "multi_exit": {"attack": ATTACK, "penalties": (0.0,)},
   "smoothmix": {"sigma": 0.25, "num_steps": 1},
 }
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)

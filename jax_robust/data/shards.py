@@ -75,10 +75,7 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
   if verify != "none":
     _check_sizes(files)
     _check_labels(folder, files, manifest)
-  for shard in manifest.shards if verify in ("read", "sha256") else ():
-    _check_sha256(folder / shard.labels, shard.labels_sha256)
-    if verify == "sha256":
-      _check_sha256(folder / shard.images, shard.images_sha256)
+  _check_checksums(folder, manifest, verify)
   unverified = set(range(len(files))) if verify == "read" else set()
   lock = threading.Lock()
 
@@ -172,6 +169,15 @@ def _check_labels(folder, files, manifest) -> None:
       f"the labels in the shards make {histogram.tolist()}"
     )
     raise DataFileError(folder / manifest_lib.NAME, reason, _REMEDY)
+
+
+def _check_checksums(folder: pathlib.Path, manifest: manifest_lib.Manifest, verify: str) -> None:
+  """Raises DataFileError where a file that `verify` names is not the one that was written."""
+  for shard in manifest.shards:
+    if verify in ("read", "sha256"):
+      _check_sha256(folder / shard.labels, shard.labels_sha256)
+    if verify == "sha256":
+      _check_sha256(folder / shard.images, shard.images_sha256)
 
 
 def _check_sha256(path, expected: str) -> None:

@@ -1,7 +1,7 @@
 """Fast adversarial training of multi-exit nets: the sum over the exits, and a penalty per exit."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -84,11 +84,11 @@ def multi_exit(
 
   outputs, new_state = apply_fn(params, model_state, x_adv, train=True)
   num_exits = len(exits_of(outputs))
-  kernels = last_kernels(params, num_exits)
   weights = _weights(penalties, num_exits)
+  kernels = last_kernels(params, num_exits, required=any(weights))
   squares = [jnp.sum(jnp.square(kernel)) for kernel in kernels]
   terms = squares if penalty == "squared" else [jnp.sqrt(square) for square in squares]
-  loss = sum_of_exits(outputs) + sum(w * term for w, term in zip(weights, terms, strict=True))
+  loss = sum_of_exits(outputs) + sum(w * term for w, term in zip(weights, terms, strict=False))
   if clean_weight:
     loss += clean_weight * sum_of_exits(apply_fn(params, model_state, image, train=True)[0])
   metrics = {"loss": loss, "adversarial_accuracy": common.accuracy(outputs, target)}
@@ -118,16 +118,23 @@ def kernel_statistics(kernels: Sequence[Array]) -> dict[str, Array]:
   return result
 
 
-def last_kernels(params: Mapping[str, Any], num_exits: int) -> list[Array]:
+def last_kernels(params: Any, num_exits: int, *, required: bool = True) -> list[Array]:
   """The kernels of the layers named `logits`, in the order of the exits.
+
+  Args:
+    params: of the net.
+    num_exits: how many there must be.
+    required: otherwise there are none where that is not so.
 
   Raises:
     ValueError: there is another number of them than of exits.
   """
   leaves = jax.tree.leaves_with_path(params)
-  paths = {tuple(key.key for key in path): leaf for path, leaf in leaves}
+  paths = {tuple(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in leaves}
   found = {path: leaf for path, leaf in paths.items() if path[-2:] == ("logits", "kernel")}
   if len(found) != num_exits:
+    if not required:
+      return []
     raise ValueError(
       f"the net has {num_exits} exits and {len(found)} layers named 'logits': each exit's last "
       "layer must have that name, for its weights to be penalised"

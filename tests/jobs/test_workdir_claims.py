@@ -91,14 +91,21 @@ def largest(folder):
 def test_no_job_uses_a_checkpoint_with_a_flipped_bit(run, kind):
   place = run / "checkpoints" / kind
   newest = max(place.glob("[0-9]*"), key=lambda path: int(path.name))
+  whole, num_refused = weights.run_weights(run, which=kind)[0], 0
   for seed in range(4):
     draw, content = random.Random(seed), largest(newest).read_bytes()
     flip(largest(newest), draw)
-    with pytest.raises(
-      checkpoint.CheckpointDamagedError, match=rf"{kind}/{newest.name} can't be r"
-    ):
-      weights.run_weights(run, which=kind)
+    try:
+      found, _ = weights.run_weights(run, which=kind)
+    except checkpoint.CheckpointDamagedError as error:
+      assert f"{kind}/{newest.name} can't be r" in str(error)
+      num_refused += 1
+    else:  # the bit is of no array that is read, such as the optimiser's
+      assert found.keys() == whole.keys()
+      for name, array in whole.items():
+        np.testing.assert_array_equal(found[name], array)
     largest(newest).write_bytes(content)
+  assert num_refused
   assert weights.run_weights(run, which=kind)
 
 
