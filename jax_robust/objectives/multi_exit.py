@@ -75,12 +75,12 @@ def multi_exit(
   del progress
   check_name("penalty", penalty, PENALTIES)
   check_not_negative(clean_weight=clean_weight, penalties=min(penalties or (0.0,)))
-  image, target = batch["image"], batch["target"]
+  x, targets, keys = common.read_batch(batch, rng)
   logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)
-  x_adv = attack(logits_fn, image, target, rng)
+  x_adv = attack(logits_fn, x, targets, keys)
 
   def sum_of_exits(outputs):
-    return sum(jnp.mean(loss_fn(each, target)) for each in exits_of(outputs))
+    return sum(jnp.mean(loss_fn(each, targets)) for each in exits_of(outputs))
 
   outputs, new_state = apply_fn(params, model_state, x_adv, train=True)
   num_exits = len(exits_of(outputs))
@@ -90,10 +90,10 @@ def multi_exit(
   terms = squares if penalty == "squared" else [jnp.sqrt(square) for square in squares]
   loss = sum_of_exits(outputs) + sum(w * term for w, term in zip(weights, terms, strict=False))
   if clean_weight:
-    loss += clean_weight * sum_of_exits(apply_fn(params, model_state, image, train=True)[0])
-  metrics = {"loss": loss, "adversarial_accuracy": common.accuracy(outputs, target)}
+    loss += clean_weight * sum_of_exits(apply_fn(params, model_state, x, train=True)[0])
+  metrics = {"loss": loss, "adversarial_accuracy": common.accuracy(outputs, targets)}
   for number, logits in enumerate(exits_of(outputs)):
-    metrics[f"adversarial_accuracy_{number}"] = common.accuracy(logits, target)
+    metrics[f"adversarial_accuracy_{number}"] = common.accuracy(logits, targets)
   return loss, (new_state, metrics | kernel_statistics(kernels))
 
 
