@@ -10,8 +10,6 @@ import shutil
 from collections.abc import Iterator
 
 from jax_robust.atomic import ending_on_sigterm, partial_name, sync
-from jax_robust.atomic import unless_unsupported as unless_unsupported
-from jax_robust.atomic import write_atomically as write_atomically
 from jax_robust.errors import DataFileError
 
 REMEDY = "It was left as it is. Choose another folder, or delete this one yourself."

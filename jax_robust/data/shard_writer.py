@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from jax_robust.atomic import unless_unsupported
 from jax_robust.data import atomic
 from jax_robust.data import manifest as manifest_lib
 from jax_robust.data.manifest import Manifest, Shard
@@ -204,7 +205,7 @@ def _allocate(folder, counts, image_shape) -> list[int]:
       offsets.append(stream.tell())
       size = offsets[-1] + count * int(np.prod(image_shape))
       if hasattr(os, "posix_fallocate"):  # not on macOS, where the pwrite will tell
-        with atomic.unless_unsupported():
+        with unless_unsupported():
           os.posix_fallocate(stream.fileno(), 0, size)
       stream.truncate(size)
   return offsets

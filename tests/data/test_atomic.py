@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jax_robust.data.atomic import write_atomically
+from jax_robust.atomic import write_atomically
 
 pytestmark = pytest.mark.fast
 

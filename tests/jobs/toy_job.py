@@ -4,7 +4,7 @@ import json
 import time
 
 from jax_robust import job_table
-from jax_robust.data.atomic import write_atomically
+from jax_robust.atomic import write_atomically
 from jax_robust.runs import pieces
 
 
