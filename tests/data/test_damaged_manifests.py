@@ -4,28 +4,12 @@ import random
 import time
 
 import pytest
+from damage import WAYS, damaged
 from shard_samples import META, SOURCE
 
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import open_shards
 from jax_robust.errors import DataFileError
-
-
-def damaged(draw, content):
-  """Bytes with a bit flipped, a stretch lost, doubled or overwritten, or the end cut off."""
-  place, length = draw.randrange(len(content)), draw.randrange(1, 60)
-  how = draw.choice(["flip", "flip", "lose", "double", "overwrite", "cut", "deep"])
-  if how == "flip":
-    return content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
-  if how == "cut":
-    return content[:place]
-  middle = {
-    "lose": b"",
-    "double": 2 * content[place : place + length],
-    "overwrite": draw.randbytes(length),
-    "deep": b"[" * 10**5,
-  }[how]
-  return content[:place] + middle + content[place + length :]
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
@@ -34,7 +18,7 @@ def test_damage_is_refused_or_changes_nothing(tmp_path, count):
   path, draw, num_refused = tmp_path / "set" / "manifest.json", random.Random(count), 0
   content = path.read_bytes()
   for _ in range(count):
-    path.write_bytes(damaged(draw, content))
+    path.write_bytes(damaged(draw, content, ways=(*WAYS, "deep")))
     began = time.monotonic()
     try:
       assert open_shards(tmp_path / "set").manifest == whole

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from damage import WAYS, damaged
 
 from jax_robust import atomic
 from jax_robust.errors import WorkdirError
@@ -185,22 +186,6 @@ def test_a_folder_that_goes_away_is_noticed(kind, tmp_path, how):
   assert (sorted(folder.iterdir()) if folder.exists() else None) == before
 
 
-def damaged(draw, content):
-  """Bytes with a bit flipped, a stretch lost, doubled or overwritten, or the end cut off."""
-  place, length = draw.randrange(len(content)), draw.randrange(1, 60)
-  how = draw.choice(["flip", "flip", "flip", "lose", "double", "overwrite", "cut"])
-  if how == "flip":
-    return content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
-  if how == "cut":
-    return content[:place]
-  middle = {
-    "lose": b"",
-    "double": 2 * content[place : place + length],
-    "overwrite": draw.randbytes(length),
-  }[how]
-  return content[:place] + middle + content[place + length :]
-
-
 @pytest.mark.parametrize("count", [80, pytest.param(500, marks=pytest.mark.slow)])
 def test_damage_is_refused_or_changes_nothing(kind, tmp_path, count):
   """Whatever happens to a file: the rest of the rows are as they were, or the file is named."""
@@ -210,7 +195,7 @@ def test_damage_is_refused_or_changes_nothing(kind, tmp_path, count):
   for _ in range(count):
     path = draw.choice(files)
     content = path.read_bytes()
-    path.write_bytes(damaged(draw, content))
+    path.write_bytes(damaged(draw, content, ways=("flip", *WAYS)))
     began = time.monotonic()
     try:
       found = content_of(tmp_path)

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from damage import damaged
 
 from jax_robust import smoothing
 from jax_robust.smoothing import claims
@@ -277,22 +278,6 @@ def test_decisions_and_intervals_are_recomputed_too():
       smoothing.check_certificates([row | change], **SETTINGS)
 
 
-def damaged(draw, content):
-  """Bytes with a bit flipped, a stretch lost, doubled or overwritten."""
-  place, length = draw.randrange(len(content)), draw.randrange(1, 30)
-  how = draw.choice(["flip", "flip", "lose", "double", "overwrite", "cut"])
-  if how == "flip":
-    return content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
-  if how == "cut":
-    return content[:place]
-  middle = {
-    "lose": b"",
-    "double": 2 * content[place : place + length],
-    "overwrite": draw.randbytes(length),
-  }[how]
-  return content[:place] + middle + content[place + length :]
-
-
 @pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["certify.tsv", "certify.tsv.gz"])
 def test_damage_to_a_log_of_ours_is_never_read_as_another_log(tmp_path, name, count):
@@ -301,7 +286,7 @@ def test_damage_to_a_log_of_ours_is_never_read_as_another_log(tmp_path, name, co
   smoothing.write_log(path, make_log()._replace(header=header))
   whole, content, num_refused = smoothing.read_log(path), path.read_bytes(), 0
   for _ in range(count):
-    path.write_bytes(damaged(draw, content))
+    path.write_bytes(damaged(draw, content, longest=30))
     began = time.monotonic()
     try:
       found = smoothing.read_log(path)
@@ -321,7 +306,7 @@ def test_a_published_log_that_is_damaged_is_refused_or_makes_sense(tmp_path, cou
   smoothing.write_log(path, make_log(40)._replace(header={}), digits=3)
   content = path.read_bytes()
   for _ in range(count):
-    path.write_bytes(damaged(draw, content))
+    path.write_bytes(damaged(draw, content, longest=30))
     try:
       log = smoothing.read_log(path)
     except logs.LogError as error:
