@@ -12,8 +12,8 @@ pytestmark = pytest.mark.fast
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
 CORE = ("types", "errors", "atomic", "losses", "nets", "attacks", "smoothing")
-SHARED = (*CORE, "objectives", "models", "data", "generate", "train", "evaluate", "config",
-          "paths", "presets", "job_table")  # fmt: skip
+SHARED = (*CORE, "early_exit", "objectives", "models", "data", "generate", "train", "evaluate",
+          "config", "paths", "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
   "errors": (),
@@ -22,12 +22,13 @@ MAY_IMPORT = {
   "nets": ("types", "errors"),
   "attacks": ("types", "errors", "losses", "nets"),
   "smoothing": ("types", "errors", "atomic", "nets"),
+  "early_exit": ("types", "errors", "losses", "nets"),
   "objectives": CORE,
   "models": ("types", "errors"),
   "data": ("types", "errors", "atomic"),
   "generate": ("types", "errors", "data"),
   "train": (*CORE, "objectives"),
-  "evaluate": CORE,
+  "evaluate": (*CORE, "early_exit"),
   "paths": ("errors",),
   "config": ("errors", "paths"),
   "job_table": (),

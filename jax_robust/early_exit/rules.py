@@ -1,0 +1,112 @@
+"""The deployed rule: the first exit that is confident enough answers, otherwise the last one."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jax_robust.nets.constants import without_jit
+from jax_robust.nets.exits import exits_of
+from jax_robust.types import LogitsFn, Outputs
+
+
+def confidences(outputs: Outputs) -> Float[Array, "exits b"]:
+  """The largest probability of each exit's softmax, of each image.
+
+  >>> confidences((jnp.zeros((1, 2)), jnp.zeros((1, 2)))).tolist()
+  [[0.5], [0.5]]
+  """
+  return jnp.stack([jnp.max(jax.nn.softmax(logits), axis=-1) for logits in exits_of(outputs)])
+
+
+def check_thresholds(thresholds: Sequence[float], num_exits: int) -> np.ndarray:
+  """The threshold of each exit but the last, as float32 `[exits - 1]`.
+
+  Args:
+    thresholds: confidences in [0, 1], or above 1 for an exit that never answers; a last one of its
+      own for the last exit is dropped where it lets every image pass, so at 0 or less.
+    num_exits: of the net.
+
+  Raises:
+    ValueError: another number of thresholds than of exits but the last; one that is NaN.
+
+  >>> check_thresholds([0.5, 0.75, -1e8], 3).tolist()
+  [0.5, 0.75]
+  """
+  found = np.asarray(thresholds, np.float32).reshape(-1)
+  if len(found) == num_exits and found[-1] <= 0:
+    found = found[:-1]
+  if len(found) != num_exits - 1:
+    raise ValueError(
+      f"thresholds={np.asarray(thresholds).tolist()} has {np.size(thresholds)} entries, and the "
+      f"net has {num_exits} exits: expected {num_exits - 1}, one for each exit but the last, as "
+      "chosen for this model"
+    )
+  if np.isnan(found).any():
+    raise ValueError(f"thresholds={found.tolist()} holds NaN: expected confidences")
+  return found
+
+
+def exit_taken(outputs: Outputs, thresholds: Sequence[float]) -> Int[Array, " b"]:
+  """The number of the exit that answers for each image: the first with confidence >= threshold.
+
+  Guarantees:
+    `last_exit_takes_the_rest`: also where a confidence is NaN.
+
+  Args:
+    outputs: of all exits.
+    thresholds: as those of `check_thresholds`.
+
+  Raises:
+    ValueError: thresholds of another model.
+
+  >>> sure, unsure = jnp.array([[9.0, 0.0], [0.0, 0.0]]), jnp.zeros((2, 2))
+  >>> exit_taken((sure, unsure), [0.9]).tolist()
+  [0, 1]
+  """
+  known = confidences(outputs)
+  bounds = jnp.asarray(check_thresholds(thresholds, len(known)), known.dtype)
+  passes = known[:-1] >= bounds[:, None]
+  rest = jnp.ones_like(known[-1:], bool)
+  return jnp.argmax(jnp.concatenate([passes, rest]), axis=0).astype(jnp.int32)
+
+
+def answer(
+  outputs: Outputs, thresholds: Sequence[float]
+) -> tuple[Float[Array, "b k"], Int[Array, " b"]]:
+  """The logits of the exit that answers for each image, and that exit's number."""
+  taken = exit_taken(outputs, thresholds)
+  stacked = jnp.stack(exits_of(outputs))
+  return stacked[taken, jnp.arange(len(taken))], taken
+
+
+def early_exit(logits_fn: LogitsFn, thresholds: Sequence[float]) -> LogitsFn:
+  """The classifier as it is deployed: the logits of the exit that each image takes.
+
+  Its gradient is that of the exit taken; the choice itself has none. All blocks are computed:
+  `inference` leaves out those that no image needs.
+
+  Args:
+    logits_fn: `x -> outputs` of all exits, or randomised `(x, rng) -> outputs`.
+    thresholds: as those of `check_thresholds`.
+
+  Returns:
+    The function with logits `[b, k]`.
+
+  Raises:
+    ValueError: (when called) thresholds of another model.
+
+  >>> two_exits = lambda x: (9 * x, -9 * x)
+  >>> early_exit(two_exits, [0.9])(jnp.array([[1.0, 0.0], [0.125, 0.25]])).tolist()
+  [[9.0, 0.0], [-1.125, -2.25]]
+  """
+  query = without_jit(logits_fn)
+
+  @functools.wraps(query)
+  def logits_of_exit_taken(*args):
+    return answer(query(*args), thresholds)[0]
+
+  return logits_of_exit_taken
