@@ -1,11 +1,13 @@
 """AutoAttack on nets whose robust images are known, and on nets that mislead it."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import mostly_slow
 
 from jax_robust import attacks
 from jax_robust.attacks.autoattack import versions
@@ -87,8 +89,13 @@ def test_linear_net_gives_the_exact_flags(norm):
   assert result.rejected == dict.fromkeys(result.robust_after, 0)
 
 
-@pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "mt"])
-@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize(
+  ("norm", "name"),
+  mostly_slow(
+    itertools.product(BALLS, ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "mt"]),
+    lambda norm, name: (norm == "linf") == (name in ("apgd-dlr", "apgd-t", "fab-t")),
+  ),
+)
 def test_each_gradient_attack_by_itself_reaches_the_optimum(norm, name):
   standard = evaluate(norm, STANDARD)
   if name == "apgd-ce":  # the first of the standard ones: nothing else has run by then
@@ -298,6 +305,7 @@ def test_integer_images_are_refused():
     )
 
 
+@pytest.mark.slow
 def test_expectations_win_where_noise_masks_the_gradient():
   logits_fn, x, labels, _ = linear_problem()
 

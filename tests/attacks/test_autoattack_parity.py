@@ -3,11 +3,14 @@
 The slow ones want `XLA_FLAGS=`: what the suite sets compiles quickly and runs slowly.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle_net
 import pytest
+from rows import mostly_slow
 
 from jax_robust import losses
 from jax_robust.attacks import autoattack, l2_ball, linf_ball, stepwise
@@ -51,9 +54,14 @@ def run_from_x(recorded, norm, loss_name, chosen):
   return state, recorded[f"{prefix}/loss_best"][chosen], recorded[f"{prefix}/still_correct"][chosen]
 
 
-@pytest.mark.parametrize("loss_name", LOSSES)
-@pytest.mark.parametrize("norm", BALLS)
-@pytest.mark.parametrize("chosen", ["some", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  ("norm", "loss_name", "chosen"),
+  mostly_slow(
+    itertools.product(BALLS, LOSSES, ("some", "all")),
+    ("Linf", "ce", "some"),
+    ("L2", "dlr", "some"),
+  ),
+)
 def test_apgd_from_x_agrees(recorded, norm, loss_name, chosen):
   chosen = SOME[loss_name] if chosen == "some" else slice(0, 200)
   state, loss_best, still_correct = run_from_x(recorded, norm, loss_name, chosen)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import mostly_slow
 from unchecked import as_a_user  # noqa: F401
 
 from jax_robust import attacks, losses
@@ -73,7 +74,13 @@ PER_PIXEL = ("fgsm", "rs_fgsm", "n_fgsm", "pgd", "bim", "mim", "cw_linf", "apgd"
              "transfer")  # fmt: skip
 ONLY_32 = (*MINIMUM_NORM, "autoattack")
 
+VARIANTS = ("rs_fgsm", "n_fgsm", "bim", "mim", "cw_linf", "apgd_targeted", "fab_targeted")
+"""They hand their arguments to another attack of the table."""
+
 every_attack = pytest.mark.parametrize("name", CALLS)
+each_kind_of_attack = pytest.mark.parametrize(
+  "name", mostly_slow(CALLS, lambda name: name not in VARIANTS)
+)
 
 
 def make_ball(name, eps=0.1):
@@ -89,7 +96,7 @@ def test_every_attack_is_in_the_table():
   assert set(attacks.ATTACKS) <= set(CALLS)
 
 
-@every_attack
+@each_kind_of_attack
 def test_all_forms_of_the_arguments_give_the_same_result(name):
   """A batch of one, which is often the last of a set."""
   expected = call(name, x=jnp.asarray(X[:1]), targets=jnp.asarray(LABELS[:1]))
@@ -249,7 +256,7 @@ def test_what_is_no_ball_is_refused(name):
     call(name, ball=0.03)
 
 
-@every_attack
+@each_kind_of_attack
 def test_a_radius_per_pixel_is_kept_or_refused(name):
   eps = np.zeros((1, 2, 2, 3), np.float32)
   eps[0, 0] = 0.1
@@ -265,7 +272,7 @@ def test_a_radius_per_pixel_is_kept_or_refused(name):
   np.testing.assert_array_equal(x_adv, call(name, ball=attacks.linf_ball(eps)))
 
 
-@every_attack
+@each_kind_of_attack
 def test_a_radius_per_image_is_kept_or_refused(name):
   eps = np.array([0.0, 0.05, 0.1], np.float32)
   if name == "autoattack":
@@ -280,7 +287,10 @@ def test_a_radius_per_image_is_kept_or_refused(name):
 
 @pytest.mark.parametrize(
   ("name", "dtype"),
-  [*((name, jnp.bfloat16) for name in CALLS), ("pgd", jnp.float16), ("apgd", jnp.float16)],
+  mostly_slow(
+    [*((name, jnp.bfloat16) for name in CALLS), ("pgd", jnp.float16), ("apgd", jnp.float16)],
+    lambda name, dtype: name not in VARIANTS,
+  ),
 )
 def test_low_precision_is_kept_in_the_ball_or_refused(name, dtype):
   x, eps = jnp.asarray(X, dtype), 8 / 255

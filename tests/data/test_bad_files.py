@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 import pytest
 from image_sets import class_folders, picture, save
+from rows import mostly_slow
 
 from jax_robust.data import convert, decoding, files, idx
 from jax_robust.errors import DataFileError
@@ -252,7 +253,7 @@ BOMBS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", mostly_slow(BOMBS, "label", "shape", "pixels", "idx"))
 def test_bombs_are_refused_in_a_second_and_200_megabytes(tmp_path, name):
   """In a process of its own, whose memory is limited; TensorFlow and JAX are not needed."""
   make, path, message = BOMBS[name]

@@ -14,6 +14,7 @@ import pytest
 from coded_source import Coded, assert_equal, coded, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import mostly_slow
 
 from jax_robust import data
 from jax_robust.data import mixture, pipeline
@@ -163,7 +164,7 @@ def interleaved(order, start, count):
   return np.array(list(dataset.as_numpy_iterator()))
 
 
-@pytest.mark.parametrize("cycle_length", [1, 3, 16])
+@pytest.mark.parametrize("cycle_length", mostly_slow([1, 3, 16], 3))
 def test_interleaving_can_be_entered_anywhere(cycle_length):
   order = ShardOrder(UNEVEN, seed=(3,), cycle_length=cycle_length)
   total = sum(UNEVEN)
@@ -323,6 +324,7 @@ raise SystemExit(3)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
 def test_constant_memory(tmp_path, capsys):
   command = [sys.executable, "-c", CONSTANT_MEMORY, str(tmp_path)]

@@ -153,6 +153,7 @@ for run, num in enumerate((250, 250, 5_000)):  # the first run also pays for the
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's smaps")
 def test_constant_memory(tmp_path):
   """Anonymous memory for 20 times as many samples (61 MB of images) stays the same."""

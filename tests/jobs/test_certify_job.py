@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 from PIL import Image
+from rows import mostly_slow
 
 from jax_robust import smoothing
 from jax_robust.runs import row_log
@@ -130,7 +131,9 @@ def test_several_nets_and_sigmas(command, run_flag, trained, tmp_path, whole):
 RADII = (0, 0.1, 0.2)
 
 
-@pytest.mark.parametrize("flag", ["radii=0,0.1,0.2", "tolerance=0.05"])
+@pytest.mark.parametrize(
+  "flag", mostly_slow(["radii=0,0.1,0.2", "tolerance=0.05"], "tolerance=0.05")
+)
 def test_adaptive_modes(command, run_flag, copy, flag):
   flags = [*FLAGS, "--config.smoothing.n=2000", f"--config.smoothing.{flag}"]
   done = command([run_flag, JOB, *flags, f"--workdir={copy}"])

@@ -68,6 +68,7 @@ def test_no_runs_are_a_mistake(tiny, tmp_path):
     jobs.run(tiny(job="compare"), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_where_it_was_stopped(command, comparison, tmp_path):
   folder = tmp_path / "workdir"
   argv = [f"--config={comparison}", f"--workdir={folder}"]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import two_exits
+from rows import mostly_slow
 
 import jax_robust
 from jax_robust import jobs, presets
@@ -71,7 +72,7 @@ def test_load_gives_the_exit_of_the_config(logits):
   np.testing.assert_allclose(np.exp(found["mean"]), np.mean(probs, axis=0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("exit", ["mean", 0, pytest.param("last", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("exit", mostly_slow(["mean", 0, "last"], "mean"))
 def test_evaluate_and_autoattack_answer_by_the_exit(make, run, exit):
   config = make(evaluation__exit=exit, evaluation__checkpoint="latest")
   config.job = "evaluate"

@@ -13,6 +13,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from rows import mostly_slow
 
 from jax_robust.train import checkpoint, metrics
 
@@ -82,7 +83,9 @@ def disk(tmp_path):
   subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.parametrize("limit", ["a quota on files", "a full disk"])
+@pytest.mark.parametrize(
+  "limit", mostly_slow(["a quota on files", "a full disk"], "a quota on files")
+)
 def test_a_full_disk_and_ctrl_c_lose_nothing(
   request, command, run_flag, trained, left_behind, tmp_path, limit
 ):

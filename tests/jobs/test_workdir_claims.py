@@ -15,6 +15,7 @@ import sys
 import failing
 import numpy as np
 import pytest
+from rows import mostly_slow
 
 from jax_robust import atomic
 from jax_robust import errors as errors_lib
@@ -31,16 +32,6 @@ AUTOATTACK = (
   "--config.autoattack.eps=0.02",
 )  # fmt: skip
 NAME = "certify_mlp_sigma0.25"
-
-
-def mostly_slow(cases, *quick):
-  """Cases of which only some are tried by default: each starts a job, or several."""
-  return [
-    pytest.param(
-      *case, marks=[] if case in quick else pytest.mark.slow, id="-".join(map(str, case))
-    )
-    for case in cases
-  ]
 
 
 @pytest.fixture(scope="module")

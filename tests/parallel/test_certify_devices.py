@@ -12,6 +12,7 @@ import pair_config
 import pytest
 from pair_process import ARGUMENT, starter
 from PIL import Image
+from rows import mostly_slow
 
 from jax_robust import config as config_lib
 from jax_robust import job_table, jobs, smoothing
@@ -76,7 +77,7 @@ def start(tmp_path, weights):
     yield start
 
 
-@pytest.mark.parametrize("mode", parallel.MODES[1:])
+@pytest.mark.parametrize("mode", mostly_slow(parallel.MODES[1:], "shard_map"))
 def test_eight_devices_in_every_mode(mode, weights, expected, tmp_path):
   jobs.run(make_config(weights, parallel=mode), str(tmp_path))
   assert rows_of(tmp_path) == expected

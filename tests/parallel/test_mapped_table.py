@@ -73,8 +73,8 @@ OBJECTIVES_UNDER_TEST = {
 # slow tests: those named are of every kind of loop, draw and average.
 IN_EVERY_MODE = {
   *("cross_entropy", "kl_divergence"),
-  *("rs_fgsm", "pgd", "apgd", "ddn", "fab", "square"),
-  *("standard", "adversarial", "smoothadv", "macer"),
+  *("pgd", "apgd", "fab", "square"),
+  *("adversarial", "macer"),
 }
 
 TABLES = {

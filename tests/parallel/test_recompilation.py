@@ -3,12 +3,13 @@
 import jax
 import pytest
 import tiny_config
+from rows import mostly_slow
 
 from jax_robust import jobs
 from jax_robust.jobs import train
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", mostly_slow(["jit", "pmap"], "jit"))
 def test_no_recompilation_after_step_2(mode, tmp_path, caplog, monkeypatch):
   compiled_before = []
   make_training = train.make_training

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from damage import damaged
+from rows import mostly_slow
 
 from jax_robust import smoothing
 from jax_robust.smoothing import claims
@@ -178,7 +179,7 @@ def test_tables_of_large_radii_stay_small():
   assert len(table) < 5000 and "r=100 |" in table
 
 
-@pytest.mark.parametrize("form", ["plain", "gzip", "members"])
+@pytest.mark.parametrize("form", mostly_slow(["plain", "gzip", "members"], "plain", "members"))
 def test_reading_is_linear(tmp_path, form):
   """Ten times the rows, and at most twenty-five times the time: a square would take a hundred."""
 

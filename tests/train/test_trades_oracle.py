@@ -137,6 +137,7 @@ def test_released_attack(recorded):
   np.testing.assert_allclose(iterates[-1], expected["x_adv"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_attack_of_2019(recorded):
   """Its program does not clip the start to [0, 1], `pgd` does: hence the first step by hand."""
   expected = under(recorded, "trades_2019/")

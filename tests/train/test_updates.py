@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import toy_update
+from rows import mostly_slow
 
 from jax_robust import jobs, objectives
 from jax_robust.errors import ConfigError
@@ -123,7 +124,7 @@ def whole(ready, tmp_path_factory):
   return left_in(folder)
 
 
-@pytest.mark.parametrize("end", ["asked", "killed"])
+@pytest.mark.parametrize("end", mostly_slow(["asked", "killed"], "killed"))
 def test_stopped_and_resumed_it_ends_bit_equal(ready, whole, tmp_path, end):
   seen = []
 
