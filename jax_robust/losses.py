@@ -21,6 +21,7 @@ from jax_robust.types import LossFn
 Logits = Float[Array, "b k"] | tuple  # a tuple is refused, with the remedy
 
 _DLR_OFFSET = 1e-12  # as in the reference program
+_TAKES_EXITS = "takes_exits"  # an attribute of losses that are made for a tuple of exits
 
 
 def as_targets(
@@ -272,13 +273,13 @@ def over_exits(loss_fn: LossFn) -> LossFn:
 
 def of_all_exits(loss_fn: LossFn) -> LossFn:
   """Marks a loss as one that takes the tuple of exits as it is: `over_exits` leaves it alone."""
-  loss_fn.takes_exits = True
+  setattr(loss_fn, _TAKES_EXITS, True)
   return loss_fn
 
 
 def _takes_exits(loss_fn: LossFn) -> bool:
   """Whether a loss is marked so."""
-  return getattr(loss_fn, "takes_exits", False)
+  return getattr(loss_fn, _TAKES_EXITS, False)
 
 
 @of_all_exits
@@ -315,7 +316,8 @@ def cross_entropy_to_uniform(outputs: Any, targets: Any = None) -> Float[Array, 
       "outputs are those of 1 exit: slowdown needs a net of several, since it keeps images from "
       "leaving at an exit before the last"
     )
-  return sum(-jnp.mean(jax.nn.log_softmax(logits), axis=-1) for logits in exits[:-1])
+  each = [-jnp.mean(jax.nn.log_softmax(logits), axis=-1) for logits in exits[:-1]]
+  return sum(each[1:], each[0])
 
 
 def slowdown_loss(
@@ -345,7 +347,7 @@ def slowdown_loss(
   """
 
   def loss_of_exits(outputs, targets):
-    slow = -cross_entropy_to_uniform(outputs)
+    slow = -cross_entropy_to_uniform(outputs, targets)
     if isinstance(weight, (int, float)) and not weight:
       return slow
     return slow + weight * loss_fn(answer_fn(outputs), targets)
