@@ -1,10 +1,12 @@
 """Losses of logits, per example: nothing is reduced over the batch. Attacks ascend them.
 
-They take the logits of one exit, `[b, k]`; `over_exits` lifts them to a tuple of exits. All take
-labels or probabilities, as `errors.check_targets` describes them; a loss of the true class takes
-the arg max of probabilities, the first of several.
+They take the logits of one exit, `[b, k]`; `over_exits` lifts them to a tuple of exits, but for
+those that are made for the tuple, such as `cross_entropy_to_uniform`. All take labels or
+probabilities, as `errors.check_targets` describes them; a loss of the true class takes the arg max
+of probabilities, the first of several.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,12 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_robust.errors import check_targets
-from jax_robust.nets.exits import exits_of
+from jax_robust.nets.exits import exits_of, predictions
 from jax_robust.types import LossFn
 
 Logits = Float[Array, "b k"] | tuple  # a tuple is refused, with the remedy
 
 _DLR_OFFSET = 1e-12  # as in the reference program
+_TAKES_EXITS = "takes_exits"  # an attribute of losses that are made for a tuple of exits
 
 
 def as_targets(
@@ -183,7 +186,11 @@ def towards(loss_fn: LossFn) -> LossFn:
       "loss_fn is dlr, which has no gradient towards a goal that is not among the two largest "
       "logits: with goals take cross_entropy or margin"
     )
-  return lambda outputs, goals: -loss_fn(outputs, goals)
+
+  def loss_towards(outputs, goals):
+    return -loss_fn(outputs, goals)
+
+  return of_all_exits(loss_towards) if _takes_exits(loss_fn) else loss_towards
 
 
 def targeted_dlr(outputs: Logits, labels: Any, goals: Any) -> Float[Array, " b"]:
@@ -244,11 +251,15 @@ def over_exits(loss_fn: LossFn) -> LossFn:
   """Lifts a per-example loss to the mean over the exits of a multi-exit model.
 
   A single array of logits counts as the only exit. Targets may be a tuple too, one entry per exit.
+  A loss of all exits (`of_all_exits`), such as one that was lifted already, is given back.
 
   >>> z = jnp.zeros((1, 2))
   >>> over_exits(cross_entropy)((z, z), jnp.array([0])).round(3).tolist()
   [0.6930000185966492]
   """
+
+  if _takes_exits(loss_fn):
+    return loss_fn
 
   def loss_over_exits(outputs, targets):
     exits = exits_of(outputs)
@@ -257,7 +268,91 @@ def over_exits(loss_fn: LossFn) -> LossFn:
     each = [loss_fn(*pair) for pair in zip(exits, targets, strict=True)]
     return each[0] if len(each) == 1 else sum(each[1:], each[0]) / len(each)
 
-  return loss_over_exits
+  return of_all_exits(loss_over_exits)
+
+
+def of_all_exits(loss_fn: LossFn) -> LossFn:
+  """Marks a loss as one that takes the tuple of exits as it is: `over_exits` leaves it alone."""
+  setattr(loss_fn, _TAKES_EXITS, True)
+  return loss_fn
+
+
+def _takes_exits(loss_fn: LossFn) -> bool:
+  """Whether a loss is marked so."""
+  return getattr(loss_fn, _TAKES_EXITS, False)
+
+
+@of_all_exits
+def cross_entropy_to_uniform(outputs: Any, targets: Any = None) -> Float[Array, " b"]:
+  """How far the exits before the last are from knowing nothing; low where none is confident.
+
+  `sum_{e < E} -1/k sum_c log softmax(z_e)_c`: of every exit but the last, the cross entropy of its
+  softmax to the uniform distribution. A slowdown attack descends it.
+
+  Guarantees:
+    `uniform_exits_are_the_least`: (E - 1) log k, exactly where all those softmax are uniform.
+
+  Args:
+    outputs: a tuple of logits, two exits or more, each `[b, k]`.
+    targets: unused; a loss has them.
+
+  Returns:
+    One loss per example, `[b]`, in nats.
+
+  Raises:
+    ValueError: there is one exit.
+
+  Reference: Hong et al., 2021, "A Panda? No, It's a Sloth: Slowdown Attacks on Adaptive Multi-Exit
+  Neural Network Inference", https://arxiv.org/abs/2010.02432.
+
+  >>> early, last = jnp.zeros((1, 4)), jnp.ones((1, 4))
+  >>> cross_entropy_to_uniform((early, last)).round(4)
+  Array([1.3863], dtype=float32)
+  """
+  del targets
+  exits = exits_of(outputs)
+  if len(exits) < 2:
+    raise ValueError(
+      "outputs are those of 1 exit: slowdown needs a net of several, since it keeps images from "
+      "leaving at an exit before the last"
+    )
+  each = [-jnp.mean(jax.nn.log_softmax(logits), axis=-1) for logits in exits[:-1]]
+  return sum(each[1:], each[0])
+
+
+def slowdown_loss(
+  *,
+  weight: Array | float = 0.0,
+  loss_fn: LossFn = cross_entropy,
+  answer_fn: Callable[[Any], Array] = predictions,
+) -> LossFn:
+  """The loss of an attack on cost and accuracy, to be ascended.
+
+  `-cross_entropy_to_uniform(outputs) + weight * loss_fn(answer_fn(outputs), targets)`.
+
+  Args:
+    weight: of the misclassification; 0 is an attack on the cost alone.
+    loss_fn: per-example loss of one exit.
+    answer_fn: `outputs -> logits [b, k]` that shall be wrong. Default: those of the last exit,
+      where an image that is slowed down ends. Of the exit taken it is
+      `lambda outputs: early_exit.answer(outputs, thresholds)[0]`.
+
+  Returns:
+    `(outputs, targets) -> [b]`, of all exits.
+
+  >>> early, last = jnp.zeros((1, 4)), jnp.zeros((1, 4))
+  >>> loss = slowdown_loss(weight=3.0)((early, last), jnp.array([1]))
+  >>> (loss / jnp.log(4)).tolist()
+  [2.0]
+  """
+
+  def loss_of_exits(outputs, targets):
+    slow = -cross_entropy_to_uniform(outputs, targets)
+    if isinstance(weight, (int, float)) and not weight:
+      return slow
+    return slow + weight * loss_fn(answer_fn(outputs), targets)
+
+  return of_all_exits(loss_of_exits)
 
 
 LOSSES = {

@@ -211,3 +211,37 @@ def test_over_exits_refuses_what_is_no_tuple_of_exits():
   for outputs in ((LOGITS, LOGITS[:, :3]), {"logits": LOGITS}):
     with pytest.raises(ValueError, match="expected .*exits? *|expected logits"):
       losses.over_exits(losses.margin)(outputs, LABELS)
+
+
+EXITS = tuple(jnp.asarray(DRAW.normal(size=(6, 5)) * 2, jnp.float32) for _ in range(3))
+
+
+def test_cross_entropy_to_uniform_is_that_of_all_exits_but_the_last():
+  expected = sum(-special.log_softmax(np.float64(z), axis=1).mean(1) for z in EXITS[:-1])
+  np.testing.assert_allclose(losses.cross_entropy_to_uniform(EXITS), expected, rtol=1e-5)
+  with pytest.raises(ValueError, match="1 exit: slowdown needs a net of several"):
+    losses.cross_entropy_to_uniform(EXITS[0])
+
+
+def test_uniform_exits_are_the_least():
+  level = (*(jnp.full_like(z, 3.0) for z in EXITS[:-1]), EXITS[-1])
+  least = losses.cross_entropy_to_uniform(level)
+  np.testing.assert_allclose(least, 2 * np.log(5), rtol=1e-6)
+  assert np.all(losses.cross_entropy_to_uniform(EXITS) > least)
+  gradient = jax.grad(lambda z: losses.cross_entropy_to_uniform(z).sum())(level)
+  np.testing.assert_allclose(gradient[0], 0.0, atol=1e-7)
+
+
+def test_a_loss_of_all_exits_is_lifted_to_itself():
+  for loss in (losses.cross_entropy_to_uniform, losses.slowdown_loss(weight=0.5)):
+    assert losses.over_exits(loss) is loss
+    towards = losses.over_exits(losses.towards(loss))(EXITS, LABELS)
+    np.testing.assert_array_equal(towards, -loss(EXITS, LABELS))
+  lifted = losses.over_exits(losses.margin)
+  assert losses.over_exits(lifted) is lifted
+
+
+def test_slowdown_loss_adds_that_of_the_answer():
+  loss = losses.slowdown_loss(weight=0.5, loss_fn=losses.margin)(EXITS, LABELS)
+  expected = 0.5 * losses.margin(EXITS[-1], LABELS) - losses.cross_entropy_to_uniform(EXITS)
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)

@@ -1,11 +1,13 @@
-"""A classifier with two exits, which a config can name while `known` is in force."""
+"""Classifiers with two exits: one that a config can name, and any other with its exit twice."""
 
 import contextlib
+import functools
 
 import flax.linen as nn
 
 from jax_robust import models
 from jax_robust.models.classifier import Classifier
+from jax_robust.nets.exits import exits_of
 
 
 class TwoExits(Classifier, kw_only=True):
@@ -29,3 +31,23 @@ def known():
     yield
   finally:
     del models.MODELS["two_exits"]
+
+
+def exit_twice(logits_fn):
+  """The classifier with a second exit that is as the first, for attacks that need several."""
+
+  @functools.wraps(logits_fn, updated=())
+  def two_exits(*args):
+    return (exits_of(logits_fn(*args))[-1],) * 2
+
+  return two_exits
+
+
+def on_two_exits(attack):
+  """The attack, on `exit_twice` of whatever it is given."""
+
+  @functools.wraps(getattr(attack, "func", attack))
+  def run(logits_fn, *args, **options):
+    return attack(exit_twice(logits_fn), *args, **options)
+
+  return run

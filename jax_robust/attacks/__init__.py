@@ -8,7 +8,7 @@ Args:
     are logits `[b, k]`, or a tuple of them with one entry per exit. Attacks that ascend a loss
     ascend its mean over the exits (`losses.over_exits`), and an example counts as misclassified by
     its last exit (`nets.exits.predictions`); attacks that look for the decision boundary need one
-    array, and say so. `nets.exits.select_exit` chooses one.
+    array, and say so. `nets.exits.select_exit` chooses one. `slowdown` needs several.
   x: images in [0, 1], `[b, ...]`, floating-point. Normalisation belongs into the model. float16 and
     bfloat16 too, but for the minimum-norm attacks and `autoattack`.
   targets: labels `[b]` of any integer or bool dtype, also `[b, 1]`, or as a list; or probabilities
@@ -97,6 +97,9 @@ from jax_robust.attacks.recipes import ATTACKS as ATTACKS
 from jax_robust.attacks.recipes import OPTIMIZERS as OPTIMIZERS
 from jax_robust.attacks.recipes import RECIPES as RECIPES
 from jax_robust.attacks.recipes import make_attack as make_attack
+from jax_robust.attacks.slowdown import class_universal_slowdown as class_universal_slowdown
+from jax_robust.attacks.slowdown import slowdown as slowdown
+from jax_robust.attacks.slowdown import universal_slowdown as universal_slowdown
 from jax_robust.attacks.square import square as square
 from jax_robust.attacks.transfer import transfer as transfer
 from jax_robust.nets.devices import Devices as Devices

@@ -11,6 +11,7 @@ evaluation, PGD-40
       optimizer=adam({0: 0.1, 20: 0.01, 30: 0.001}))
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ from jax_robust.attacks.pgd_steps import (
   check_restarts,
   default_unroll,
   make_move,
+  size_of_step,
 )
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import select
@@ -38,7 +40,7 @@ from jax_robust.nets import derivatives
 from jax_robust.nets.randomised import takes_rng
 from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold
 
-STARTS = ("uniform", "normal", "zero")
+STARTS = ("uniform", "one_step", "normal", "zero")
 
 _NORMAL_START_STDDEV = 1e-3  # TRADES, 2019
 
@@ -95,8 +97,8 @@ def pgd(
     optimizer: any optax transformation instead, such as `adam({0: 0.1, 5: 0.01})`.
     momentum: the gradients, each over its mean absolute value, are summed with this decay, and the
       sum takes the place of the gradient: see `mim`. Default: no sum is kept.
-    start: 'uniform' in the ball, 'normal' (x + .001 N(0, 1)), 'zero' (x itself), or an array of
-      points `[b, ...]`.
+    start: 'uniform' in the ball, 'one_step' (uniform in the smaller ball that one step reaches),
+      'normal' (x + .001 N(0, 1)), 'zero' (x itself), or an array of points `[b, ...]`.
     num_restarts: independent starts; the last iterate of highest loss is returned. Static.
     keep_best: return the iterate of highest loss over all steps and restarts, the starts included.
       Costs one more forward pass per restart, as does `num_restarts > 1` by itself.
@@ -123,6 +125,7 @@ def pgd(
   check_restarts(num_restarts, start)
   x, keys, is_randomised = inputs.x, inputs.keys, takes_rng(logits_fn)
   init_fn, move_fn = make_move(ball, step_size, optimizer, num_steps, momentum)
+  drawn_from = _ball_of_starts(start, ball, step_size, optimizer, num_steps)
   loss_of = _expected_loss(*_towards(inputs, loss_fn), eot if is_randomised else 0)
 
   def loss_at(x_adv, noise_keys, count):
@@ -146,7 +149,7 @@ def pgd(
   keeps_best = num_restarts > 1 or keep_best
   with derivatives.needed("pgd", inputs.query, x, keys):
     for restart in range(num_restarts):
-      x_start = _start(start, fold(keys, restart), x, ball)
+      x_start = _start(start, fold(keys, restart), x, ball, drawn_from)
       noise_keys = fold(keys, MODEL_NOISE + restart) if is_randomised else ()
       state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss, num_lost)
       state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
@@ -192,12 +195,21 @@ def _expected_loss(inputs, loss_fn, eot):
   return mean_loss
 
 
-def _start(start, keys, x, ball):
+def _ball_of_starts(start, ball, step_size, optimizer, num_steps):
+  """What a random start is drawn from: the ball, or the part of it that one step reaches."""
+  if not isinstance(start, str) or start != "one_step":
+    return ball
+  if optimizer is not None:
+    raise ValueError("start='one_step' and an optimizer: expected a step_size, which it lacks")
+  return dataclasses.replace(ball, eps=size_of_step(ball, step_size, num_steps, 0))
+
+
+def _start(start, keys, x, ball, drawn_from):
   """The first iterate, projected."""
   if not isinstance(start, str):
     x_start = jax.lax.stop_gradient(start).astype(x.dtype)
-  elif start == "uniform":
-    x_start = x + ball.sample(keys, x)
+  elif start in ("uniform", "one_step"):
+    x_start = x + drawn_from.sample(keys, x)
   elif start == "normal":
     normal = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
     x_start = x + _NORMAL_START_STDDEV * normal

@@ -116,16 +116,20 @@ def make_move(
 
     return jax.vmap(optimizer.init), move
 
-  if step_size is None:
-    step_size = 2.5 * ball.eps / max(num_steps, 1)
-
   def ascend(gradient, velocity, x_adv, count):
-    size = step_size(count) if callable(step_size) else step_size
+    size = size_of_step(ball, step_size, num_steps, count)
     if momentum is not None:
       gradient = velocity = per_example(momentum, x_adv) * velocity + _of_mean_size_one(gradient)
     return x_adv + per_example(size, x_adv) * ball.ascent(gradient), velocity
 
   return (lambda x: ()) if momentum is None else jnp.zeros_like, ascend
+
+
+def size_of_step(ball: Ball, step_size: StepSize | None, num_steps: int, count: Any) -> Any:
+  """The step size at one step: that which is given, or 2.5 eps / num_steps."""
+  if step_size is None:
+    return 2.5 * ball.eps / max(num_steps, 1)
+  return step_size(count) if callable(step_size) else step_size
 
 
 def _of_mean_size_one(gradient):
@@ -141,7 +145,7 @@ def check_restarts(num_restarts: int, start: Any) -> None:
   """Raises ValueError unless there is a restart; of several, unless they start at random points."""
   check_count(num_restarts=num_restarts)
   name = start if isinstance(start, str) else "an array"
-  if num_restarts > 1 and start is not None and name not in ("uniform", "normal"):
+  if num_restarts > 1 and start is not None and name not in ("uniform", "one_step", "normal"):
     raise ValueError(
       f"num_restarts={num_restarts} with start={name}: expected a random start, else all are alike"
     )

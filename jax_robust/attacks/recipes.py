@@ -12,6 +12,7 @@ from jax_robust.attacks.fab import fab, fab_targeted
 from jax_robust.attacks.multi_targeted import multi_targeted
 from jax_robust.attacks.pgd import bim, cw_linf, fgsm, mim, n_fgsm, pgd, rs_fgsm
 from jax_robust.attacks.pgd_steps import adam, piecewise_constant
+from jax_robust.attacks.slowdown import slowdown
 from jax_robust.attacks.square import square
 from jax_robust.errors import check_name, near_miss
 from jax_robust.losses import LOSSES
@@ -21,7 +22,7 @@ ATTACKS = {
   attack.__name__: attack
   for attack in (
     fgsm, rs_fgsm, n_fgsm, pgd, bim, mim, cw_linf,
-    multi_targeted, cw_l2, ddn, apgd, apgd_targeted, fab, fab_targeted, square,
+    multi_targeted, cw_l2, ddn, apgd, apgd_targeted, fab, fab_targeted, square, slowdown,
   )
 }  # fmt: skip
 """The attacks by the name a config gives them."""
@@ -80,6 +81,23 @@ RECIPES = {
     "eps": 8 / 255,
     "num_steps": 20,
     "step_size": 2 / 255,
+  },
+  # DeepSloth, per image.
+  "sloth_linf": {
+    "name": "slowdown",
+    "norm": "linf",
+    "eps": 0.03125,
+    "num_steps": 30,
+    "step_size": 0.002,
+  },
+  # The published l2 attack has no radius; this is the usual one, and the share of it that a step
+  # is in `sloth_linf`.
+  "sloth_l2": {
+    "name": "slowdown",
+    "norm": "l2",
+    "eps": 0.5,
+    "num_steps": 30,
+    "step_size": 0.032,
   },
 }
 """Published attacks as data: `make_attack(**RECIPES['pgd_40'])`."""

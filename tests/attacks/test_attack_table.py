@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from two_exits import on_two_exits
 
 from jax_robust import attacks, losses
 from jax_robust.types import as_keys
@@ -87,6 +88,11 @@ ATTACKS_UNDER_TEST = {
     minimum_norm=True,
   ),
   "square": Row(functools.partial(attacks.square, num_queries=30)),
+  # With a weight, since by itself it asks for no wrong answer.
+  "slowdown": Row(
+    on_two_exits(functools.partial(attacks.slowdown, weight=2.0, num_steps=4, unroll=1)),
+    balls=("linf",),
+  ),
 }
 
 CASES = [(name, ball) for name, row in ATTACKS_UNDER_TEST.items() for ball in row.balls]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rows import mostly_slow
+from two_exits import on_two_exits
 from unchecked import as_a_user  # noqa: F401
 
 from jax_robust import attacks, losses
@@ -63,6 +64,7 @@ CALLS = {
   "fab": functools.partial(attacks.fab, num_steps=1),
   "fab_targeted": functools.partial(attacks.fab_targeted, num_steps=1, num_targets=1),
   "square": functools.partial(attacks.square, num_queries=1),
+  "slowdown": on_two_exits(functools.partial(attacks.slowdown, num_steps=1, unroll=1)),
   "autoattack": autoattack,
   "transfer": transferred,
 }
@@ -71,10 +73,11 @@ CALLS = {
 NEED_L2 = ("cw_l2", "ddn")
 MINIMUM_NORM = (*NEED_L2, "fab", "fab_targeted")
 PER_PIXEL = ("fgsm", "rs_fgsm", "n_fgsm", "pgd", "bim", "mim", "cw_linf", "apgd", "apgd_targeted",
-             "transfer")  # fmt: skip
+             "slowdown", "transfer")  # fmt: skip
 ONLY_32 = (*MINIMUM_NORM, "autoattack")
 
-VARIANTS = ("rs_fgsm", "n_fgsm", "bim", "mim", "cw_linf", "apgd_targeted", "fab_targeted")
+VARIANTS = ("rs_fgsm", "n_fgsm", "bim", "mim", "cw_linf", "apgd_targeted", "fab_targeted",
+            "slowdown")  # fmt: skip
 """They hand their arguments to another attack of the table."""
 
 every_attack = pytest.mark.parametrize("name", CALLS)

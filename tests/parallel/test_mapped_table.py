@@ -8,6 +8,7 @@ import mapped_problems as problems
 import numpy as np
 import pytest
 from mapped_problems import NUM_CLASSES, NUM_ROWS
+from two_exits import on_two_exits
 
 from jax_robust import attacks, losses, models, objectives
 from jax_robust.train import parallel, state
@@ -50,9 +51,11 @@ ATTACKS_UNDER_TEST = {
   "fab": ({"num_steps": 5, "num_restarts": 2, "eps": 1},),
   "fab_targeted": ({"num_steps": 5, "num_targets": 2, "norm": "l2", "eps": 9},),
   "square": ({"num_queries": 10}, {"num_queries": 10, "norm": "l2", "eps": 1}),
+  "slowdown": ({"num_steps": 2},),
 }
 
 MINIMUM_NORM = ("cw_l2", "ddn", "fab", "fab_targeted")
+NEED_SEVERAL_EXITS = ("slowdown",)
 
 # Settings of an objective, and rows of a BatchNorm group (None: the whole batch).
 OBJECTIVES_UNDER_TEST = {
@@ -166,6 +169,7 @@ def attacked():
 def test_attacks(name, options, modes):
   apply_fn, weights, image, predicted = attacked()
   attack = attacks.make_attack(name, **{"eps": 0.1, **options})
+  attack = on_two_exits(attack) if name in NEED_SEVERAL_EXITS else attack
   batch = {
     "image": image,
     "target": predicted if name in MINIMUM_NORM else targets_of("labels"),

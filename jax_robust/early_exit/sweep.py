@@ -1,0 +1,96 @@
+"""Stored outputs of all exits: which exit answers under each of many thresholds, and what."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from jax_robust.early_exit.rules import confidences
+from jax_robust.errors import check_labels
+
+NEVER = 2.0
+"""A threshold that no confidence reaches: the exit never answers."""
+
+
+def as_outputs(outputs: Any) -> tuple:
+  """Stored logits `[exits, n, k]`, or a sequence of `[n, k]`, as the tuple that a net returns.
+
+  Raises:
+    ValueError: fewer than two exits.
+  """
+  exits = tuple(jnp.asarray(each) for each in outputs)
+  if len(exits) < 2:
+    raise ValueError(f"outputs have {len(exits)} exits: expected two or more, none to choose among")
+  return exits
+
+
+def as_grid(grid: Any, num_exits: int) -> Float[np.ndarray, "m rest"]:
+  """Thresholds as float32 `[m, exits - 1]`; one for all exits, `[m]`, is repeated.
+
+  Raises:
+    ValueError: no thresholds, NaN, or another number of them than of exits but the last.
+
+  >>> as_grid([0.9, 0.5], 3).shape
+  (2, 2)
+  """
+  found = np.asarray(grid, np.float32)
+  if found.ndim == 1:
+    found = np.repeat(found[:, None], num_exits - 1, axis=1)
+  if found.ndim != 2 or not found.size or found.shape[1] != num_exits - 1:
+    raise ValueError(
+      f"grid has shape {np.shape(grid)}: expected thresholds [m] for all exits, or "
+      f"[m, {num_exits - 1}], one for each exit but the last of {num_exits}"
+    )
+  if np.isnan(found).any():
+    raise ValueError("grid holds NaN: expected confidences")
+  return found
+
+
+def taken_on_grid(outputs: Any, grid: Any) -> Int[np.ndarray, "m n"]:
+  """The exit that answers for each image under each line of a grid, as `exit_taken` says.
+
+  Guarantees:
+    `each_line_is_exit_taken`: also where a confidence is NaN.
+    `lower_thresholds_leave_earlier`: of two lines, the one that is lower everywhere has no later
+      exit.
+
+  Args:
+    outputs: logits `[exits, n, k]`.
+    grid: thresholds `[m]`, one for all exits, or `[m, exits - 1]`.
+
+  >>> taken_on_grid([[[9.0, 0.0]], [[0.0, 0.0]]], [2.0, 0.9]).tolist()
+  [[1], [0]]
+  """
+  exits = as_outputs(outputs)
+  known = np.asarray(confidences(exits))
+  rest = np.ones_like(known[-1:], bool)
+  lines = [
+    np.argmax(np.concatenate([known[:-1] >= line[:, None], rest]), axis=0)
+    for line in as_grid(grid, len(exits)).astype(known.dtype)
+  ]
+  return np.stack(lines).astype(np.int32)
+
+
+def classes_of(exits: tuple) -> Int[np.ndarray, "exits n"]:
+  """The class that each exit predicts for each image."""
+  return np.stack([np.argmax(np.asarray(logits), axis=1) for logits in exits])
+
+
+def labels_of(exits: tuple, labels: Any) -> Int[np.ndarray, " n"]:
+  """The labels as an array; raises ValueError unless they fit the exits' outputs."""
+  labels = np.asarray(labels)
+  num_images, num_classes = exits[0].shape
+  if labels.shape != (num_images,):
+    raise ValueError(f"labels have shape {labels.shape}: expected ({num_images},), as the outputs")
+  check_labels(labels, num_classes)
+  return labels
+
+
+def per_image(values: np.ndarray, taken: Int[np.ndarray, "... n"]) -> np.ndarray:
+  """What stands at the exit taken, `[..., n]`, of values of all exits.
+
+  >>> per_image(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1, 0])).tolist()
+  [3.0, 2.0]
+  """
+  return values[taken, np.arange(values.shape[1])]
