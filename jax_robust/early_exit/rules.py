@@ -67,7 +67,25 @@ def exit_taken(outputs: Outputs, thresholds: Sequence[float]) -> Int[Array, " b"
   >>> exit_taken((sure, unsure), [0.9]).tolist()
   [0, 1]
   """
-  known = confidences(outputs)
+  return first_confident(confidences(outputs), thresholds)
+
+
+def first_confident(
+  known: Float[Array | np.ndarray, "exits b"], thresholds: Sequence[float] | np.ndarray
+) -> Int[Array, " b"]:
+  """`exit_taken` where the confidences are known: the first exit whose one is >= its threshold.
+
+  Args:
+    known: as `confidences` returns them.
+    thresholds: as those of `check_thresholds`.
+
+  Raises:
+    ValueError: thresholds of another model.
+
+  >>> first_confident(np.array([[0.9, 0.6], [0.5, 0.5]], np.float32), [0.75]).tolist()
+  [0, 1]
+  """
+  known = jnp.asarray(known)
   bounds = jnp.asarray(check_thresholds(thresholds, len(known)), known.dtype)
   passes = known[:-1] >= bounds[:, None]
   rest = jnp.ones_like(known[-1:], bool)

@@ -13,7 +13,7 @@ from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError
 from jax_robust.nets.exits import Exit, select_exit
 from jax_robust.runs import build, weights, workdir
-from jax_robust.runs.blocks import check_name
+from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import state
 from jax_robust.types import LogitsFn
 
@@ -124,7 +124,7 @@ def make_logits_fn(
 
 
 def read_exit(config: Any) -> Exit:
-  """`config.evaluation.exit`: 'last', 'mean', or a number, which may come as text.
+  """`config.evaluation.exit`: 'last', 'mean', 'mean:K', or a number, which may come as text.
 
   Raises:
     ConfigError: it is none of these.
@@ -132,8 +132,12 @@ def read_exit(config: Any) -> Exit:
   text = str(config.evaluation.exit)
   if text.removeprefix("-").isdigit():
     return int(text)
+  if text.startswith("mean:"):
+    with from_config("evaluation"):
+      select_exit(lambda x: x, text)
+    return text
   check_name("evaluation.exit", text, ("last", "mean"))
-  return "mean" if text == "mean" else "last"
+  return text
 
 
 def _open(config, path, source, name) -> Net:
