@@ -78,9 +78,7 @@ def max_average(attack: Attack, *, loss_fn: LossFn = losses.cross_entropy) -> At
   def max_average_attack(logits_fn, x, targets, rng, **options):
     keys = as_keys(rng, len(x))
     num_exits = len(jax.eval_shape(lambda x, keys: exits_of(keyed(logits_fn)(x, keys)), x, keys))
-    points = [
-      aimed(attack, k)(logits_fn, x, targets, keys, **options) for k in range(num_exits)
-    ]
+    points = [aimed(attack, k)(logits_fn, x, targets, keys, **options) for k in range(num_exits)]
     return largest_average(logits_fn, points, targets, keys, loss_fn=loss_fn)
 
   return max_average_attack

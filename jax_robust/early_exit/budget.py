@@ -87,8 +87,8 @@ def choose_thresholds(
     raise ValueError("thresholds are chosen by held-out images, and there are none")
   if shares.shape != (num_exits,) or not (shares >= 0).all() or not np.isclose(shares.sum(), 1):
     raise ValueError(
-      f"fractions={shares.tolist()}: expected one for each of the {num_exits} exits, none negative, "
-      "whose sum is 1"
+      f"fractions={shares.tolist()}: expected one for each of the {num_exits} exits, none "
+      "negative, whose sum is 1"
     )
   thresholds = np.full(num_exits - 1, NEVER, known.dtype)
   marked = np.zeros(num_images, bool)

@@ -1,4 +1,4 @@
-"""Deployed early exits: a batch goes through the net block by block, and images leave on the way."""
+"""Deployed early exits: images go through the net block by block, and leave on the way."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from jax_robust.early_exit.budget import check_several_exits
-from jax_robust.early_exit.rules import check_thresholds, confidences
+from jax_robust.early_exit.rules import Thresholds, check_thresholds, confidences
 from jax_robust.errors import check_count
 
 SMALLEST = 8
@@ -46,7 +46,7 @@ def row_counts(batch_size: int, smallest: int = SMALLEST) -> tuple[int, ...]:
 
 def make_deployed(
   run_block: RunBlock,
-  thresholds: Sequence[float] | np.ndarray,
+  thresholds: Thresholds,
   *,
   num_exits: int,
   batch_size: int = 256,
@@ -88,13 +88,13 @@ def make_deployed(
     places = rows  # those rows
     size = _size_for(len(x), sizes)
     state = _filled(x, size)
-    taken, logits = np.full(len(x), num_exits - 1, np.int32), None
+    taken, logits = np.full(len(x), num_exits - 1, np.int32), np.zeros((len(x), 0))
     num_rows = np.zeros(num_exits, np.int64)
     for number in range(num_exits):
       state, outputs = run_block(state, number)
       num_rows[number] = size
       known, outputs = (np.asarray(each)[places] for each in (_confidence(outputs), outputs))
-      if logits is None:
+      if not number:
         logits = np.zeros((len(x), outputs.shape[1]), outputs.dtype)
       leaves = known >= bounds[number] if number < len(bounds) else np.ones(len(rows), bool)
       logits[rows[leaves]], taken[rows[leaves]] = outputs[leaves], number

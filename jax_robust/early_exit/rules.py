@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ from jaxtyping import Array, Float, Int
 from jax_robust.nets.constants import without_jit
 from jax_robust.nets.exits import exits_of
 from jax_robust.types import LogitsFn, Outputs
+
+Thresholds: TypeAlias = Sequence[float] | np.ndarray
+"""As `check_thresholds` reads them: one for each exit but the last."""
 
 
 def confidences(outputs: Outputs) -> Float[Array, "exits b"]:
@@ -22,7 +26,7 @@ def confidences(outputs: Outputs) -> Float[Array, "exits b"]:
   return jnp.stack([jnp.max(jax.nn.softmax(logits), axis=-1) for logits in exits_of(outputs)])
 
 
-def check_thresholds(thresholds: Sequence[float], num_exits: int) -> np.ndarray:
+def check_thresholds(thresholds: Thresholds, num_exits: int) -> np.ndarray:
   """The threshold of each exit but the last, as float32 `[exits - 1]`.
 
   Args:
@@ -50,7 +54,7 @@ def check_thresholds(thresholds: Sequence[float], num_exits: int) -> np.ndarray:
   return found
 
 
-def exit_taken(outputs: Outputs, thresholds: Sequence[float]) -> Int[Array, " b"]:
+def exit_taken(outputs: Outputs, thresholds: Thresholds) -> Int[Array, " b"]:
   """The number of the exit that answers for each image: the first with confidence >= threshold.
 
   Guarantees:
@@ -71,7 +75,7 @@ def exit_taken(outputs: Outputs, thresholds: Sequence[float]) -> Int[Array, " b"
 
 
 def first_confident(
-  known: Float[Array | np.ndarray, "exits b"], thresholds: Sequence[float] | np.ndarray
+  known: Float[Array | np.ndarray, "exits b"], thresholds: Thresholds
 ) -> Int[Array, " b"]:
   """`exit_taken` where the confidences are known: the first exit whose one is >= its threshold.
 
@@ -93,7 +97,7 @@ def first_confident(
 
 
 def answer(
-  outputs: Outputs, thresholds: Sequence[float]
+  outputs: Outputs, thresholds: Thresholds
 ) -> tuple[Float[Array, "b k"], Int[Array, " b"]]:
   """The logits of the exit that answers for each image, and that exit's number."""
   taken = exit_taken(outputs, thresholds)
@@ -101,7 +105,7 @@ def answer(
   return stacked[taken, jnp.arange(len(taken))], taken
 
 
-def early_exit(logits_fn: LogitsFn, thresholds: Sequence[float]) -> LogitsFn:
+def early_exit(logits_fn: LogitsFn, thresholds: Thresholds) -> LogitsFn:
   """The classifier as it is deployed: the logits of the exit that each image takes.
 
   Its gradient is that of the exit taken; the choice itself has none. All blocks are computed:

@@ -19,7 +19,7 @@ class Line(NamedTuple):
 
 def draw_budgets(
   path: str | os.PathLike,
-  lines: Mapping[str, Line],
+  lines: Mapping[str, Mapping[str, Line]],
   *,
   unit: str,
   chosen: Sequence[tuple[float, float]] = (),
@@ -29,19 +29,23 @@ def draw_budgets(
 
   Args:
     path: of the PNG.
-    lines: by name; those that are joined are sweeps, the others points.
+    lines: by input, which has a colour of its own, and by kind of answer, which has a marker.
     unit: of the costs, for the axis.
     chosen: points of the budget that is deployed, encircled.
     note: written above the axes.
   """
-  figure, axes = plot_style.make_axes((7.2, 4.2), f"expected cost of an image ({unit})",
-                                      "accuracy", note)  # fmt: skip
-  for number, (style, name, line) in enumerate(plot_style.styled(lines)):
-    if not line.joined:
-      style = {**style, "linestyle": "none", "marker": _MARKERS[number % len(_MARKERS)]}
-    axes.plot(line.costs, line.accuracies, label=name, markersize=5, **style)
+  label = f"expected cost of an image ({unit})"
+  figure, axes = plot_style.make_axes((7.2, 4.2), label, "accuracy", note)
+  for style, given, kinds in plot_style.styled(lines):
+    for number, (kind, line) in enumerate(kinds.items()):
+      shown = {"color": style["color"], "label": f"{kind}, {given}", "markersize": 6}
+      if line.joined:
+        shown["linewidth"] = style["linewidth"]
+      else:
+        shown |= {"linestyle": "none", "marker": _MARKERS[number % len(_MARKERS)]}
+      axes.plot(line.costs, line.accuracies, **shown)
   for cost, accuracy in chosen:
-    axes.plot(cost, accuracy, marker="o", markersize=11, color="0.3", fillstyle="none")
+    axes.plot(cost, accuracy, marker="o", markersize=12, color="0.3", fillstyle="none")
   axes.set_ylim(bottom=0)
   axes.set_xlim(left=0)
   plot_style.save_with_legend(path, figure, axes)

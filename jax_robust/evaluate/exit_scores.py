@@ -110,7 +110,9 @@ def find_flags(
   more = lambda count, reference, interval: count / total > interval.high  # noqa: E731
   no_fewer = lambda count, reference, interval: count >= reference > 0  # noqa: E731
   for rule in rules:
-    own = {key[:2]: n for key, n in left.items() if key[0] in FIRST_ORDER and key[1:] == (rule,) * 2}
+    own = {
+      key[:2]: n for key, n in left.items() if key[0] in FIRST_ORDER and key[1:] == (rule,) * 2
+    }
     if not own:
       continue
     strongest = min(own, key=lambda key: own[key])
@@ -155,7 +157,7 @@ def markdown(result: Mapping[str, Any]) -> str:
   if result["apart"]:
     rows = [{"attack": name, **shares} for name, shares in result["apart"].items()]
     lines += [
-      "Apart, since they belong to no eps and are not counted above (l2, one weight of the distance,",
+      "Apart and not counted above, since they belong to no eps (l2, one weight of the distance,",
       f"median distance {result['apart_distance']:.3g}):", "", tables.markdown_table(rows), "",
     ]  # fmt: skip
   if not result["flags"]:

@@ -26,8 +26,6 @@ AIMS = ("average", "max_average", "mean", "last")
 
 _TIMINGS = 3
 
-_DEPLOYED = "the deployed rule"
-
 
 def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[str, Any]:
   """Evaluates a multi-exit net: each exit, ensembles, budgets, and the deployed net with its time.
@@ -42,11 +40,10 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
     inputs["attacked"] = _make_change(config, subject, setting, num_exits)
   batch_size = min(config.evaluation.batch_size, subject.source.num_examples)
   images = {name: _collect(subject.source, change, batch_size) for name, change in inputs.items()}
-  scored = {
-    name: _scored(predict, x, subject.source, batch_size) for name, x in images.items()
-  }
+  scored = {name: _scored(predict, x, subject.source, batch_size) for name, x in images.items()}
   costs = _costs(subject, num_exits)
   deployed = _deploy(config, subject, predict, thresholds.values, images, batch_size)
+  at_thresholds = _with_thresholds(scored, thresholds.values, costs)
   result = {
     "weights": subject.info,
     "num_exits": num_exits,
@@ -57,7 +54,7 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
     "deployed": {
       **thresholds.chosen,
       "thresholds": thresholds.values.tolist(),
-      **_with_thresholds(scored, thresholds.values, costs),
+      **at_thresholds,
       "timing": deployed,
     },
     **({"attack": setting.attack, "aim": config.early_exit.aim} if setting else {}),
@@ -69,7 +66,7 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
   workdir.write_result(path, "early_exit", result)
   if jax.process_index() == 0:
     _show(path / "results", result)
-  return {key: result["deployed"][key] for key in ("clean", "robust") if key in result["deployed"]}
+  return {key: at_thresholds[key] for key in ("clean", "robust") if key in at_thresholds}
 
 
 def check(config: Any) -> None:
@@ -136,7 +133,7 @@ def _correct(scored: exits.Scored, logits: Any) -> np.ndarray:
 
 def _flags(scored: Mapping[str, exits.Scored], answer) -> dict[str, np.ndarray]:
   """What `answer(outputs) -> logits` gets right: `clean`, and `robust` clean and attacked."""
-  correct = {name: _correct(each, answer(tuple(each.outputs))) for name, each in scored.items()}
+  correct = {name: _correct(each, answer(each.exits)) for name, each in scored.items()}
   flags = {"clean": correct["clean"]}
   if "attacked" in correct:
     flags["robust"] = correct["clean"] & correct["attacked"]
@@ -156,7 +153,7 @@ def _with_thresholds(scored, thresholds: np.ndarray, costs) -> dict[str, Any]:
   summary = intervals.summarise(
     _flags(scored, lambda outputs: exits_lib.answer(outputs, thresholds)[0])
   )
-  found = {key: value for key, value in summary.items() if key != "num_examples"}
+  found: dict[str, Any] = {key: summary[key] for key in summary if key != "num_examples"}
   for name, each in scored.items():
     taken = np.asarray(exits_lib.first_confident(exits.known(each), thresholds))
     fractions = exits_lib.exit_fractions(taken, len(each.outputs))
@@ -234,40 +231,53 @@ def _show(folder: pathlib.Path, result: Mapping[str, Any]) -> None:
   """Prints the tables, and draws accuracy against expected cost."""
   measured = [name for name in ("clean", "robust") if name in result["deployed"]]
   unit = next(iter(result["costs"]))
-  scale = 1e6 if unit == "flops" else 1.0
-  named = [(f"exit {row['exit']}", row) for row in result["exits"]]
-  named += [(f"mean of exits 0 to {row['exit'][5:]}", row) for row in result["ensembles"]]
+  scale, title = (1e6, "Mflops") if unit == "flops" else (1.0, unit)
   deployed = result["deployed"]
-  cost_of = lambda row, name: row[f"{name}_exits"]["expected"][unit] / scale  # noqa: E731
-  title = "Mflops" if unit == "flops" else unit
-  rows = [{"answer": name, title: row[unit] / scale, **{m: row[m] for m in measured}}
-          for name, row in named]  # fmt: skip
-  rows.append(
-    {"answer": _DEPLOYED, title: cost_of(deployed, "clean"), **{m: deployed[m] for m in measured}}
-  )
+  named = [(f"exit {row['exit']}", row[unit], row) for row in result["exits"]]
+  named += [(f"mean of exits 0 to {row['exit'][5:]}", row[unit], row)
+            for row in result["ensembles"]]  # fmt: skip
+  named.append(("the deployed rule", _expected(deployed, "clean", unit), deployed))
+  rows = [
+    {"answer": name, title: cost / scale, **{measure: row[measure] for measure in measured}}
+    for name, cost, row in named
+  ]
   print(tables.markdown_table(rows))
-  for name in ("clean", "attacked"):
-    if name in deployed["timing"]:
-      time_of = deployed["timing"][name]
+  for name, timing in deployed["timing"].items():
+    if name in _INPUTS.values():
       print(
-        f"{name}: {time_of['seconds_full']:.3f} s by the full net, {time_of['seconds']:.3f} s as "
-        f"deployed; {time_of['num_different']} of {result['num_examples']} exits differ"
+        f"{name}: {timing['seconds_full']:.3f} s by the full net, {timing['seconds']:.3f} s as "
+        f"deployed; {timing['num_different']} of {result['num_examples']} exits differ"
       )
-  inputs = {"clean": "clean", "robust": "attacked"}
-  lines = {}
-  for measure in measured:
-    budgets = result["budgets"]
-    if budgets:
-      lines[f"budgets, {inputs[measure]}"] = exit_plots.Line(
-        [cost_of(row, inputs[measure]) for row in budgets],
-        [row[measure] for row in budgets], joined=True,
-      )  # fmt: skip
-    for kind, some in (("each exit", result["exits"]), ("mean of exits", result["ensembles"])):
-      lines[f"{kind}, {inputs[measure]}"] = exit_plots.Line(
-        [row[unit] / scale for row in some], [row[measure] for row in some], joined=False
-      )
-  words = {"flops": "million multiply-adds, earlier exits included"}.get(unit, "exits passed")
-  chosen = [(cost_of(deployed, inputs[m]), deployed[m]) for m in measured]
   picture = folder / "early_exit.png"
-  exit_plots.draw_budgets(picture, lines, unit=words, chosen=chosen, note="circles: as deployed")
+  _draw(picture, result, measured, unit, scale)
   print(f"numbers: {folder / 'early_exit.json'}\npicture: {picture}")
+
+
+_INPUTS = {"clean": "clean", "robust": "attacked"}
+"""What a measure is of."""
+
+
+def _expected(row: Mapping[str, Any], given: str, unit: str) -> float:
+  """The expected cost of a rule with thresholds, by clean or attacked inputs."""
+  return row[f"{given}_exits"]["expected"][unit]
+
+
+def _draw(path, result, measured: Sequence[str], unit: str, scale: float) -> None:
+  """Draws accuracy against expected cost: budgets as lines, exits and ensembles as points."""
+  lines, chosen = {}, []
+  for measure in measured:
+    given = _INPUTS[measure]
+    kinds = {"each exit": result["exits"], "mean of exits": result["ensembles"]}
+    lines[given] = {
+      kind: exit_plots.Line([row[unit] / scale for row in some], [row[measure] for row in some],
+                            joined=False)
+      for kind, some in kinds.items()
+    }  # fmt: skip
+    if budgets := result["budgets"]:
+      costs = [_expected(row, given, unit) / scale for row in budgets]
+      sweep = exit_plots.Line(costs, [row[measure] for row in budgets], joined=True)
+      lines[given]["budgets"] = sweep
+    deployed = result["deployed"]
+    chosen.append((_expected(deployed, given, unit) / scale, deployed[measure]))
+  words = "million multiply-adds, earlier exits included" if unit == "flops" else "exits passed"
+  exit_plots.draw_budgets(path, lines, unit=words, chosen=chosen, note="circles: as deployed")

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust.atomic import write_atomically
 from jax_robust.errors import ConfigError, WorkdirError, check_count, check_eps
 from jax_robust.evaluate import exit_attacks as attacks_lib
 from jax_robust.evaluate import exit_scores
-from jax_robust.atomic import write_atomically
 from jax_robust.runs import exits, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.runs.evaluation import attack_setting
@@ -136,7 +136,10 @@ def write_results(
   write_atomically(path / "results" / "exit_attacks.md", page + "\n")
   print(page)
   print(f"numbers: {path / 'results' / 'exit_attacks.json'}")
-  return {"clean": main["clean"]["deployed"]["value"], "robust": main["robust"]["deployed"]["value"]}
+  return {
+    "clean": main["clean"]["deployed"]["value"],
+    "robust": main["robust"]["deployed"]["value"],
+  }
 
 
 def _summarise(noted: dict[str, Any], chunks) -> dict[str, Any]:

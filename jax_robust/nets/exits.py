@@ -125,7 +125,7 @@ def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
     logits_fn: `x -> outputs`, or `(x, rng) -> outputs`.
     exit: number of the exit from 0, negative counted from the last; 'last'; 'mean', the mean of
       the exits' softmax, as logarithms; or 'mean:K', that of exits 0 to K, the ensemble of what is
-      known when exit K answers. Of a net with a single exit, 'last' and 'mean' are that exit.
+      known when exit K answers. The mean of a single exit is that exit itself.
 
   Returns:
     The function with outputs `[b, k]`.
@@ -136,10 +136,7 @@ def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
   >>> select_exit(lambda x: (x, 2 * x), 1)(jnp.ones((1, 2))).tolist()
   [[2.0, 2.0]]
   """
-  last_of_mean = _last_of_mean(exit)
-  if isinstance(exit, bool) or not (isinstance(exit, int) or exit in ("last", "mean")):
-    if last_of_mean is None:
-      raise ValueError(f"exit={exit!r}: expected a number, 'last' or 'mean', or such as 'mean:1'")
+  place, is_mean = _read(exit)
 
   # A jitted function would copy its weights into every program: see `constants.lift`.
   logits_fn = without_jit(logits_fn)
@@ -147,22 +144,25 @@ def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
   @functools.wraps(logits_fn)
   def logits_of_exit(*args):
     exits = exits_of(logits_fn(*args))
-    if exit == "last" or (len(exits) == 1 and exit == "mean"):
-      return exits[-1]
-    if exit == "mean":
-      return mean_of_exits(exits)
-    number = exit if last_of_mean is None else last_of_mean
-    if not -len(exits) <= number < len(exits):
+    if not -len(exits) <= place < len(exits):
       raise ValueError(f"exit={exit}: expected 0 to {len(exits) - 1}, the exits of this model")
-    return exits[number] if last_of_mean is None else mean_of_exits(exits[: number + 1])
+    number = place % len(exits)
+    # The mean of a single exit is that exit, not its log softmax.
+    return mean_of_exits(exits[: number + 1]) if is_mean and number else exits[number]
 
   return logits_of_exit
 
 
-def _last_of_mean(exit: Any) -> int | None:
-  """K of 'mean:K'; None of any other choice."""
+def _read(exit: Any) -> tuple[int, bool]:
+  """A choice of `select_exit` as the number of an exit, and whether the mean up to it is meant."""
+  if exit in ("last", "mean"):
+    return -1, exit == "mean"
+  if isinstance(exit, int) and not isinstance(exit, bool):
+    return exit, False
   name, _, number = str(exit).partition(":")
-  return int(number) if name == "mean" and number.isdecimal() else None
+  if name == "mean" and number.isdecimal():
+    return int(number), True
+  raise ValueError(f"exit={exit!r}: expected a number, 'last' or 'mean', or such as 'mean:1'")
 
 
 def _describe(outputs: Any) -> str:

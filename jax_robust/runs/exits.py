@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_robust import config as config_lib
 from jax_robust import early_exit
 from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.budget import check_several_exits
 from jax_robust.errors import ConfigError, near_path
 from jax_robust.nets.exits import exits_of
-from jax_robust.runs import build, nets, weights
+from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
 
 
@@ -52,12 +53,17 @@ def count_exits(config: Any, subject: nets.Opened) -> int:
   Raises:
     ConfigError: fewer than two.
   """
-  image = jax.ShapeDtypeStruct((1, *subject.source.image_shape), np.float32)
   outputs_fn = nets.make_outputs_fn(*subject[1:4])
-  num_exits = len(jax.eval_shape(lambda x: exits_of(outputs_fn(x)), image))
+  num_exits = _count(outputs_fn, subject.source.image_shape)
   with from_config(f"model.name={config.model.name!r}"):
     check_several_exits(num_exits)
   return num_exits
+
+
+def _count(outputs_fn: Callable, image_shape: Any) -> int:
+  """How many exits there are, by a trace."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+  return len(jax.eval_shape(lambda x: exits_of(outputs_fn(x)), image))
 
 
 def heldout_images(config: Any) -> Source:
@@ -67,9 +73,7 @@ def heldout_images(config: Any) -> Source:
 
 def make_predict(config: Any, subject: nets.Opened) -> Callable[[Any], tuple[jax.Array, ...]]:
   """`predict(x)`: the logits of all exits, compiled, with the weights as arguments."""
-  make = functools.partial(
-    nets.make_outputs_fn, subject.net, precision=config.evaluation.precision
-  )
+  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
   compiled = jax.jit(lambda variables, x: exits_of(make(*variables)(x)))
   return functools.partial(compiled, (subject.params, subject.model_state))
 
@@ -79,6 +83,11 @@ class Scored(NamedTuple):
 
   outputs: np.ndarray
   labels: np.ndarray
+
+  @property
+  def exits(self) -> tuple[jax.Array, ...]:
+    """The logits of each exit, `[n, k]`, as a net returns them."""
+    return tuple(map(jnp.asarray, self.outputs))
 
 
 def score(predict: Callable, source: Source, *, batch_size: int, change: Any = None) -> Scored:
@@ -102,7 +111,7 @@ def score(predict: Callable, source: Source, *, batch_size: int, change: Any = N
 
 def known(scored: Scored) -> np.ndarray:
   """The confidence of each exit `[exits, n]`."""
-  return np.asarray(early_exit.confidences(tuple(scored.outputs)))
+  return np.asarray(early_exit.confidences(scored.exits))
 
 
 def find_thresholds(
@@ -173,9 +182,6 @@ def load_deployed(
     ConfigError: no thresholds, or those of other weights; a net that can't be run block by block.
     WorkdirError: the folder is no workdir.
   """
-  from jax_robust import config as config_lib
-  from jax_robust.runs import workdir
-
   path = pathlib.Path(folder)
   config = config_lib.from_data(workdir.read_config(path))
   config.evaluation.checkpoint = checkpoint or config.evaluation.checkpoint
@@ -183,11 +189,8 @@ def load_deployed(
   net = build.model(config, noted["num_classes"])
   _, arrays, _ = weights.find(config, path)
   params, model_state = weights.fit(arrays, net, noted["image_shape"], name=str(path))
-  run_block = nets.make_run_block(
-    net, params, model_state, precision=config.evaluation.precision
-  )
+  run_block = nets.make_run_block(net, params, model_state, precision=config.evaluation.precision)
+  num_exits = _count(nets.make_outputs_fn(net, params, model_state), noted["image_shape"])
   file = thresholds or str(path / "results" / "early_exit.json")
-  values = read_thresholds(file, weights.digest(arrays), net.num_blocks)
-  return early_exit.make_deployed(
-    run_block, values, num_exits=net.num_blocks, batch_size=batch_size
-  )
+  values = read_thresholds(file, weights.digest(arrays), num_exits)
+  return early_exit.make_deployed(run_block, values, num_exits=num_exits, batch_size=batch_size)

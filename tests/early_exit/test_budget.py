@@ -67,9 +67,9 @@ def test_thresholds_by_hand():
   assert choose_thresholds(known, [0.4, 0.2, 0.4]).tolist() == np.float32([0.8, 0.6]).tolist()
   # A share that rounds to no image, and one that is more than is left: nobody leaves there.
   assert choose_thresholds(known, [0.1, 0.4, 0.5]).tolist() == np.float32([1e8, 0.6]).tolist()
-  assert choose_thresholds(known[[0, 0, 2]], [0.8, 0.2, 0]).tolist() == np.float32(
-    [0.6, 0.5]
-  ).tolist()
+  assert (
+    choose_thresholds(known[[0, 0, 2]], [0.8, 0.2, 0]).tolist() == np.float32([0.6, 0.5]).tolist()
+  )
   ties = np.float32([[0.9, 0.9, 0.9, 0.1], [0.1, 0.2, 0.3, 0.4], [1, 1, 1, 1]])
   assert choose_thresholds(ties, [0.25, 0.5, 0.25]).tolist() == np.float32([0.9, 1e8]).tolist()
 
