@@ -15,6 +15,8 @@ from jax_robust.evaluate.intervals import binomial_interval, summarise
 
 GRADIENT_FREE = "square"
 
+_FEWEST = 5  # images left, below which it says nothing that twice the radius breaks no more
+
 
 def robust_under(clean: np.ndarray, correct: Mapping[str, np.ndarray]) -> np.ndarray:
   """Whether images resist all points, under each rule `[n, rules]`.
@@ -79,7 +81,7 @@ def find_flags(
   - `transfer`: points of a gradient attack with another aim do;
   - `one_step`: FGSM, aimed at the rule, leaves fewer than PGD's interval;
   - `more_steps`: 100 steps leave more images than the interval of 20;
-  - `larger_eps`: the attack breaks no more at twice the radius, though there are images left.
+  - `larger_eps`: the attack breaks no more at twice the radius, though five or more are left.
 
   Args: those of `summarise_points`.
 
@@ -108,7 +110,7 @@ def find_flags(
 
   fewer = lambda count, reference, interval: count / total < interval.low  # noqa: E731
   more = lambda count, reference, interval: count / total > interval.high  # noqa: E731
-  no_fewer = lambda count, reference, interval: count >= reference > 0  # noqa: E731
+  no_fewer = lambda count, reference, interval: count >= reference >= _FEWEST  # noqa: E731
   for rule in rules:
     own = {
       key[:2]: n for key, n in left.items() if key[0] in FIRST_ORDER and key[1:] == (rule,) * 2

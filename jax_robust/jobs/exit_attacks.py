@@ -149,6 +149,7 @@ def _summarise(noted: dict[str, Any], chunks) -> dict[str, Any]:
   named = dict(zip(noted["points"], columns["correct"].swapaxes(0, 1), strict=True))
   judged = noted["rules"], columns["clean"], named
   distances = columns["apart_distance"]
+  distances = distances[distances > 0]  # 0 where nothing was found, or nothing was to be done
   return {
     **noted,
     "num_examples": len(columns["id"]),
