@@ -6,7 +6,7 @@ radius are data, so that FGSM, PGD, BIM and MIM of any length share a program.
 
 import functools
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +87,14 @@ class Options(NamedTuple):
     """Of the net."""
     return len(self.thresholds) + 1
 
+  def budget(self, attempt: str) -> dict[str, Any]:
+    """What an attempt may spend, as far as it is an option."""
+    attack = _attack_of(attempt)
+    found: dict[str, Any] = {} if attack == "square" else {"max_steps": self.max_steps}
+    if attack in SEARCHES:
+      found["num_queries"] = self.num_queries
+    return {**found, **({"version": self.version} if attack == "autoattack" else {})}
+
   def steps(self, count: int) -> int:
     """A number of steps, at most `max_steps`."""
     return min(count, self.max_steps) if self.max_steps else count
@@ -132,11 +140,23 @@ def check_options(options: Options) -> None:
   attacks.make_stages(options.version, "linf")
 
 
-def points(options: Options) -> list[str]:
-  """The names of all points of an image, as `ATTACK, AIM`, in the order of `make_points`."""
-  named = [f"{attack}, {aim}" for attack in options.attacks for aim in aims_of(attack, options)]
-  check = _checked(options)
-  return named + [f"{check} {TWICE}, {aim}" for aim in aims_of(check, options) if check]
+def attempts(options: Options) -> list[str]:
+  """What is run: the attacks, and the first with several steps once more at twice eps, a check."""
+  check = next((name for name in _CHECKED if name in options.attacks), None)
+  return [*options.attacks, *([f"{check} {TWICE}"] if check else [])]
+
+
+_CHECKED = ("pgd_20", "pgd_100", "bim", "mim", "fgsm")
+
+
+def points(attempt: str, options: Options) -> list[str]:
+  """The names of the points that an attempt makes of an image, `ATTEMPT, AIM`, in their order."""
+  return [f"{attempt}, {aim}" for aim in aims_of(_attack_of(attempt), options)]
+
+
+def _attack_of(attempt: str) -> str:
+  """The attack that an attempt is."""
+  return attempt.removesuffix(f" {TWICE}")
 
 
 def is_counted(point: str) -> bool:
@@ -145,16 +165,10 @@ def is_counted(point: str) -> bool:
   return attack not in APART and not attack.endswith(TWICE)
 
 
-def _checked(options: Options) -> str:
-  """The attack that is run at twice eps: the first with several steps and cross entropy."""
-  several = ("pgd_20", "pgd_100", "bim", "mim", "fgsm")
-  return next((name for name in several if name in options.attacks), "")
-
-
 def make_points(
   make_outputs_fn: Callable[..., LogitsFn], weights: Any, options: Options, *, batch_size: int
-) -> Callable[[np.ndarray, np.ndarray, Any], Iterator[tuple[str, np.ndarray]]]:
-  """Builds `found(x, labels, keys)`, which yields the name and the points of each attack and aim.
+) -> Callable[[str, np.ndarray, np.ndarray, Any], Iterator[np.ndarray]]:
+  """Builds `found(attempt, x, labels, keys)`, which yields the points of an attempt, aim after aim.
 
   Args:
     make_outputs_fn: `(*weights) -> outputs_fn` of all exits.
@@ -163,7 +177,7 @@ def make_points(
     batch_size: rows of a batch of AutoAttack and Square.
 
   Returns:
-    A function of images `[n, ...]`, labels `[n]` and typed keys `[n]`.
+    A function of one of `attempts`, images `[n, ...]`, labels `[n]` and typed keys `[n]`.
   """
   first_order = _make_first_order(make_outputs_fn, weights, options)
   of_one = _make_of_one_answer(make_outputs_fn, weights, options, batch_size)
@@ -172,24 +186,20 @@ def make_points(
   def keep_largest(weights, there, labels, keys):
     return attacks.largest_average(make_outputs_fn(*weights), there, labels, keys)
 
-  def found(x, labels, keys):
-    check = _checked(options)
-    for attack, eps in [*((name, options.eps) for name in options.attacks), (check, None)]:
-      if not attack:
-        continue
-      name = attack if eps else f"{attack} {TWICE}"
-      eps, at_exits = eps or min(2 * options.eps, 1.0), []
-      own = _folded(keys, zlib.crc32(attack.encode()))
-      for aim in aims_of(attack, options):
-        if aim == "max_average":
-          x_adv = np.asarray(keep_largest(weights, at_exits, labels, own))
-        elif attack in FIRST_ORDER:
-          x_adv = first_order(attack, aim, x, labels, own, eps)
-        else:
-          x_adv = of_one(attack, aim, x, labels, own, eps)
-        if aim.startswith("exit "):
-          at_exits.append(x_adv)
-        yield f"{name}, {aim}", x_adv
+  def found(attempt, x, labels, keys):
+    attack, at_exits = _attack_of(attempt), []
+    eps = min(2 * options.eps, 1.0) if attempt.endswith(TWICE) else options.eps
+    own = _folded(keys, zlib.crc32(attack.encode()))
+    for aim in aims_of(attack, options):
+      if aim == "max_average":
+        x_adv = np.asarray(keep_largest(weights, at_exits, labels, own))
+      elif attack in FIRST_ORDER:
+        x_adv = first_order(attack, aim, x, labels, own, eps)
+      else:
+        x_adv = of_one(attack, aim, x, labels, own, eps)
+      if aim.startswith("exit "):
+        at_exits.append(x_adv)
+      yield x_adv
 
   return found
 
@@ -300,7 +310,3 @@ def make_correct(
     return jnp.stack(right, axis=1)
 
   return lambda x, labels: np.asarray(flags(weights, jnp.asarray(x), jnp.asarray(labels)))
-
-
-Flags = Mapping[str, np.ndarray]
-"""Of each point, by its name, which rules classify it correctly: `[n, rules]`."""

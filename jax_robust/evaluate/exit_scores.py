@@ -158,9 +158,10 @@ def markdown(result: Mapping[str, Any]) -> str:
   ]  # fmt: skip
   if result["apart"]:
     rows = [{"attack": name, **shares} for name, shares in result["apart"].items()]
+    moved = f"{result['apart_distance']:.3g}"
     lines += [
       "Apart and not counted above, since they belong to no eps (l2, one weight of the distance,",
-      f"median distance {result['apart_distance']:.3g}):", "", tables.markdown_table(rows), "",
+      f"median distance of what was moved {moved}):", "", tables.markdown_table(rows), "",
     ]  # fmt: skip
   if not result["flags"]:
     return "\n".join([*lines, "No sign of masked gradients."])

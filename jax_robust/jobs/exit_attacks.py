@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,28 +25,40 @@ def exit_attacks(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[
   thresholds = exits.find_thresholds(config, subject, predict, num_exits)[0]
   options = options._replace(thresholds=tuple(thresholds.values.tolist()))
   source, settings = subject.source, block(config, "early_exit")
-  store = pieces.Arrays(
-    path / "results" / f"exit_attacks_{options.eps:.6g}",
-    {
-      **options._asdict(),
-      "norm": "linf",
-      "chosen": {key: value for key, value in thresholds.chosen.items() if key != "file"},
-      "points": attacks_lib.points(options),
-      "rules": list(attacks_lib.rules(options.thresholds)),
-      "chunk_size": settings["chunk_size"],
-      "data": config.data.name,
-      "split": config.data.test_split,
-      "num_examples": source.num_examples,
-      "weights_sha256": subject.info["sha256"],
-      "precision": config.evaluation.precision,
-      **identity.sha256_of(source),
-    },
-    range(source.num_examples),
-    share=pieces.share_of("early_exit.shard", settings["shard"]),
-    size=settings["chunk_size"],
-  )
-  _fill(store, config, options, subject)
-  return write_results(config, path, [store.folder]) if pieces.wait([store]) else {}
+  common = {
+    "eps": options.eps,
+    "norm": "linf",
+    "seed": options.seed,
+    "thresholds": options.thresholds,
+    "rules": list(attacks_lib.rules(options.thresholds)),
+    "data": config.data.name,
+    "split": config.data.test_split,
+    "num_examples": source.num_examples,
+    "weights_sha256": subject.info["sha256"],
+    "precision": config.evaluation.precision,
+    **identity.sha256_of(source),
+  }
+  run, stores = _make_run(config, options, subject), []
+  for attempt in attacks_lib.attempts(options):
+    store = pieces.Arrays(
+      path / "results" / f"exit_attacks_{options.eps:.6g}_{attempt.replace(' ', '_')}",
+      {
+        **common,
+        "attempt": attempt,
+        "points": attacks_lib.points(attempt, options),
+        **options.budget(attempt),
+        "chunk_size": settings["chunk_size"],
+      },
+      range(source.num_examples),
+      share=pieces.share_of("early_exit.shard", settings["shard"]),
+      size=settings["chunk_size"],
+      name=attempt,
+    )
+    for ids in store.missing():
+      store.write(run(attempt, ids))
+    stores.append(store)
+  folders = [store.folder for store in stores]
+  return write_results(config, path, folders) if pieces.wait(stores) else {}
 
 
 def check(config: Any) -> None:
@@ -89,72 +101,99 @@ def _read_options(config: Any) -> attacks_lib.Options:
   return options
 
 
-def _fill(store: pieces.Arrays, config: Any, options: attacks_lib.Options, subject) -> None:
-  """Attacks the images of this share that are in no piece."""
+def _make_run(config: Any, options: attacks_lib.Options, subject: nets.Opened):
+  """`run(attempt, ids) -> content` of a piece: which rules classify each point correctly."""
   make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
-  weights = subject.params, subject.model_state
-  size = min(config.evaluation.batch_size, store.identity["chunk_size"])
-  found = attacks_lib.make_points(make, weights, options, batch_size=size)
-  correct = attacks_lib.make_correct(make, weights, options.thresholds)
+  variables = subject.params, subject.model_state
+  size = min(config.evaluation.batch_size, config.early_exit.chunk_size)
+  found = attacks_lib.make_points(make, variables, options, batch_size=size)
+  correct = attacks_lib.make_correct(make, variables, options.thresholds)
   key = jax.random.key(options.seed)
-  for ids in store.missing():
+
+  def run(attempt: str, ids: np.ndarray) -> dict[str, np.ndarray]:
     images, labels = subject.source.read(ids)
     x, labels = images.astype(np.float32) / np.float32(255), np.asarray(labels, np.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.asarray(ids, np.uint32))
-    content = {"id": ids, "label": labels, "clean": correct(x, labels)}
     flags, distances = [], []
-    for name, x_adv in found(x, labels, keys):
+    for x_adv in found(attempt, x, labels, keys):
       flags.append(correct(x_adv, labels))
-      if name.split(", ")[0] in attacks_lib.APART:
-        distances.append(np.linalg.norm((x_adv - x).reshape(len(x), -1), axis=1))
-    content["correct"] = np.stack(flags, axis=1)
-    content["apart_distance"] = np.stack(distances, axis=1) if distances else np.zeros((len(x), 0))
-    robust = exit_scores.robust_under(content["clean"], _counted(store, content))[:, -1].mean()
-    store.write(content, note=lambda robust=robust: f"deployed robust {robust:.2%}")
+      distances.append(np.linalg.norm((x_adv - x).reshape(len(x), -1), axis=1))
+    return {
+      "id": ids,
+      "label": labels,
+      "clean": correct(x, labels),
+      "correct": np.stack(flags, axis=1),
+      "l2_distance": np.stack(distances, axis=1),
+    }
 
-
-def _counted(store: pieces.Arrays, content) -> dict[str, np.ndarray]:
-  """The flags of the points that count."""
-  named = zip(store.identity["points"], content["correct"].swapaxes(0, 1), strict=True)
-  return {name: flags for name, flags in named if attacks_lib.is_counted(name)}
+  return run
 
 
 def write_results(
   config: Any, path: pathlib.Path, folders: Sequence[pathlib.Path]
 ) -> dict[str, Any]:
-  """Writes `results/exit_attacks.json` and `.md` of the pieces there are, and prints the page."""
-  results = []
-  for folder in folders:
-    work = pieces.find([folder])
-    chunks = list(work.contents())
-    if not chunks:
-      raise WorkdirError(f"{folder}: no piece was evaluated")
-    results.append(_summarise(work.identity, chunks))
-  main = results[0]
-  workdir.write_result(path, "exit_attacks", {**main, "evaluations": results[1:]})
-  page = "\n\n".join(map(exit_scores.markdown, results))
+  """Writes `results/exit_attacks.json` and `.md` of the pieces there are, and prints the page.
+
+  Args:
+    config: unused: the pieces say what they are.
+    path: the workdir.
+    folders: of the pieces, one for each attack.
+  """
+  del config
+  result = _summarise([pieces.find([folder]) for folder in folders])
+  workdir.write_result(path, "exit_attacks", result)
+  page = exit_scores.markdown(result)
   write_atomically(path / "results" / "exit_attacks.md", page + "\n")
   print(page)
   print(f"numbers: {path / 'results' / 'exit_attacks.json'}")
-  return {
-    "clean": main["clean"]["deployed"]["value"],
-    "robust": main["robust"]["deployed"]["value"],
-  }
+  return {name: result[name]["deployed"]["value"] for name in ("clean", "robust")}
 
 
-def _summarise(noted: dict[str, Any], chunks) -> dict[str, Any]:
-  """An evaluation in numbers."""
-  names = ("id", "label", "clean", "correct", "apart_distance")
-  columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
-  named = dict(zip(noted["points"], columns["correct"].swapaxes(0, 1), strict=True))
-  judged = noted["rules"], columns["clean"], named
-  distances = columns["apart_distance"]
+_OF_AN_ATTEMPT = ("attempt", "points", "max_steps", "num_queries", "version", "chunk_size")
+
+
+def _summarise(works: Sequence[pieces.Work]) -> dict[str, Any]:
+  """An evaluation in numbers: of the images to which all attacks have come.
+
+  Raises:
+    WorkdirError: there are none; the attacks are of different evaluations.
+  """
+  first, columns = works[0], []
+  for work in works:
+    lines = identity.differing(*map(_shared, (first.identity, work.identity)))
+    if lines:
+      attempts = f"{first.identity['attempt']} and {work.identity['attempt']}"
+      raise WorkdirError(f"the pieces of {attempts} are of two evaluations: {'; '.join(lines)}")
+    chunks = list(work.contents())
+    if not chunks:
+      raise WorkdirError(f"no piece of {work.identity['attempt']} was evaluated")
+    columns.append({key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]})
+  ids = functools.reduce(np.intersect1d, [each["id"] for each in columns])
+  named, moved, clean = {}, [], np.zeros((0, 0), bool)
+  for work, each in zip(works, columns, strict=True):
+    order = np.argsort(each["id"])
+    rows = order[np.searchsorted(each["id"][order], ids)]
+    clean, points = each["clean"][rows], work.identity["points"]
+    named |= dict(zip(points, each["correct"][rows].swapaxes(0, 1), strict=True))
+    if work.identity["attempt"] in attacks_lib.APART:
+      moved.append(each["l2_distance"][rows])
+  if not len(ids):
+    raise WorkdirError("there is no image to which all attacks have come: finish the pieces")
+  judged = first.identity["rules"], clean, named
+  distances = np.concatenate(moved).ravel() if moved else np.zeros(0)
   distances = distances[distances > 0]  # 0 where nothing was found, or nothing was to be done
+  budgets = [{k: v for k, v in work.identity.items() if k in _OF_AN_ATTEMPT} for work in works]
   return {
-    **noted,
-    "num_examples": len(columns["id"]),
-    "complete": len(columns["id"]) == noted["num_examples"],
+    **_shared(first.identity),
+    "num_examples": len(ids),
+    "complete": len(ids) == first.identity["num_examples"],
+    "attempts": budgets,
     **exit_scores.summarise_points(*judged),
     "flags": exit_scores.find_flags(*judged),
-    "apart_distance": float(np.median(distances)) if distances.size else None,
+    "apart_distance": float(np.median(distances)) if distances.size else 0.0,
   }
+
+
+def _shared(noted: Mapping[str, Any]) -> dict[str, Any]:
+  """What all attacks of an evaluation have in common."""
+  return {key: value for key, value in noted.items() if key not in _OF_AN_ATTEMPT}

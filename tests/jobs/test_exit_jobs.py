@@ -80,7 +80,7 @@ def test_exit_attacks_counts_every_point_under_every_rule(run):
 def test_exit_attacks_resumes_and_is_merged(make, run, tmp_path):
   for share in range(2):
     jobs.run(make("exit_attacks", early_exit__shard=f"{share}/2"), copy(run, tmp_path / str(share)))
-  half = pieces.find([tmp_path / "0" / "results" / "exit_attacks_0.1"])
+  half = pieces.find([tmp_path / "0" / "results" / "exit_attacks_0.1_fgsm"])
   assert len(half.owners) == 8
   config = make("merge", early_exit__pieces=(str(tmp_path / "0"), str(tmp_path / "1")))
   jobs.run(config, tmp_path / "all")
