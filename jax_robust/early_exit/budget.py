@@ -76,9 +76,9 @@ def choose_thresholds(
 
   Reference: Huang et al. 2018 (arXiv:1703.09844), section 5.2, in the form of its programs.
 
-  >>> known = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.5, 0.5, 0.5]], np.float32)
-  >>> choose_thresholds(known, [0.5, 0.5]).round(2).tolist()
-  [0.8]
+  >>> known = np.array([[0.875, 0.75, 0.625, 0.5], [0.5, 0.5, 0.5, 0.5]], np.float32)
+  >>> choose_thresholds(known, [0.5, 0.5]).tolist()
+  [0.75]
   """
   known, shares = np.asarray(known), np.asarray(fractions, np.float64)
   num_exits, num_images = known.shape
