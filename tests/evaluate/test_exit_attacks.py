@@ -179,3 +179,26 @@ def test_robust_is_robust_to_every_counted_point():
     {**result, "num_examples": 40, "eps": EPS, "flags": [], "apart_distance": 1.0}
   )
   assert "| all of these |" in page and "No sign of masked gradients" in page
+
+
+@pytest.mark.slow
+def test_a_net_whose_gradients_are_masked_is_flagged():
+  """Rounded inputs have no gradient: PGD finds nothing, and random search does."""
+
+  def make_masked(weights):
+    return lambda x: ((jnp.round(8 * x) / 8) @ weights, (jnp.round(8 * x) / 8) @ weights)
+
+  x = DRAW.uniform(0.2, 0.8, (40, 6)).astype(np.float32)
+  labels = np.argmax(make_masked(WEIGHTS[1])(x)[0], axis=1).astype(np.int32)
+  chosen = options(("bim", "square"), ("exits",), max_steps=2, num_queries=60)
+  run = exit_attacks.make_points(make_masked, WEIGHTS[1:], chosen, batch_size=40)
+  correct_of = exit_attacks.make_correct(make_masked, WEIGHTS[1:], THRESHOLDS)
+  correct = {}
+  for attempt in exit_attacks.attempts(chosen):
+    made = run(attempt, x, labels, jax.random.split(jax.random.key(2), 40))
+    for name, x_adv in zip(exit_attacks.points(attempt, chosen), made, strict=True):
+      correct[name] = correct_of(x_adv, labels)
+  rules = list(exit_attacks.rules(THRESHOLDS))
+  found = exit_scores.find_flags(rules, correct_of(x, labels), correct)
+  kinds = {(each["kind"], each["rule"]) for each in found}
+  assert {("gradient_free", "exit 0"), ("larger_eps", "exit 0")} <= kinds
