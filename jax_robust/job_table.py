@@ -78,7 +78,32 @@ _SMOOTHING = {
   "pieces": (),
 }
 
+_EARLY_EXIT = {
+  "budget": 20.0,
+  "thresholds": "",
+  "aim": "average",
+  "attacks": (
+    "fgsm", "pgd_20", "pgd_100", "bim", "mim", "cw_linf", "cw_l2", "autoattack", "square",
+  ),
+  "aims": ("exits", "average", "max_average", "mean", "deployed"),
+  "eps": 0.0,
+  "max_steps": 0,
+  "num_queries": 5000,
+  "version": "standard",
+  "chunk_size": 250,
+  "shard": "0/1",
+  "pieces": (),
+}  # fmt: skip
+
 _MODEL = "jax_robust.runs.nets:open_model"
+
+_EXITS = {
+  "block": "early_exit",
+  "defaults": _EARLY_EXIT,
+  "may_change": ("early_exit.",),
+  "opens": _MODEL,
+  "of_a_run": True,
+}
 
 _SMOOTHED = {"block": "smoothing", "defaults": _SMOOTHING, "may_change": ("smoothing.",)}
 
@@ -94,6 +119,15 @@ JOBS = {
     opens=_MODEL,
     of_a_run=True,
     results="jax_robust.jobs.autoattack:write_results",
+  ),
+  "early_exit": Job(
+    "jax_robust.jobs.early_exit:early_exit", check="jax_robust.jobs.early_exit:check", **_EXITS
+  ),
+  "exit_attacks": Job(
+    "jax_robust.jobs.exit_attacks:exit_attacks",
+    check="jax_robust.jobs.exit_attacks:check",
+    results="jax_robust.jobs.exit_attacks:write_results",
+    **_EXITS,
   ),
   "certify": Job(
     "jax_robust.jobs.certify:certify",

@@ -9,11 +9,15 @@ import pathlib
 
 from jax_robust.errors import ConfigError
 
-KEYS = ("data_dir", "init_from", "data.name", "generated.path", "generate.path", "smoothing.images")
+KEYS = (
+  "data_dir", "init_from", "data.name", "generated.path", "generate.path", "smoothing.images",
+  "early_exit.thresholds",
+)  # fmt: skip
 """The keys of a config that hold a path; `data.name` may."""
 
 LISTS = (
   "smoothing.weights", "smoothing.logs", "smoothing.pieces", "autoattack.pieces", "generate.pieces",
+  "early_exit.pieces",
 )  # fmt: skip
 """The keys that hold several."""
 

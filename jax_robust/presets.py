@@ -209,10 +209,12 @@ def finish(
   if config.batch.original_share < 1:
     config.generated.path = "made"
   _drop(config, "generate")
-  if config.job in ("autoattack", "certify"):
+  if config.job in ("autoattack", "certify", "early_exit", "exit_attacks"):
     config.init_from = "made"  # untrained weights, which say no noise
     config.smoothing.sigma = config.smoothing.sigma or float(config.objective.get("sigma", 0.0))
   config.autoattack.chunk_size = 8
+  config.early_exit.update({"max_steps": 2, "num_queries": 5, "chunk_size": 8})
+  config.early_exit.update({"attacks": ("fgsm", "pgd_20", "square")})
   config.smoothing.update({"n0": 10, "n": 100, "max": 8, "batch_size": 100})
   batches = [run.batch for run in (config.get("runs") or {}).values() if "batch" in run]
   for batch in (config.batch, *batches):

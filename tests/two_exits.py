@@ -15,12 +15,20 @@ class TwoExits(Classifier, kw_only=True):
 
   norm: bool = False
 
-  @nn.compact
+  def setup(self):
+    self.early = nn.Dense(self.num_classes)
+    self.hidden = nn.Dense(16)
+    self.late = nn.Dense(self.num_classes)
+
   def __call__(self, x, train: bool = False):
-    y = self.preprocess(x).reshape(len(x), -1)
-    early = nn.Dense(self.num_classes, name="early")(y)
-    hidden = self.activate(nn.Dense(16, name="hidden")(y))
-    return early, nn.Dense(self.num_classes, name="late")(hidden)
+    state, early = self.run_block(x, 0)
+    return early, self.run_block(state, 1)[1]
+
+  def run_block(self, state, number: int, train: bool = False):
+    if number:
+      return state, self.late(self.activate(self.hidden(state)))
+    y = self.preprocess(state).reshape(len(state), -1)
+    return y, self.early(y)
 
 
 @contextlib.contextmanager

@@ -77,6 +77,9 @@ from jax_robust.attacks.ddn import ddn_search as ddn_search
 from jax_robust.attacks.eight_bits import to_uint8 as to_uint8
 from jax_robust.attacks.fab import fab as fab
 from jax_robust.attacks.fab import fab_targeted as fab_targeted
+from jax_robust.attacks.multi_exit import aimed as aimed
+from jax_robust.attacks.multi_exit import largest_average as largest_average
+from jax_robust.attacks.multi_exit import max_average as max_average
 from jax_robust.attacks.multi_targeted import multi_targeted as multi_targeted
 from jax_robust.attacks.multi_targeted import multi_targeted_search as multi_targeted_search
 from jax_robust.attacks.pgd import bim as bim

@@ -6,15 +6,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_robust.early_exit.rules import answer
-from jax_robust.early_exit.sweep import (
-  NEVER,
+from jax_robust.early_exit.grid import (
   as_outputs,
   classes_of,
   labels_of,
   per_image,
   taken_on_grid,
 )
+from jax_robust.early_exit.rules import NEVER, answer
 from jax_robust.errors import check_probability
 
 Numbers: TypeAlias = Sequence[float] | np.ndarray
@@ -103,7 +102,7 @@ class CommonThreshold(NamedTuple):
   """One threshold for all exits but the last.
 
   Attributes:
-    threshold: `sweep.NEVER` where none of the grid was accurate enough.
+    threshold: `rules.NEVER` where none of the grid was accurate enough.
     thresholds: the same for each exit but the last, `[exits - 1]`.
     cost: expected, in the unit of the costs.
     accuracy: of the rule on the images that it was chosen on.

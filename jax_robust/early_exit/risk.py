@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import special
 
-from jax_robust.early_exit.sweep import (
-  NEVER,
+from jax_robust.early_exit.grid import (
   as_grid,
   as_outputs,
   classes_of,
@@ -16,6 +15,7 @@ from jax_robust.early_exit.sweep import (
   per_image,
   taken_on_grid,
 )
+from jax_robust.early_exit.rules import NEVER
 from jax_robust.errors import check_count, check_name, check_probability
 
 SAFEST_FIRST = tuple(np.arange(99, 0, -1) / 100)

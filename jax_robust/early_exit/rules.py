@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,12 @@ from jaxtyping import Array, Float, Int
 from jax_robust.nets.constants import without_jit
 from jax_robust.nets.exits import exits_of
 from jax_robust.types import LogitsFn, Outputs
+
+Thresholds: TypeAlias = Sequence[float] | np.ndarray
+"""As `check_thresholds` reads them: one for each exit but the last."""
+
+NEVER = 1e8
+"""A threshold that no confidence reaches: the exit never answers."""
 
 
 def confidences(outputs: Outputs) -> Float[Array, "exits b"]:
@@ -22,7 +29,7 @@ def confidences(outputs: Outputs) -> Float[Array, "exits b"]:
   return jnp.stack([jnp.max(jax.nn.softmax(logits), axis=-1) for logits in exits_of(outputs)])
 
 
-def check_thresholds(thresholds: Sequence[float], num_exits: int) -> np.ndarray:
+def check_thresholds(thresholds: Thresholds, num_exits: int) -> np.ndarray:
   """The threshold of each exit but the last, as float32 `[exits - 1]`.
 
   Args:
@@ -50,7 +57,7 @@ def check_thresholds(thresholds: Sequence[float], num_exits: int) -> np.ndarray:
   return found
 
 
-def exit_taken(outputs: Outputs, thresholds: Sequence[float]) -> Int[Array, " b"]:
+def exit_taken(outputs: Outputs, thresholds: Thresholds) -> Int[Array, " b"]:
   """The number of the exit that answers for each image: the first with confidence >= threshold.
 
   Guarantees:
@@ -67,7 +74,25 @@ def exit_taken(outputs: Outputs, thresholds: Sequence[float]) -> Int[Array, " b"
   >>> exit_taken((sure, unsure), [0.9]).tolist()
   [0, 1]
   """
-  known = confidences(outputs)
+  return first_confident(confidences(outputs), thresholds)
+
+
+def first_confident(
+  known: Float[Array | np.ndarray, "exits b"], thresholds: Thresholds
+) -> Int[Array, " b"]:
+  """`exit_taken` where the confidences are known: the first exit whose one is >= its threshold.
+
+  Args:
+    known: as `confidences` returns them.
+    thresholds: as those of `check_thresholds`.
+
+  Raises:
+    ValueError: thresholds of another model.
+
+  >>> first_confident(np.array([[0.9, 0.6], [0.5, 0.5]], np.float32), [0.75]).tolist()
+  [0, 1]
+  """
+  known = jnp.asarray(known)
   bounds = jnp.asarray(check_thresholds(thresholds, len(known)), known.dtype)
   passes = known[:-1] >= bounds[:, None]
   rest = jnp.ones_like(known[-1:], bool)
@@ -75,7 +100,7 @@ def exit_taken(outputs: Outputs, thresholds: Sequence[float]) -> Int[Array, " b"
 
 
 def answer(
-  outputs: Outputs, thresholds: Sequence[float]
+  outputs: Outputs, thresholds: Thresholds
 ) -> tuple[Float[Array, "b k"], Int[Array, " b"]]:
   """The logits of the exit that answers for each image, and that exit's number."""
   taken = exit_taken(outputs, thresholds)
@@ -83,7 +108,7 @@ def answer(
   return stacked[taken, jnp.arange(len(taken))], taken
 
 
-def early_exit(logits_fn: LogitsFn, thresholds: Sequence[float]) -> LogitsFn:
+def early_exit(logits_fn: LogitsFn, thresholds: Thresholds) -> LogitsFn:
   """The classifier as it is deployed: the logits of the exit that each image takes.
 
   Its gradient is that of the exit taken; the choice itself has none. All blocks are computed:

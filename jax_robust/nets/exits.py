@@ -7,7 +7,7 @@ exits (`losses.over_exits`), which is what a gradient attack on the whole tuple 
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jaxtyping import Array
 from jax_robust.nets.constants import without_jit
 from jax_robust.types import LogitsFn
 
-Exit: TypeAlias = int | Literal["last", "mean"]
+Exit: TypeAlias = int | str
+"""A number; 'last'; 'mean'; or 'mean:K', the mean of exits 0 to K: see `select_exit`."""
 
 
 def exits_of(outputs: Any, num_images: int | None = None) -> tuple[Array, ...]:
@@ -122,9 +123,9 @@ def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
 
   Args:
     logits_fn: `x -> outputs`, or `(x, rng) -> outputs`.
-    exit: number of the exit from 0, negative counted from the last; 'last'; or 'mean', the mean of
-      the exits' softmax, as logarithms. Of a net with a single exit, 'last' and 'mean' are
-      that exit.
+    exit: number of the exit from 0, negative counted from the last; 'last'; 'mean', the mean of
+      the exits' softmax, as logarithms; or 'mean:K', that of exits 0 to K, the ensemble of what is
+      known when exit K answers. The mean of a single exit is that exit itself.
 
   Returns:
     The function with outputs `[b, k]`.
@@ -135,8 +136,7 @@ def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
   >>> select_exit(lambda x: (x, 2 * x), 1)(jnp.ones((1, 2))).tolist()
   [[2.0, 2.0]]
   """
-  if exit not in ("last", "mean") and (isinstance(exit, bool) or not isinstance(exit, int)):
-    raise ValueError(f"exit={exit!r}: expected a number, 'last' or 'mean'")
+  place, is_mean = _read(exit)
 
   # A jitted function would copy its weights into every program: see `constants.lift`.
   logits_fn = without_jit(logits_fn)
@@ -144,15 +144,25 @@ def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
   @functools.wraps(logits_fn)
   def logits_of_exit(*args):
     exits = exits_of(logits_fn(*args))
-    if exit == "last" or (len(exits) == 1 and exit == "mean"):
-      return exits[-1]
-    if exit == "mean":
-      return mean_of_exits(exits)
-    if not -len(exits) <= exit < len(exits):
+    if not -len(exits) <= place < len(exits):
       raise ValueError(f"exit={exit}: expected 0 to {len(exits) - 1}, the exits of this model")
-    return exits[exit]
+    number = place % len(exits)
+    # The mean of a single exit is that exit, not its log softmax.
+    return mean_of_exits(exits[: number + 1]) if is_mean and number else exits[number]
 
   return logits_of_exit
+
+
+def _read(exit: Any) -> tuple[int, bool]:
+  """A choice of `select_exit` as the number of an exit, and whether the mean up to it is meant."""
+  if exit in ("last", "mean"):
+    return -1, exit == "mean"
+  if isinstance(exit, int) and not isinstance(exit, bool):
+    return exit, False
+  name, _, number = str(exit).partition(":")
+  if name == "mean" and number.isdecimal():
+    return int(number), True
+  raise ValueError(f"exit={exit!r}: expected a number, 'last' or 'mean', or such as 'mean:1'")
 
 
 def _describe(outputs: Any) -> str:

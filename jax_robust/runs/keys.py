@@ -163,7 +163,10 @@ def _is_block(value: Any) -> bool:
   return hasattr(value, "items")
 
 
-_OTHER_KINDS = {"evaluation.exit": int | str, "autoattack.version": str | Sequence[str]}
+_OTHER_KINDS = {
+  "evaluation.exit": int | str, "early_exit.aim": int | str,
+  "autoattack.version": str | Sequence[str], "early_exit.version": str | Sequence[str],
+}  # fmt: skip
 """Of plain keys that take more than their default's type."""
 
 
@@ -172,7 +175,8 @@ def _kind_of(key: str, default: Any) -> Any:
   if key in _OTHER_KINDS:
     return _OTHER_KINDS[key]
   if isinstance(default, (tuple, list)):
-    return Sequence[str] if paths.is_listed(key) else Sequence[float]
+    texts = paths.is_listed(key) or any(isinstance(item, str) for item in default)
+    return Sequence[str] if texts else Sequence[float]
   return type(default)
 
 

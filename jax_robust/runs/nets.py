@@ -10,10 +10,11 @@ import jax
 from jax_robust import config as config_lib
 from jax_robust import paths
 from jax_robust.data.sources import Source
+from jax_robust.early_exit.inference import RunBlock, compile_blocks
 from jax_robust.errors import ConfigError
 from jax_robust.nets.exits import Exit, select_exit
 from jax_robust.runs import build, weights, workdir
-from jax_robust.runs.blocks import check_name
+from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import state
 from jax_robust.types import LogitsFn
 
@@ -114,17 +115,51 @@ def make_logits_fn(
     params, model_state: its weights; they may be traced.
     precision: of matrix products and convolutions; None takes what the caller has set.
   """
+  outputs_fn = make_outputs_fn(net, params, model_state, precision=precision)
+  return select_exit(outputs_fn, read_exit(config))
+
+
+def make_outputs_fn(
+  net: Any, params: Any, model_state: Any, *, precision: str | None = None
+) -> LogitsFn:
+  """`outputs_fn(x)` of a net in eval mode: of a net with several exits, the logits of all.
+
+  Args: those of `make_logits_fn`.
+  """
   apply_fn = state.make_apply_fn(net)
 
-  def logits_fn(x):
+  def outputs_fn(x):
     with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
       return apply_fn(params, model_state, x, train=False)[0]
 
-  return select_exit(logits_fn, read_exit(config))
+  return outputs_fn
+
+
+def make_run_block(
+  net: Any, params: Any, model_state: Any, *, precision: str | None = None
+) -> RunBlock:
+  """`run_block(state, number) -> (state, logits)` of a net in eval mode, compiled block by block.
+
+  Args: those of `make_logits_fn`.
+
+  Raises:
+    ConfigError: the net can't be run block by block.
+  """
+  if not hasattr(net, "run_block"):
+    raise ConfigError(
+      f"model {type(net).__name__} has no run_block(state, number), so no block can be left out: "
+      "deploy a net such as msdnet, or give yours that method"
+    )
+
+  def run_block(variables, inputs, number):
+    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+      return net.apply(variables, inputs, number, method="run_block")
+
+  return compile_blocks(run_block, {"params": params, **model_state})
 
 
 def read_exit(config: Any) -> Exit:
-  """`config.evaluation.exit`: 'last', 'mean', or a number, which may come as text.
+  """`config.evaluation.exit`: 'last', 'mean', 'mean:K', or a number, which may come as text.
 
   Raises:
     ConfigError: it is none of these.
@@ -132,8 +167,12 @@ def read_exit(config: Any) -> Exit:
   text = str(config.evaluation.exit)
   if text.removeprefix("-").isdigit():
     return int(text)
+  if text.startswith("mean:"):
+    with from_config("evaluation"):
+      select_exit(lambda x: x, text)
+    return text
   check_name("evaluation.exit", text, ("last", "mean"))
-  return "mean" if text == "mean" else "last"
+  return text
 
 
 def _open(config, path, source, name) -> Net:

@@ -15,7 +15,8 @@ from jax_robust.early_exit import (
   expected_cost,
   slowdown_report,
 )
-from jax_robust.early_exit.sweep import NEVER, taken_on_grid
+from jax_robust.early_exit.grid import taken_on_grid
+from jax_robust.early_exit.rules import NEVER
 
 pytestmark = pytest.mark.fast
 

@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from jax_robust.early_exit import exit_taken, risk_control
+from jax_robust.early_exit.grid import as_outputs
 from jax_robust.early_exit.risk import LOSSES, P_VALUES, last_certified
-from jax_robust.early_exit.sweep import NEVER, as_outputs
+from jax_robust.early_exit.rules import NEVER
 
 pytestmark = pytest.mark.fast
 

@@ -96,12 +96,21 @@ def test_the_mean_is_selected():
   np.testing.assert_array_equal(mean, exits.mean_of_exits(model(EARLY)))
 
 
+def test_the_mean_of_the_first_exits_is_selected():
+  np.testing.assert_array_equal(exits.select_exit(model, "mean:0")(EARLY), EARLY)
+  for last in (1, 2):
+    mean = exits.select_exit(model, f"mean:{last}")(EARLY)
+    np.testing.assert_array_equal(mean, exits.mean_of_exits(model(EARLY)[: last + 1]))
+  with pytest.raises(ValueError, match="exit=mean:3: expected 0 to 2"):
+    exits.select_exit(model, "mean:3")(EARLY)
+
+
 @pytest.mark.parametrize("exit", [0, -1, "last", "mean"])
 def test_of_a_single_exit_every_choice_is_that_exit(exit):
   np.testing.assert_array_equal(exits.select_exit(lambda x: x, exit)(EARLY), EARLY)
 
 
-@pytest.mark.parametrize("exit", ["first", 1.0, True, None])
+@pytest.mark.parametrize("exit", ["first", 1.0, True, None, "mean:", "mean:-1", "mean:a"])
 def test_a_choice_that_is_none_is_refused(exit):
   unchecked = inspect.unwrap(exits.select_exit)  # the suite's check of types would come first
   with pytest.raises(ValueError, match=f"exit={exit!r}: expected a number, 'last' or 'mean'"):

@@ -9,9 +9,6 @@ from jaxtyping import Float, Int
 from jax_robust.early_exit.rules import confidences
 from jax_robust.errors import check_labels
 
-NEVER = 2.0
-"""A threshold that no confidence reaches: the exit never answers."""
-
 
 def as_outputs(outputs: Any) -> tuple:
   """Stored logits `[exits, n, k]`, or a sequence of `[n, k]`, as the tuple that a net returns.

@@ -1,0 +1,283 @@
+"""The job of early exits: each exit, ensembles, budgets and thresholds, and the net as deployed."""
+
+import functools
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_robust import attacks
+from jax_robust import early_exit as exits_lib
+from jax_robust.early_exit import expected_cost
+from jax_robust.errors import check_name
+from jax_robust.evaluate import evaluators, exit_plots, intervals, tables
+from jax_robust.nets.exits import select_exit
+from jax_robust.runs import build, exits, identity, nets, workdir
+from jax_robust.runs.blocks import from_config
+from jax_robust.runs.evaluation import AttackSetting, attack_setting
+from jax_robust.train import metrics
+
+AIMS = ("average", "max_average", "mean", "last")
+"""What the attack of `evals` may be aimed at here, besides the number of an exit."""
+
+_TIMINGS = 3
+
+
+def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[str, Any]:
+  """Evaluates a multi-exit net: each exit, ensembles, budgets, and the deployed net with its time.
+
+  Thresholds are chosen by held-out images, and written for the weights that they belong to.
+  """
+  num_exits = exits.count_exits(config, subject)
+  predict = exits.make_predict(config, subject)
+  thresholds, heldout = exits.find_thresholds(config, subject, predict, num_exits)
+  setting, inputs = attack_setting(config), {"clean": None}
+  if setting:
+    inputs["attacked"] = _make_change(config, subject, setting, num_exits)
+  batch_size = min(config.evaluation.batch_size, subject.source.num_examples)
+  images = {name: _collect(subject.source, change, batch_size) for name, change in inputs.items()}
+  scored = {name: _scored(predict, x, subject.source, batch_size) for name, x in images.items()}
+  costs = _costs(subject, num_exits)
+  deployed = _deploy(config, subject, predict, thresholds.values, images, batch_size)
+  at_thresholds = _with_thresholds(scored, thresholds.values, costs)
+  result = {
+    "weights": subject.info,
+    "num_exits": num_exits,
+    "costs": costs,
+    "exits": [_anytime(scored, k, k, costs) for k in range(num_exits)],
+    "ensembles": [_anytime(scored, f"mean:{k}", k, costs) for k in range(1, num_exits)],
+    "budgets": _budgets(scored, heldout, costs),
+    "deployed": {
+      **thresholds.chosen,
+      "thresholds": thresholds.values.tolist(),
+      **at_thresholds,
+      "timing": deployed,
+    },
+    **({"attack": setting.attack, "aim": config.early_exit.aim} if setting else {}),
+    "precision": config.evaluation.precision,
+    "split": config.data.test_split,
+    "num_examples": subject.source.num_examples,
+    **identity.sha256_of(subject.source),
+  }
+  workdir.write_result(path, "early_exit", result)
+  if jax.process_index() == 0:
+    _show(path / "results", result)
+  return {key: at_thresholds[key] for key in ("clean", "robust") if key in at_thresholds}
+
+
+def check(config: Any) -> None:
+  """Raises ConfigError where a value of the block `early_exit` can't be used by this job."""
+  exits.check_heldout(config)
+  aim = config.early_exit.aim
+  if not str(aim).isdecimal():
+    with from_config("early_exit"):
+      check_name("aim", aim, AIMS)
+
+
+def _make_change(config, subject: nets.Opened, setting: AttackSetting, num_exits: int):
+  """`(x, labels, ids) -> x_adv` of the attack in `evals`, aimed as the block says."""
+  aim = str(config.early_exit.aim)
+  attack = build.attack(f"evals.{setting.name}.attack", setting.attack)
+  if aim == "max_average":
+    attack = attacks.max_average(attack)
+  elif aim != "average":
+    attack = attacks.aimed(attack, int(aim) if aim.isdecimal() else aim)
+  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
+  key = jax.random.key(config.seed)
+
+  @jax.jit
+  def change(variables, x, labels, ids):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+    with from_config("early_exit.aim"):
+      return attack(make(*variables), x, labels, keys)
+
+  metrics.report(f"attack: {setting.attack['name']}, aim {aim}, {num_exits} exits")
+  return functools.partial(change, (subject.params, subject.model_state))
+
+
+def _collect(source, change, batch_size: int) -> np.ndarray:
+  """All images in [0, 1], attacked where `change` says so."""
+  parts = []
+  for start in range(0, source.num_examples, batch_size):
+    ids = np.arange(start, start + batch_size).clip(max=source.num_examples - 1)
+    images, labels = source.read(ids)
+    x = images.astype(np.float32) / np.float32(255)
+    if change is not None:
+      x = np.asarray(change(jnp.asarray(x), jnp.asarray(labels, jnp.int32), jnp.asarray(ids)))
+    parts.append(x)
+  return np.concatenate(parts)[: source.num_examples]
+
+
+def _batches(x: np.ndarray, batch_size: int):
+  """Batches of one size, the last one filled up."""
+  for start in range(0, len(x), batch_size):
+    some = x[start : start + batch_size]
+    yield np.concatenate([some, np.repeat(some[:1], batch_size - len(some), axis=0)])
+
+
+def _scored(predict, x: np.ndarray, source, batch_size: int) -> exits.Scored:
+  """The logits of all exits at images that are in memory."""
+  outputs = [np.stack(predict(jnp.asarray(some))) for some in _batches(x, batch_size)]
+  labels = np.asarray(source.read(np.arange(source.num_examples))[1])
+  return exits.Scored(np.concatenate(outputs, axis=1)[:, : len(x)], labels)
+
+
+def _correct(scored: exits.Scored, logits: Any) -> np.ndarray:
+  """Whether logits `[n, k]` are right."""
+  return np.asarray(evaluators.is_correct(jnp.asarray(logits), jnp.asarray(scored.labels)))
+
+
+def _flags(scored: Mapping[str, exits.Scored], answer) -> dict[str, np.ndarray]:
+  """What `answer(outputs) -> logits` gets right: `clean`, and `robust` clean and attacked."""
+  correct = {name: _correct(each, answer(each.exits)) for name, each in scored.items()}
+  flags = {"clean": correct["clean"]}
+  if "attacked" in correct:
+    flags["robust"] = correct["clean"] & correct["attacked"]
+  return flags
+
+
+def _anytime(scored, exit, number: int, costs: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+  """The accuracy of one exit, or of the ensemble up to it, and what it costs."""
+  choose = select_exit(lambda outputs: outputs, exit)
+  there = {unit: values[number] for unit, values in costs.items()}
+  summary = intervals.summarise(_flags(scored, choose))
+  return {"exit": exit, **there, **{k: v for k, v in summary.items() if k != "num_examples"}}
+
+
+def _with_thresholds(scored, thresholds: np.ndarray, costs) -> dict[str, Any]:
+  """The accuracy of a deployed rule; shares of exits and expected costs, clean and attacked."""
+  summary = intervals.summarise(
+    _flags(scored, lambda outputs: exits_lib.answer(outputs, thresholds)[0])
+  )
+  found: dict[str, Any] = {key: summary[key] for key in summary if key != "num_examples"}
+  for name, each in scored.items():
+    taken = np.asarray(exits_lib.first_confident(exits.known(each), thresholds))
+    fractions = exits_lib.exit_fractions(taken, len(each.outputs))
+    expected = {unit: expected_cost(fractions, values) for unit, values in costs.items()}
+    found[f"{name}_exits"] = {"fractions": fractions.tolist(), "expected": expected}
+  return found
+
+
+def _budgets(scored, heldout: np.ndarray | None, costs) -> list[dict[str, Any]]:
+  """Every budget's thresholds, by held-out images, and what they come to on the test images."""
+  if heldout is None:
+    return []
+  found = []
+  for entry in exits_lib.sweep(heldout, exits.known(scored["clean"])):
+    row = {"budget": entry.budget, "thresholds": entry.thresholds.tolist()}
+    found.append({**row, **_with_thresholds(scored, entry.thresholds, costs)})
+  return found
+
+
+def _costs(subject: nets.Opened, num_exits: int) -> dict[str, list[float]]:
+  """What leaving at each exit costs, by unit; of a net that does not tell, exits passed."""
+  if not hasattr(subject.net, "costs"):
+    return {"exits_passed": [float(k + 1) for k in range(num_exits)]}
+  each = subject.net.costs(subject.source.image_shape)
+  return {"flops": [cost.flops for cost in each], "macs": [cost.macs for cost in each]}
+
+
+class _Timing(NamedTuple):
+  """Seconds of the full net and of the deployed one, and how many exits differ between them."""
+
+  seconds_full: float
+  seconds: float
+  num_different: int
+  rows_per_block: list[int]
+
+
+def _deploy(config, subject, predict, thresholds, images, batch_size) -> dict[str, Any]:
+  """The deployed net on the images: real seconds against the full net, best of three."""
+  if not hasattr(subject.net, "run_block"):
+    reason = f"{config.model.name} has no run_block, so no block can be left out"
+    metrics.report(f"not deployed: {reason}")
+    return {"skipped": reason}
+  precision = config.evaluation.precision
+  run_block = nets.make_run_block(*subject[1:4], precision=precision)
+  answers = exits_lib.make_deployed(
+    run_block, thresholds, num_exits=len(thresholds) + 1, batch_size=batch_size
+  )
+  decide = jax.jit(lambda outputs: exits_lib.answer(outputs, thresholds))
+
+  def full(x):
+    parts = [decide(predict(jnp.asarray(some)))[1] for some in _batches(x, batch_size)]
+    return np.concatenate(jax.device_get(parts))[: len(x)]
+
+  found = {}
+  for name, x in images.items():
+    seconds_full, taken = _best_of(full, x)
+    seconds, deployed = _best_of(answers, x)
+    num_different = int((deployed.taken != taken).sum())
+    rows = deployed.num_rows.tolist()
+    found[name] = _Timing(seconds_full, seconds, num_different, rows)._asdict()
+  return {"batch_size": batch_size, **found}
+
+
+def _best_of(function, x) -> tuple[float, Any]:
+  """The least seconds of several calls, after one that compiles, and what was returned."""
+  result, least = function(x), np.inf
+  for _ in range(_TIMINGS):
+    start = time.perf_counter()
+    result = function(x)
+    least = min(least, time.perf_counter() - start)
+  return least, result
+
+
+def _show(folder: pathlib.Path, result: Mapping[str, Any]) -> None:
+  """Prints the tables, and draws accuracy against expected cost."""
+  measured = [name for name in ("clean", "robust") if name in result["deployed"]]
+  unit = next(iter(result["costs"]))
+  scale, title = (1e6, "Mflops") if unit == "flops" else (1.0, unit)
+  deployed = result["deployed"]
+  named = [(f"exit {row['exit']}", row[unit], row) for row in result["exits"]]
+  named += [(f"mean of exits 0 to {row['exit'][5:]}", row[unit], row)
+            for row in result["ensembles"]]  # fmt: skip
+  named.append(("the deployed rule", _expected(deployed, "clean", unit), deployed))
+  rows = [
+    {"answer": name, title: cost / scale, **{measure: row[measure] for measure in measured}}
+    for name, cost, row in named
+  ]
+  print(tables.markdown_table(rows))
+  for name, timing in deployed["timing"].items():
+    if name in _INPUTS.values():
+      print(
+        f"{name}: {timing['seconds_full']:.3f} s by the full net, {timing['seconds']:.3f} s as "
+        f"deployed; {timing['num_different']} of {result['num_examples']} exits differ"
+      )
+  picture = folder / "early_exit.png"
+  _draw(picture, result, measured, unit, scale)
+  print(f"numbers: {folder / 'early_exit.json'}\npicture: {picture}")
+
+
+_INPUTS = {"clean": "clean", "robust": "attacked"}
+"""What a measure is of."""
+
+
+def _expected(row: Mapping[str, Any], given: str, unit: str) -> float:
+  """The expected cost of a rule with thresholds, by clean or attacked inputs."""
+  return row[f"{given}_exits"]["expected"][unit]
+
+
+def _draw(path, result, measured: Sequence[str], unit: str, scale: float) -> None:
+  """Draws accuracy against expected cost: budgets as lines, exits and ensembles as points."""
+  lines, chosen = {}, []
+  for measure in measured:
+    given = _INPUTS[measure]
+    kinds = {"each exit": result["exits"], "mean of exits": result["ensembles"]}
+    lines[given] = {
+      kind: exit_plots.Line([row[unit] / scale for row in some], [row[measure] for row in some],
+                            joined=False)
+      for kind, some in kinds.items()
+    }  # fmt: skip
+    if budgets := result["budgets"]:
+      costs = [_expected(row, given, unit) / scale for row in budgets]
+      sweep = exit_plots.Line(costs, [row[measure] for row in budgets], joined=True)
+      lines[given]["budgets"] = sweep
+    deployed = result["deployed"]
+    chosen.append((_expected(deployed, given, unit) / scale, deployed[measure]))
+  words = "million multiply-adds, earlier exits included" if unit == "flops" else "exits passed"
+  exit_plots.draw_budgets(path, lines, unit=words, chosen=chosen, note="circles: as deployed")

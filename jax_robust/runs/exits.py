@@ -1,0 +1,196 @@
+"""What jobs on nets with several exits share: outputs of all exits, held-out images, thresholds."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_robust import config as config_lib
+from jax_robust import early_exit
+from jax_robust.data.evaluation import eval_batches
+from jax_robust.data.sources import Source
+from jax_robust.early_exit.budget import check_several_exits
+from jax_robust.errors import ConfigError, near_path
+from jax_robust.nets.exits import exits_of
+from jax_robust.runs import build, nets, weights, workdir
+from jax_robust.runs.blocks import from_config
+
+
+class Thresholds(NamedTuple):
+  """The thresholds of a deployed model.
+
+  Attributes:
+    values: float32, one for each exit but the last.
+    chosen: by what: budget and number of held-out images, or the file they were read from.
+  """
+
+  values: np.ndarray
+  chosen: dict[str, Any]
+
+
+def check_heldout(config: Any) -> None:
+  """Raises ConfigError where thresholds must be chosen, and no images were held out for that."""
+  if config.early_exit.thresholds:
+    return
+  if not config.data.num_heldout:
+    raise ConfigError(
+      "config.data.num_heldout=0: the thresholds of early exits are chosen by held-out images, "
+      "which the net was not trained on. Train with --config.data.num_heldout=5000 or so, or name "
+      "the results/early_exit.json of a run that did: --config.early_exit.thresholds"
+    )
+  with from_config("early_exit"):
+    early_exit.target_fractions(config.early_exit.budget, 2)
+
+
+def count_exits(config: Any, subject: nets.Opened) -> int:
+  """How many exits a net has.
+
+  Raises:
+    ConfigError: fewer than two.
+  """
+  outputs_fn = nets.make_outputs_fn(*subject[1:4])
+  num_exits = _count(outputs_fn, subject.source.image_shape)
+  with from_config(f"model.name={config.model.name!r}"):
+    check_several_exits(num_exits)
+  return num_exits
+
+
+def _count(outputs_fn: Callable, image_shape: Any) -> int:
+  """How many exits there are, by a trace."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+  return len(jax.eval_shape(lambda x: exits_of(outputs_fn(x)), image))
+
+
+def heldout_images(config: Any) -> Source:
+  """The held-out training images of a run, as they are: without augmentation."""
+  return build.hold_out(config, build.load_split(config, "train"))[1]
+
+
+def make_predict(config: Any, subject: nets.Opened) -> Callable[[Any], tuple[jax.Array, ...]]:
+  """`predict(x)`: the logits of all exits, compiled, with the weights as arguments."""
+  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
+  compiled = jax.jit(lambda variables, x: exits_of(make(*variables)(x)))
+  return functools.partial(compiled, (subject.params, subject.model_state))
+
+
+class Scored(NamedTuple):
+  """All exits' logits `[exits, n, k]` of images, and the labels `[n]`."""
+
+  outputs: np.ndarray
+  labels: np.ndarray
+
+  @property
+  def exits(self) -> tuple[jax.Array, ...]:
+    """The logits of each exit, `[n, k]`, as a net returns them."""
+    return tuple(map(jnp.asarray, self.outputs))
+
+
+def score(predict: Callable, source: Source, *, batch_size: int, change: Any = None) -> Scored:
+  """The logits of all exits for all images of a source.
+
+  Args:
+    predict: as `make_predict` returns it.
+    source: images and labels.
+    batch_size: rows of a batch; the last one is filled up.
+    change: `(x, labels, ids) -> x`, such as an attack; default none.
+  """
+  outputs, labels = [], []
+  for batch in eval_batches(source, batch_size=min(batch_size, source.num_examples)):
+    x = batch["image"].astype(np.float32) / np.float32(255)
+    if change is not None:
+      x = change(x, batch["label"], np.maximum(batch["id"], 0))
+    outputs.append(np.stack(predict(jnp.asarray(x)))[:, batch["mask"]])
+    labels.append(batch["label"][batch["mask"]])
+  return Scored(np.concatenate(outputs, axis=1), np.concatenate(labels))
+
+
+def known(scored: Scored) -> np.ndarray:
+  """The confidence of each exit `[exits, n]`."""
+  return np.asarray(early_exit.confidences(scored.exits))
+
+
+def find_thresholds(
+  config: Any, subject: nets.Opened, predict: Callable, num_exits: int
+) -> tuple[Thresholds, np.ndarray | None]:
+  """The thresholds of the file that the config names, or else those of its budget.
+
+  Returns:
+    The thresholds, and the confidences of the held-out images, `[exits, m]`; None where there are
+    no such images.
+
+  Raises:
+    ConfigError: the file is of another model; nothing was held out.
+  """
+  check_heldout(config)
+  options, confidences = config.early_exit, None
+  if config.data.num_heldout:
+    heldout = heldout_images(config)
+    confidences = known(score(predict, heldout, batch_size=config.evaluation.batch_size))
+  if options.thresholds:
+    values = read_thresholds(options.thresholds, subject.info["sha256"], num_exits)
+    return Thresholds(values, {"file": options.thresholds}), confidences
+  assert confidences is not None  # `check_heldout`
+  fractions = early_exit.target_fractions(options.budget, num_exits)
+  values = early_exit.choose_thresholds(confidences, fractions)
+  chosen = {"budget": options.budget, "num_heldout": confidences.shape[1]}
+  return Thresholds(values, chosen), confidences
+
+
+def read_thresholds(path: str, sha256: str, num_exits: int) -> np.ndarray:
+  """The thresholds that a `results/early_exit.json` says, for the weights they were chosen for.
+
+  Raises:
+    ConfigError: it is no such file, or of other weights; another number of thresholds than the net
+      needs.
+  """
+  key = f"config.early_exit.thresholds={path!r}"
+  try:
+    found = json.loads(pathlib.Path(path).read_text())
+    values, theirs = found["deployed"]["thresholds"], found["weights"]["sha256"]
+  except OSError as error:
+    raise ConfigError(f"{key}: {error.strerror}{near_path(pathlib.Path(path))}") from error
+  except (ValueError, TypeError, KeyError) as error:
+    raise ConfigError(
+      f"{key} is no results/early_exit.json, as the job early_exit writes it ({error!r})"
+    ) from error
+  if theirs != sha256:
+    raise ConfigError(
+      f"{key} was chosen for weights of sha256 {str(theirs)[:12]}…, and these are {sha256[:12]}…: "
+      "thresholds of another model say nothing about this one; run the job early_exit on it"
+    )
+  with from_config("early_exit.thresholds"):
+    return early_exit.check_thresholds(values, num_exits)
+
+
+def load_deployed(
+  folder: str, *, thresholds: str = "", checkpoint: str = "", batch_size: int = 256
+) -> Callable[[np.ndarray], early_exit.Answers]:
+  """A trained run as it is deployed: `answers(x)`, float images in [0, 1] in, `Answers` out.
+
+  Args:
+    folder: the workdir of a run on which the job `early_exit` was run.
+    thresholds: a `results/early_exit.json` of the same weights; default the workdir's.
+    checkpoint: 'best' or 'latest'; default that of the run's config.
+    batch_size: images that enter at once.
+
+  Raises:
+    ConfigError: no thresholds, or those of other weights; a net that can't be run block by block.
+    WorkdirError: the folder is no workdir.
+  """
+  path = pathlib.Path(folder)
+  config = config_lib.from_data(workdir.read_config(path))
+  config.evaluation.checkpoint = checkpoint or config.evaluation.checkpoint
+  noted = workdir.read_note(path / workdir.DATA)
+  net = build.model(config, noted["num_classes"])
+  _, arrays, _ = weights.find(config, path)
+  params, model_state = weights.fit(arrays, net, noted["image_shape"], name=str(path))
+  run_block = nets.make_run_block(net, params, model_state, precision=config.evaluation.precision)
+  num_exits = _count(nets.make_outputs_fn(net, params, model_state), noted["image_shape"])
+  file = thresholds or str(path / "results" / "early_exit.json")
+  values = read_thresholds(file, weights.digest(arrays), num_exits)
+  return early_exit.make_deployed(run_block, values, num_exits=num_exits, batch_size=batch_size)

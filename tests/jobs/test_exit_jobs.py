@@ -1,0 +1,167 @@
+"""The jobs on nets with several exits: thresholds of these weights, tables, resume, deployment."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import two_exits
+
+from jax_robust import jobs, models
+from jax_robust.early_exit import exit_fractions
+from jax_robust.errors import ConfigError
+from jax_robust.runs import exits, nets, pieces
+
+SMALL = {"attacks": ("fgsm",), "aims": ("exits", "deployed"), "chunk_size": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known():
+  with two_exits.known():
+    yield
+
+
+@pytest.fixture(scope="module")
+def make(tiny):
+  """A config of a net with two exits, trained for two steps."""
+
+  def config(job, **changes):
+    small = {f"early_exit__{key}": value for key, value in SMALL.items()}
+    config = tiny("steps=2,save=2,evaluate=2", model={"name": "two_exits"}, **{**small, **changes})
+    config.job = job
+    return config
+
+  return config
+
+
+@pytest.fixture(scope="module")
+def run(make, tmp_path_factory):
+  """A trained run on which both jobs were run."""
+  folder = tmp_path_factory.mktemp("exits") / "run"
+  for job in ("train", "early_exit", "exit_attacks"):
+    jobs.run(make(job), folder)
+  return folder
+
+
+def read(folder, name):
+  return json.loads((folder / "results" / f"{name}.json").read_text())
+
+
+def test_early_exit_tells_exits_budgets_and_thresholds(run):
+  result = read(run, "early_exit")
+  assert [row["exit"] for row in result["exits"]] == [0, 1]
+  assert [row["exit"] for row in result["ensembles"]] == ["mean:1"]
+  assert [row["budget"] for row in result["budgets"]] == list(range(1, 40))
+  deployed = result["deployed"]
+  assert deployed["budget"] == 20 and deployed["num_heldout"] == 8
+  (same,) = [row for row in result["budgets"] if row["budget"] == 20]
+  for key in ("thresholds", "clean", "robust", "clean_exits"):
+    assert deployed[key] == same[key]
+  shares = deployed["clean_exits"]["fractions"]
+  assert deployed["clean_exits"]["expected"]["exits_passed"] == pytest.approx(1 + shares[1])
+  for given in ("clean", "attacked"):
+    assert deployed["timing"][given]["num_different"] == 0
+  assert (run / "results" / "early_exit.png").stat().st_size > 1000
+
+
+def test_exit_attacks_counts_every_point_under_every_rule(run):
+  result, other = read(run, "exit_attacks"), read(run, "early_exit")
+  assert result["rules"] == ["exit 0", "exit 1", "mean:1", "deployed"]
+  assert result["thresholds"] == other["deployed"]["thresholds"] and result["complete"]
+  for rule, robust in result["robust"].items():
+    assert robust["value"] <= min(each[rule] for each in result["points"].values())
+  for row in other["exits"]:
+    assert result["clean"][f"exit {row['exit']}"]["value"] == row["clean"]
+  assert result["clean"]["deployed"]["value"] == other["deployed"]["clean"]
+  page = (run / "results" / "exit_attacks.md").read_text()
+  assert "| all of these |" in page and "By what was aimed at" in page
+
+
+def test_exit_attacks_resumes_and_is_merged(make, run, tmp_path):
+  for share in range(2):
+    jobs.run(make("exit_attacks", early_exit__shard=f"{share}/2"), copy(run, tmp_path / str(share)))
+  half = pieces.find([tmp_path / "0" / "results" / "exit_attacks_0.1_fgsm"])
+  assert len(half.owners) == 8
+  config = make("merge", early_exit__pieces=(str(tmp_path / "0"), str(tmp_path / "1")))
+  jobs.run(config, tmp_path / "all")
+  merged, whole = read(tmp_path / "all", "exit_attacks"), read(run, "exit_attacks")
+  assert merged["points"] == whole["points"] and merged["num_examples"] == 16
+
+
+def copy(run, target):
+  """A copy of the run without its results."""
+  shutil.copytree(run, target)
+  shutil.rmtree(target / "results")
+  return target
+
+
+def test_the_deployed_run_answers_as_the_job_says(run):
+  x = np.random.default_rng(0).uniform(size=(9, 12, 12, 3)).astype(np.float32)
+  found = exits.load_deployed(str(run), batch_size=8)(x)
+  assert found.logits.shape == (9, 10) and exit_fractions(found.taken, 2).sum() == 1
+
+
+def test_thresholds_are_of_these_weights(make, run, tmp_path):
+  file = run / "results" / "early_exit.json"
+  config = make("early_exit", early_exit__thresholds=str(file), data__num_heldout=8)
+  result = jobs.run(config, copy(run, tmp_path / "again"))
+  assert result["clean"] == read(run, "early_exit")["deployed"]["clean"]
+  noted = json.loads(file.read_text())
+  cases = {
+    "other weights": ({"weights": {"sha256": "0" * 64}}, "chosen for weights of sha256 000000"),
+    "other exits": ({"deployed": {"thresholds": [0.5, 0.5]}}, "has 2 entries, and the net has 2"),
+    "no thresholds": ({"deployed": {}}, "is no results/early_exit.json"),
+  }
+  for changes, said in cases.values():
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps({**noted, **changes}))
+    with pytest.raises(ConfigError, match=said):
+      exits.read_thresholds(str(changed), noted["weights"]["sha256"], 2)
+  with pytest.raises(ConfigError, match="No such file"):
+    exits.read_thresholds(str(tmp_path / "none.json"), "", 2)
+
+
+@pytest.mark.parametrize("job", ["early_exit", "exit_attacks"])
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    (
+      {"data__num_heldout": 0, "evaluation__checkpoint": "latest"},
+      "chosen by held-out images, .* Train with --config.data.num_heldout=5000",
+    ),
+    ({"early_exit__budget": 0.0}, "budget=0.0: expected p > 0"),
+  ],
+)
+def test_what_both_jobs_need_is_said_before_anything_is_opened(make, tmp_path, job, changes, said):
+  with pytest.raises(ConfigError, match=said):
+    jobs.run(make(job, init_from="made", **changes), tmp_path / "new")
+  assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+  ("job", "changes", "said"),
+  [
+    ("early_exit", {"early_exit__aim": "men"}, "aim='men': did you mean 'mean'"),
+    ("exit_attacks", {"early_exit__attacks": ("sqare",)}, "did you mean 'square'"),
+    ("exit_attacks", {"early_exit__eps": -0.1}, "eps=-0.1"),
+    ("exit_attacks", {"early_exit__chunk_size": 0}, "chunk_size=0"),
+    ("exit_attacks", {"early_exit__shard": "2/2"}, "expected I/N"),
+  ],
+)
+def test_what_a_block_can_not_hold_is_refused(make, tmp_path, job, changes, said):
+  with pytest.raises(ConfigError, match=said):
+    jobs.run(make(job, init_from="made", **changes), tmp_path / "new")
+
+
+def test_a_net_with_one_exit_is_refused(tiny, tmp_path):
+  config = tiny("steps=2", init_from="made")
+  for job in ("early_exit", "exit_attacks"):
+    config.job = job
+    with pytest.raises(ConfigError, match="model.name='mlp'.*1 exit: early exits need at least 2"):
+      jobs.run(config, tmp_path / job)
+
+
+def test_a_net_without_blocks_is_not_deployed():
+  net = models.create("mlp", num_classes=3, hidden=(4,))
+  with pytest.raises(ConfigError, match=r"has no run_block\(state, number\)"):
+    nets.make_run_block(net, {}, {})
