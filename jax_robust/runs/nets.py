@@ -114,13 +114,24 @@ def make_logits_fn(
     params, model_state: its weights; they may be traced.
     precision: of matrix products and convolutions; None takes what the caller has set.
   """
+  outputs_fn = make_outputs_fn(net, params, model_state, precision=precision)
+  return select_exit(outputs_fn, read_exit(config))
+
+
+def make_outputs_fn(
+  net: Any, params: Any, model_state: Any, *, precision: str | None = None
+) -> LogitsFn:
+  """`outputs_fn(x)` of a net in eval mode: of a net with several exits, the logits of all.
+
+  Args: those of `make_logits_fn`.
+  """
   apply_fn = state.make_apply_fn(net)
 
-  def logits_fn(x):
+  def outputs_fn(x):
     with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
       return apply_fn(params, model_state, x, train=False)[0]
 
-  return select_exit(logits_fn, read_exit(config))
+  return outputs_fn
 
 
 def read_exit(config: Any) -> Exit:
