@@ -14,6 +14,7 @@ KEYS = ("data_dir", "init_from", "data.name", "generated.path", "generate.path",
 
 LISTS = (
   "smoothing.weights", "smoothing.logs", "smoothing.pieces", "autoattack.pieces", "generate.pieces",
+  "curves.runs",
 )  # fmt: skip
 """The keys that hold several."""
 
