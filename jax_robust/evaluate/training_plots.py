@@ -21,12 +21,15 @@ class Panel(NamedTuple):
     ylabel: beside it.
     pattern: of the names of values, the number of the exit or block as its group, if it has one.
     is_share: whether the axis goes from 0 to 100 %.
+    by_depth: whether the last values are drawn over the blocks, rather than all over epochs; the
+      pattern then has two groups, the line and the block.
   """
 
   title: str
   ylabel: str
   pattern: str
   is_share: bool = False
+  by_depth: bool = False
 
 
 class Run(NamedTuple):
@@ -99,6 +102,11 @@ def panels_of(runs: Mapping[str, Run], kinds: Mapping[str, str]) -> list[Panel]:
         every.append(Panel(title, f"{measure} distance", rf"{stem}/{measure}/(\d+)"))
     elif kind == "gradient_alignment":
       every.append(Panel(f"{name}: directions", "cosine", rf"{stem}/(noise|directions)"))
+  distances = [re.escape(name) for name, kind in kinds.items() if kind == "feature_distance"]
+  for measure in ("absolute", "relative") if distances else ():
+    pattern = rf"({'|'.join(distances)})/{measure}/(\d+)"
+    title = "features by depth, last evaluation"
+    every.append(Panel(title, f"{measure} distance", pattern, by_depth=True))
   return [panel for panel in every if any(series_of(run, panel.pattern) for run in runs.values())]
 
 
@@ -132,7 +140,8 @@ def draw_trainings(
       continue
     panel, name = place
     title = panel.title if len(runs) == 1 else f"{name}\n{panel.title}"
-    _draw_panel(axes, panel, runs[name], title)
+    draw = _draw_depth if panel.by_depth else _draw_panel
+    draw(axes, panel, runs[name], title)
   plot_style.save(path, figure, dpi=120)
 
 
@@ -148,12 +157,33 @@ def _draw_panel(axes, panel: Panel, run: Run, title: str) -> None:
   if panel.is_share:
     axes.set_ylim(0, 100)
   _draw_alarms(axes, run, scale)
+  _label(axes, title, "epoch" if run.steps_per_epoch else "step", panel.ylabel, len(lines))
+
+
+def _draw_depth(axes, panel: Panel, run: Run, title: str) -> None:
+  """One panel over the blocks: a line for each attack, at the last evaluation."""
+  plot_style.add_grid(axes)
+  lines: dict[str, dict[int, float]] = {}
+  for row in run.rows:  # later rows replace earlier ones
+    for name, value in row.items():
+      if match := re.fullmatch(panel.pattern, name):
+        lines.setdefault(match.group(1), {})[int(match.group(2))] = float(value)
+  for style, name, values in plot_style.styled(lines):
+    blocks = sorted(values)
+    axes.plot(blocks, [values[b] for b in blocks], label=name, marker="o", markersize=3, **style)
+    axes.set_xticks(blocks)
+  axes.set_ylim(bottom=0)
+  _label(axes, title, "block", panel.ylabel, len(lines))
+
+
+def _label(axes, title: str, xlabel: str, ylabel: str, num_lines: int) -> None:
+  """What stands around a panel."""
   axes.set_title(title, fontsize=9, loc="left")
-  axes.set_xlabel("epoch" if run.steps_per_epoch else "step", fontsize=8)
-  axes.set_ylabel(panel.ylabel, fontsize=8)
+  axes.set_xlabel(xlabel, fontsize=8)
+  axes.set_ylabel(ylabel, fontsize=8)
   axes.tick_params(labelsize=8)
-  if len(lines) > 1:
-    axes.legend(frameon=False, fontsize=7, ncols=2 if len(lines) > 3 else 1)
+  if num_lines > 1:
+    axes.legend(frameon=False, fontsize=7, ncols=2 if num_lines > 3 else 1)
 
 
 def _name_of(label: str, panel: Panel) -> str:
@@ -176,4 +206,5 @@ def _draw_alarms(axes, run: Run, scale: float) -> None:
       axes.annotate(
         f"alarm: exit {', '.join(exits)}", (at, 1), (2, -2), va="top", fontsize=7,
         color=_ALARM["color"], xycoords=("data", "axes fraction"), textcoords="offset points",
+        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
       )  # fmt: skip

@@ -36,6 +36,15 @@ def test_only_what_was_measured_has_a_panel():
 
 
 @pytest.mark.fast
+def test_distances_are_drawn_by_block_and_by_depth():
+  row = {"step": 1, "kind": "evaluate", "distance/relative/0": 0.1, "distance/relative/1": 0.2}
+  panels = training_plots.panels_of({"a": training_plots.Run([row])}, KINDS)
+  assert [(panel.ylabel, panel.by_depth) for panel in panels] == [
+    ("relative distance", False), ("relative distance", True)
+  ]  # fmt: skip
+
+
+@pytest.mark.fast
 def test_series_are_in_the_order_of_the_exits():
   steps, values = training_plots.series_of(run(exits=11), r"robust/(\d+)")["10"]
   assert steps.tolist() == [10, 20, 30] and values.tolist() == [0.4 - 0.1] * 3
