@@ -9,7 +9,10 @@ CIFAR-10 and seven for CIFAR-100; the rest is an inference from MSDNet's own rec
 figures: SGD, a batch of 64, learning rate .1 and a tenth of it after 50 and 75 of 100 epochs. Their
 text has FGSM start at the image, with a step of eps (`start=zero`); fast adversarial training
 starts at random, with a step of 1.25 eps (`start=random`). 5,000 training images are held out, to
-choose the thresholds of early exits by. Not run by us at this size yet.
+choose the thresholds of early exits by. Every evaluation measures each exit, as it is and under an
+attack on the average of the exits, and looks for catastrophic overfitting; the run ends there with
+`--config.overfitting.stop=true --config.evaluation.checkpoint=accepted`. Not run by us at this size
+yet.
 
 Arguments: `data=cifar10|cifar100|svhn`, `start=random|zero`, `blocks` (0 is the paper's number),
 `steps=even|lin_grow`, `share`, the share of original images in a batch (below 1 with
@@ -48,6 +51,8 @@ def get_config(arg=""):
   config.schedule = {"name": "milestones", "learning_rate": 0.1, "milestone_epochs": (50.0, 75.0)}
   config.ema = {"decay": 0.0, "warmup_steps": 0, "ramp": False}
   config.evals = presets.evals(dict(attacks.RECIPES["pgd_20"]))
+  config.evals.update(presets.exit_evals(dict(attacks.RECIPES["pgd_20"])))
+  config.overfitting = presets.overfitting()
   config.evaluation.checkpoint = "latest"
   config.total_epochs, config.evaluate_epochs, config.save_epochs = 100.0, 1.0, 1.0
   return presets.finish(config, arg)

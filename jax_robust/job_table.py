@@ -146,6 +146,13 @@ JOBS = {
   "analyse": Job(
     "jax_robust.jobs.analyse:analyse", check="jax_robust.jobs.analyse:read_logs", **_SMOOTHED
   ),
+  "curves": Job(
+    "jax_robust.jobs.curves:curves",
+    block="curves",
+    defaults={"runs": ()},
+    may_change=("curves.",),
+    of_a_run=True,
+  ),
   "merge": Job("jax_robust.jobs.merge:merge", check="jax_robust.jobs.merge:find_workdirs"),
   "generate": Job(
     "jax_robust.jobs.generate:generate",

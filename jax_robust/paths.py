@@ -17,7 +17,7 @@ KEYS = (
 
 LISTS = (
   "smoothing.weights", "smoothing.logs", "smoothing.pieces", "autoattack.pieces", "generate.pieces",
-  "early_exit.pieces",
+  "early_exit.pieces", "curves.runs",
 )  # fmt: skip
 """The keys that hold several."""
 

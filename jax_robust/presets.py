@@ -105,6 +105,51 @@ def evals(attack: Mapping[str, Any] | None = None, *, noise: float | None = None
   return entries
 
 
+def exit_evals(attack: Mapping[str, Any], *, aim: int | str = "average") -> dict:
+  """Entries of `config.evals` for every exit: `clean_exits`, and `robust_exits` under an attack.
+
+  Args:
+    attack: as keywords of `attacks.make_attack`.
+    aim: see `evaluate.diagnostics.attacked_exits`; 'own' attacks each exit by itself, at that many
+      times the cost.
+  """
+  return {
+    "clean_exits": {"evaluator": "clean_exits"},
+    "robust_exits": {"evaluator": "attacked_exits", "attack": dict(attack), "aim": aim},
+  }
+
+
+def depth_evals(attack: Mapping[str, Any]) -> dict:
+  """Entries of `config.evals` for a net with blocks: how far features move by depth, how gradients
+  agree.
+
+  Args:
+    attack: in the l-infinity ball, as keywords of `attacks.make_attack`; FGSM is added.
+  """
+  single = {"name": "fgsm", "norm": "linf", "eps": attack["eps"]}
+  return {
+    "distance_fgsm": {"evaluator": "feature_distance", "attack": single},
+    "distance": {"evaluator": "feature_distance", "attack": dict(attack)},
+    "alignment": {"evaluator": "gradient_alignment", "attack": dict(attack)},
+  }
+
+
+def overfitting(*, stop: bool = False, **changes: Any) -> dict:
+  """`config.overfitting`: PGD-10 on 512 held-out images at every evaluation, and two rules.
+
+  The rule of Fast-FGSM's program (Wong et al., 2020), but for the images, which are held out rather
+  than the first batch of the epoch:
+
+    overfitting(stop=True, gap=0.0, num_images=128, attack={**pgd10(), "num_steps": 5})
+  """
+  return {"attack": pgd10(), "num_images": 512, "drop": 0.2, "gap": 0.3, "stop": stop, **changes}
+
+
+def pgd10() -> dict:
+  """Ten steps of 2/255 in the l-infinity ball of 8/255."""
+  return {**attacks.RECIPES["pgd_20"], "num_steps": 10}
+
+
 def trades_attack(**changes) -> dict:
   """TRADES' inner attack as released: ten steps of Adam on the input towards another prediction."""
   return {**attacks.RECIPES["trades_adam"], "loss": "kl_divergence", **changes}
@@ -227,7 +272,8 @@ def finish(
   config.augment.update({"pad": min(config.augment.pad, 1)})
   if config.augment.get("group_size"):
     config.augment.group_size = 12
-  attacks_of_evals = [block.attack for block in config.evals.values() if "attack" in block]
+  blocks = [*config.evals.values(), config.get("overfitting") or {}]
+  attacks_of_evals = [block["attack"] for block in blocks if "attack" in block]
   for attack in [*attacks_of_evals, *([config.attack] if "attack" in config else [])]:
     if "num_steps" in attack:
       attack.num_steps = min(attack.num_steps, 2)

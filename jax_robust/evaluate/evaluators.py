@@ -1,7 +1,9 @@
 """Evaluators: what is measured of each image, by the name that a config gives them.
 
 An evaluator is `(logits_fn, x, labels, keys, **options) -> columns`: pure, per image, and jit-able.
-The column `correct` says for which images the answer is right; others are for pictures.
+The column `correct` says for which images the answer is right. Columns of one number per image are
+measured, be they flags or values; others are for pictures. `diagnostics` has those that look at
+more than the answer.
 """
 
 from collections.abc import Callable, Mapping

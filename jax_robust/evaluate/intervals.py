@@ -42,15 +42,26 @@ def binomial_interval(successes: int, total: int, *, confidence: float = 0.95) -
   return Interval(successes / total, float(low), float(high))
 
 
-def summarise(flags: Mapping[str, np.ndarray]) -> dict[str, float | list[float] | int]:
-  """Shares of flags per image, by name, their 95 % intervals, and the number of images.
+def summarise(columns: Mapping[str, np.ndarray]) -> dict[str, float | list[float] | int]:
+  """Means of columns per image, by name, their 95 % intervals, and the number of images.
+
+  The mean of flags is a share, and its interval exact; that of values has the normal one.
 
   >>> summarise({"clean": np.array([True, True]), "robust": np.array([True, False])})["robust"]
   0.5
   """
-  result: dict = {"num_examples": len(next(iter(flags.values())))}
-  for name, column in flags.items():
-    interval = binomial_interval(int(column.sum()), len(column))
+  result: dict = {"num_examples": len(next(iter(columns.values())))}
+  for name, column in columns.items():
+    is_flag = np.issubdtype(column.dtype, np.bool_)
+    interval = binomial_interval(int(column.sum()), len(column)) if is_flag else _normal(column)
     result[name] = interval.value
     result[f"{name}_interval"] = [interval.low, interval.high]
   return result
+
+
+def _normal(values: np.ndarray) -> Interval:
+  """Mean and 95 % interval of values by the normal approximation; of one value, the value."""
+  values = values.astype(np.float64)
+  mean = float(values.mean())
+  half = 1.96 * float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+  return Interval(mean, float(mean - half), float(mean + half))

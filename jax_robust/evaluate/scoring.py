@@ -1,5 +1,6 @@
 """Scoring: evaluators run over all images of a data set in batches, their columns gathered."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +28,9 @@ class Weights(NamedTuple):
 
 
 def make_scorer(
-  make_logits_fn: Callable[[Any, Any], LogitsFn], evaluators: Mapping[str, Evaluator]
+  make_logits_fn: Callable[[Any, Any], LogitsFn],
+  evaluators: Mapping[str, Evaluator],
+  others: Mapping[str, Callable[[Any, Any], Callable]] | None = None,
 ) -> Callable[[Weights, Mapping[str, Any]], dict[str, jax.Array]]:
   """Builds `scorer(weights, batch) -> columns`, for one device or as the body of a mapped step.
 
@@ -37,11 +40,13 @@ def make_scorer(
   Args:
     make_logits_fn: `(params, model_state) -> logits_fn`.
     evaluators: by the name of what they measure, their options bound.
+    others: for evaluators, by that name, that look at something else than the answer:
+      `(params, model_state) -> what they take first`.
 
   Returns:
     A function of `Weights` and a batch of `image` uint8 `[b, h, w, c]`, `label` and `id` int32
-    `[b]`. Of an evaluator NAME it returns the flags `correct` as column NAME, and its other columns
-    as NAME/COLUMN.
+    `[b]`. Of an evaluator NAME it returns the flags `correct`, if it has them, as column NAME, and
+    its other columns as NAME/COLUMN.
   """
 
   def scorer(weights: Weights, batch: Mapping[str, Any]):
@@ -52,15 +57,34 @@ def make_scorer(
       jax.random.wrap_key_data(weights.rng), batch["id"]
     )
     logits_fn = make_logits_fn(weights.params, weights.model_state)
-    columns = {}
+    columns, makers = {}, others or {}
     for name, evaluator in evaluators.items():
-      options = weights.options.get(name, {})
-      found = dict(evaluator(logits_fn, x, batch["label"], keys, **options))
-      columns[name] = found.pop("correct")
+      options, subject = weights.options.get(name, {}), logits_fn
+      if name in makers:
+        subject = makers[name](weights.params, weights.model_state)
+      found = dict(evaluator(subject, x, batch["label"], keys, **options))
+      if "correct" in found:
+        columns[name] = found.pop("correct")
       columns |= {f"{name}/{column}": values for column, values in found.items()}
     return columns
 
   return scorer
+
+
+def measures(columns: Mapping[str, Any]) -> tuple[str, ...]:
+  """The columns of one number per image, which are measured; the others are for pictures.
+
+  >>> measures({"clean": np.ones(3), "exits/10": np.ones(3), "exits/9": np.ones(3),
+  ...   "robust/probs": np.ones((3, 2))})
+  ('clean', 'exits/9', 'exits/10')
+  """
+  names = [name for name, column in columns.items() if len(column.shape) == 1]
+  return tuple(sorted(names, key=_natural))
+
+
+def _natural(name: str) -> list:
+  """A key to sort by in which `exits/10` comes after `exits/9`."""
+  return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"/", name)]
 
 
 def score(

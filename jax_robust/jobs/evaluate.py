@@ -27,6 +27,8 @@ def evaluate(config: Any, path: pathlib.Path, subject: Opened) -> dict[str, Any]
   measured = measure(config, subject)
   if jax.process_index() == 0:  # first what can't fail for want of memory or disk
     print(tables.markdown_table([row_of(config.model.name, measured)]))
+    for rows in rows_by_number(measured.result):
+      print("\n" + tables.markdown_table(rows))
   workdir.write_result(path, "evaluate", measured.result)
   if jax.process_index() == 0:
     draw(path / "results" / "evaluate.png", {config.model.name: measured})
@@ -52,7 +54,7 @@ def draw(path: pathlib.Path, measured: dict[str, Evaluation]) -> None:
 def row_of(name: str, measured: Evaluation) -> dict[str, Any]:
   """A row of the table: the model, what was measured, and the accuracy at every eps."""
   result = measured.result
-  row = {"net": name, **{each: result[each] for each in result["evals"]}}
+  row = {"net": name, **{each: result[each] for each in result["evals"] if "/" not in each}}
   if measured.curve:
     row |= {
       f"at {eps:.3g}": value
@@ -62,10 +64,27 @@ def row_of(name: str, measured: Evaluation) -> dict[str, Any]:
   return row
 
 
+def rows_by_number(result: dict[str, Any]) -> list[list[dict[str, Any]]]:
+  """Tables of what was measured of each exit or block: a row a name, a column a number.
+
+  >>> rows_by_number({"evals": ["clean", "x/0", "x/1"], "clean": 0.5, "x/0": 0.1, "x/1": 0.2})
+  [[{'': 'x', '0': 0.1, '1': 0.2}]]
+  """
+  rows: dict[str, dict[str, Any]] = {}
+  for name in result["evals"]:
+    stem, slash, number = name.rpartition("/")
+    if slash:
+      rows.setdefault(stem, {"": stem})[number] = result[name]
+  tables_of: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+  for row in rows.values():  # those with the same columns stand in one table
+    tables_of.setdefault(tuple(row), []).append(row)
+  return list(tables_of.values())
+
+
 def measure(config, subject: Opened) -> Evaluation:
   """Measures what `config.evals` names, and the curve of its attack over `evaluation.eps_list`."""
   source, net, params, model_state, info = subject
-  score, names = make_score(config, net, source), sorted(config.evals)
+  score, names = make_score(config, net, source)
   setting = attack_setting(config)
   extra = [f"{setting.name}/{column}" for column in EXAMPLE_COLUMNS] if setting else []
   columns = score(params, model_state, [*names, *extra])
@@ -92,7 +111,7 @@ def measure(config, subject: Opened) -> Evaluation:
       ],
     }
   result |= {
-    "evals": names,
+    "evals": list(names),
     "exit": config.evaluation.exit,
     "precision": config.evaluation.precision,
     "split": config.data.test_split,

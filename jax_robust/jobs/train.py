@@ -3,15 +3,15 @@
 import contextlib
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from jax_robust.data import draws
 from jax_robust.errors import WorkdirError
-from jax_robust.runs import workdir
-from jax_robust.runs.evaluation import make_score
+from jax_robust.runs import overfitting, workdir
+from jax_robust.runs.evaluation import check_select, make_score
 from jax_robust.runs.training import Training, duration, make_training, with_weights_of
 from jax_robust.train import checkpoint, loop, metrics
 from jax_robust.train.state import TrainState
@@ -29,6 +29,9 @@ def train(config: Any, path: pathlib.Path, training: Training | None = None) -> 
   workdir.note_data(path, sets.train, sets.heldout if config.data.num_heldout else None)
   outcome = _train(config, path, training)
   result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
+  if outcome.record:
+    told = ("alarms", "accepted", "stopped")
+    result["overfitting"] = {name: outcome.record[name] for name in told}
   if not outcome.preempted:
     workdir.write_result(path, "train", result)
   return result
@@ -83,7 +86,23 @@ def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
       batch_size=config.batch.size,
       leave=stack.enter_context(preemption(checkpoints.latest)),
       report=metrics.report if first_process else lambda line: None,
+      watch=stack.enter_context(open_watch(config, path, info)),
     )
+
+
+@contextlib.contextmanager
+def open_watch(config, path: pathlib.Path, info: Mapping[str, Any]) -> Iterator[loop.Watch | None]:
+  """The detector of overfitting, going on from a checkpoint's info; None where there is none."""
+  if "overfitting" not in config:
+    yield None
+    return
+  judge, record = overfitting.make_judge(config), info.get(loop.OVERFITTING, {})
+  if not overfitting.stops(config):
+    yield loop.Watch(judge, record)
+    return
+  place = path / "checkpoints" / checkpoint.ACCEPTED
+  with contextlib.closing(checkpoint.Checkpointer(place, max_to_keep=1)) as accepted:
+    yield loop.Watch(judge, record, accepted)
 
 
 def _initial_state(
@@ -102,13 +121,21 @@ def _initial_state(
 
 
 def make_evaluate(config, training: Training) -> Callable[[TrainState], dict[str, float]]:
-  """`state -> {name: share of correct images}` of the averaged parameters, for `config.evals`."""
-  names = sorted(config.evals)
-  score = make_score(config, training.net, training.sets.heldout)
+  """`state -> {name: mean over images}` of the averaged parameters, for `config.evals`.
+
+  The mean of flags is the share of correct images. What the detector of overfitting measures comes
+  with it.
+  """
+  score, names = make_score(config, training.net, training.sets.heldout)
+  check_select(config, names)
+  watched = None
+  if "overfitting" in config:
+    watched = overfitting.make_measure(config, training.net, training.sets.heldout)
 
   def evaluate(current: TrainState) -> dict[str, float]:
-    columns = score(current.ema, current.model_state, names)
-    return {name: float(columns[name].mean()) for name in names}
+    columns = score(current.ema, current.model_state)
+    values = {name: float(columns[name].mean()) for name in names}
+    return {**values, **watched(current)} if watched else values
 
   return evaluate
 

@@ -8,7 +8,7 @@ from jax_robust import job_table, presets
 from jax_robust.attacks.recipes import keywords
 from jax_robust.config import check_block
 from jax_robust.errors import ConfigError, check_options
-from jax_robust.runs import build, evaluation, keys, nets, training
+from jax_robust.runs import build, evaluation, keys, nets, overfitting, training
 from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import checkpoint, optim, parallel
 
@@ -35,7 +35,6 @@ def check(config: Any) -> None:
   _check_values(config)
   if not isinstance(config.select, (tuple, list)) or len(config.select) != 2:
     raise ConfigError(f"config.select={config.select!r}: expected a metric and 'max' or 'min'")
-  check_name("select", config.select[0], config.evals)
   check_name("select", config.select[1], ("max", "min"))
   if not config.data.num_heldout and config.evaluation.checkpoint == checkpoint.BEST:
     raise ConfigError(
@@ -44,11 +43,13 @@ def check(config: Any) -> None:
     )
   check_name("parallel", config.parallel, parallel.MODES)
   check_name("batch.backend", config.batch.backend, ("resident", "tfdata"))
-  check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.KINDS)
+  check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.READ)
   if "/" not in config.data.name:
     check_name("data.name", config.data.name, build.DATASETS)
   build.draw_rule(config)
   evaluation.make_evaluators(config)
+  evaluation.check_select(config)
+  overfitting.check(config)
   evaluation.check_units(config)
   nets.read_exit(config)
   build.model(config, _NUM_CLASSES)

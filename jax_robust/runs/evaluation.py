@@ -1,7 +1,7 @@
 """What a config's `evals` measure: evaluators with their options bound, run over a whole source."""
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,8 @@ from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError, check_eps, check_sigma
-from jax_robust.evaluate import evaluators, scoring
-from jax_robust.runs import build, nets, weights
+from jax_robust.evaluate import diagnostics, scoring
+from jax_robust.runs import build, features, nets, weights
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
 from jax_robust.train import parallel
 
@@ -28,6 +28,21 @@ class AttackSetting(NamedTuple):
   attack: dict[str, Any]
 
 
+class Scoring(NamedTuple):
+  """An evaluation over all images of a source, built and traced.
+
+  Attributes:
+    score: `(params, model_state, names=measures, eps={}) -> columns`: `names` are columns of
+      `scoring.make_scorer`, and `eps` replaces the radius of evaluators by name. It compiles once,
+      whatever the weights and radii.
+    measures: the columns of one number per image: an evaluator's name, or `NAME/0` and so on where
+      it measures several.
+  """
+
+  score: Callable[..., dict[str, np.ndarray]]
+  measures: tuple[str, ...]
+
+
 def make_evaluators(config: Any) -> dict[str, functools.partial]:
   """The evaluators of a config, by the names it gives them.
 
@@ -37,12 +52,28 @@ def make_evaluators(config: Any) -> dict[str, functools.partial]:
   return {name: _make_evaluator(config, name) for name in config.evals}
 
 
+def check_select(config: Any, measures: Collection[str] = ()) -> None:
+  """Raises ConfigError unless `select` names something that is measured.
+
+  Args:
+    config: of the run.
+    measures: what is; () where only the entries are known, of which one may measure several values.
+  """
+  name = config.select[0]
+  entry = str(name).partition("/")[0]
+  if not measures and name not in config.evals and entry in config.evals:
+    evaluator = diagnostics.KNOWN[config.evals[entry].evaluator]
+    if diagnostics.subject_of(evaluator) != "logits_fn":  # how many it measures, the net says
+      return
+  check_name("select", name, measures or config.evals)
+
+
 def _make_evaluator(config, name: str) -> functools.partial:
   """One evaluator, its attack built; an option that may be traced keeps its keyword."""
   key, options = f"evals.{name}", block(config.evals, name)
   kind = options.pop("evaluator", "")
-  check_name(f"{key}.evaluator", kind, evaluators.EVALUATORS)
-  function = evaluators.EVALUATORS[kind]
+  check_name(f"{key}.evaluator", kind, diagnostics.KNOWN)
+  function = diagnostics.KNOWN[kind]
   known = keywords(function)
   check_options(key, options, known - {"eps"})
   if "attack" in known:
@@ -52,6 +83,9 @@ def _make_evaluator(config, name: str) -> functools.partial:
     build.attack(f"{key}.attack", attack)
     options["attack"] = lambda eps: build.attack(f"{key}.attack", attack, eps=eps)
     options["eps"] = attack["eps"]
+  if "aim" in options:
+    with from_config(key):
+      diagnostics.read_aim(options["aim"])
   if "sigma" in known:
     options["sigma"] = options.get("sigma") or noise_level(config)
     if not options["sigma"]:
@@ -110,29 +144,40 @@ def autoattack_ball(config: Any) -> tuple[str, float]:
 
 
 def make_score(
-  config: Any, net: Any, source: Source, *, mesh: Mesh | None = None
-) -> Callable[..., dict[str, np.ndarray]]:
-  """Builds and traces the evaluation of a config's `evals` over all images of a source.
+  config: Any,
+  net: Any,
+  source: Source,
+  *,
+  mesh: Mesh | None = None,
+  bound: Mapping[str, functools.partial] | None = None,
+  key: str = "evals",
+) -> Scoring:
+  """Builds and traces an evaluation over all images of a source.
 
   Args:
     config: of the run.
     net: the module.
     source: images and labels.
     mesh: the devices; by default all.
-
-  Returns:
-    `score(params, model_state, names, eps={}) -> columns`: `names` are columns of
-    `scoring.make_scorer`, and `eps` replaces the radius of evaluators by name. It compiles once,
-    whatever the weights and radii.
+    bound: evaluators by name, their options bound; by default those of the config's `evals`.
+    key: the block of the config that they are from, for messages.
 
   Raises:
     ConfigError: what can't be evaluated, by its key.
   """
   batch_size = parallel.padded_batch_size(config.evaluation.batch_size, source.num_examples)
   mesh = mesh or parallel.data_mesh(batch_size)
-  bound = make_evaluators(config)
-  make = functools.partial(nets.make_logits_fn, config, net, precision=config.evaluation.precision)
-  body = scoring.make_scorer(make, bound)
+  bound = make_evaluators(config) if bound is None else bound
+  precision = config.evaluation.precision
+  make = functools.partial(nets.make_logits_fn, config, net, precision=precision)
+  makers = {"outputs_fn": nets.make_outputs_fn, "blocks_fn": features.make_blocks_fn}
+  subjects = {name: diagnostics.subject_of(each.func) for name, each in bound.items()}
+  others = {
+    name: functools.partial(makers[subject], net, precision=precision)
+    for name, subject in subjects.items()
+    if subject in makers
+  }
+  body = scoring.make_scorer(make, bound, others)
   scorer = parallel.map_step(lambda axis_name: body, mesh, mode=config.parallel, per_row=True)
   radii = {name: each.keywords["eps"] for name, each in bound.items() if "eps" in each.keywords}
   rng = jax.random.key_data(jax.random.key(config.seed))
@@ -143,16 +188,23 @@ def make_score(
 
   batch = {name: jax.ShapeDtypeStruct((batch_size,), np.int32) for name in ("label", "id")}
   batch["image"] = jax.ShapeDtypeStruct((batch_size, *source.image_shape), np.uint8)
-  with from_config("evals"):
+  with from_config(key):
     params, model_state = weights.shapes(net, source.image_shape)
     traced = scorer if config.parallel == "jit" else body
-    jax.eval_shape(
+    shapes = jax.eval_shape(
       traced,
       parallel.abstract(weights_of(params, model_state, {}), mesh, PartitionSpec()),
       parallel.abstract(batch, mesh, PartitionSpec(parallel.AXIS)),
     )
 
-  def score(params, model_state, names: Collection[str], eps: dict[str, float] | None = None):
+  measures = scoring.measures(shapes)
+
+  def score(
+    params,
+    model_state,
+    names: Collection[str] = measures,
+    eps: dict[str, float] | None = None,
+  ):
     return scoring.score(
       scorer,
       parallel.replicate(weights_of(params, model_state, eps or {}), mesh),
@@ -163,4 +215,4 @@ def make_score(
       names=names,
     )
 
-  return score
+  return Scoring(score, measures)

@@ -14,9 +14,9 @@ from jax_robust import config as config_lib
 from jax_robust.attacks.recipes import make_attack, parameters
 from jax_robust.data import augment, pipeline, resident
 from jax_robust.errors import ConfigError, check_options, shown
-from jax_robust.evaluate import evaluators
+from jax_robust.evaluate import diagnostics
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.train import optim
+from jax_robust.train import optim, overfitting
 
 Keys = Mapping[str, Parameter]
 
@@ -28,7 +28,7 @@ DURATIONS = tuple(
 )
 """When things happen in a training, in one unit each."""
 
-OPTIONAL = ("attack", "epoch_size")
+OPTIONAL = ("attack", "epoch_size", "overfitting")
 """Keys that only some configs have, besides the optional blocks of jobs."""
 
 
@@ -44,13 +44,16 @@ def known(config: Any, place: tuple[str, ...]) -> Keys:
   if not place:
     found = {name: _parameter(name, float, 0.0) for name in DURATIONS}
     found["epoch_size"] = _parameter("epoch_size", int, 0)
-    return found | {name: _parameter(name, dict, {}) for name in ("attack", *_optional_blocks())}
+    blocks = ("attack", "overfitting", *_optional_blocks())
+    return found | {name: _parameter(name, dict, {}) for name in blocks}
   if place == ("evals",):
     return {name: _parameter(name, dict, {}) for name in config.evals}
   if place[0] == "evals" and place[-1] == "attack" and len(place) == 3:
     return _of_attack(block(config.evals.get(place[1], {}), "attack"))
   if place[0] == "evals" and len(place) == 2:
     return _of_evaluator(block(config.evals, place[1]))
+  if place == ("overfitting", "attack"):
+    return _of_attack(block(block(config, "overfitting"), "attack"))
   if len(place) > 1 or place[0] not in _BLOCKS:
     return _of_job(config, place[0]) if len(place) == 1 else {}
   return _BLOCKS[place[0]](block(config, place[0]))
@@ -66,9 +69,12 @@ def check_types(config: Any) -> None:
   for name in base:
     if _is_block(base[name]) and name in config:
       config_lib.check_block(name, config[name])
-  for name in ("attack", *_optional_blocks()):
+  for name in ("attack", "overfitting", *_optional_blocks()):
     if name in config:
       config_lib.check_block(name, config[name])
+  if "attack" in config.get("overfitting", {}):
+    config_lib.check_block("overfitting.attack", config.overfitting["attack"])
+    _check_keywords(config, ("overfitting", "attack"))
   for name, value in config.items():
     if name in base and name not in ("select", *DURATIONS) and not _is_block(base[name]):
       _check(name, value, _kind_of(name, base[name]))
@@ -232,11 +238,20 @@ def _of_attack(options: Mapping[str, Any]) -> Keys:
 
 def _of_evaluator(options: Mapping[str, Any]) -> Keys:
   """The keywords of an evaluator; the radius is its attack's."""
-  evaluator = evaluators.EVALUATORS.get(_text(options, "evaluator"))
+  evaluator = diagnostics.KNOWN.get(_text(options, "evaluator"))
   found = parameters(evaluator) if evaluator else {}
   changed = {"attack": _parameter("attack", dict, {}), "sigma": _parameter("sigma", float, 0.0)}
   found = {name: changed.get(name, each) for name, each in found.items() if name != "eps"}
   return {**found, "evaluator": _parameter("evaluator", str, "")}
+
+
+def _of_overfitting(options: Mapping[str, Any]) -> Keys:
+  """What the detector of overfitting measures and how it judges that."""
+  found = parameters(diagnostics.attacked_exits) | parameters(overfitting.judge)
+  return _without(found, "eps", "attack") | {
+    "attack": _parameter("attack", dict, {}),
+    "num_images": _parameter("num_images", int, 0),
+  }
 
 
 def _of_schedule(options: Mapping[str, Any]) -> Keys:
@@ -266,6 +281,7 @@ _BLOCKS: dict[str, Callable[[Mapping[str, Any]], Keys]] = {
   "ema": lambda options: parameters(optim.ema_update),
   "model": _of_model,
   "objective": _of_objective,
+  "overfitting": _of_overfitting,
   "optimizer": lambda options: _without(parameters(optim.make_optimizer), "updates_per_batch"),
   "schedule": _of_schedule,
 }

@@ -30,7 +30,7 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
 
   Args:
     path: a workdir.
-    which: 'best' or 'latest'; a run without a best checkpoint gives its latest.
+    which: 'best', 'latest' or 'accepted'; a run that has no such checkpoint gives its latest.
 
   Returns:
     The arrays, and `{"step": …}`.
@@ -40,8 +40,11 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
     WorkdirError: the folder is no workdir.
   """
   workdir.check_is_run(path)
-  if which not in (checkpoint.BEST, checkpoint.LATEST):
-    raise ConfigError(f"checkpoint={which!r}: expected 'best' or 'latest'")
+  if which not in checkpoint.READ:
+    raise ConfigError(
+      f"checkpoint={which!r}: expected 'best' or 'latest', or 'accepted' of a run that was watched "
+      "for overfitting"
+    )
   for kind in dict.fromkeys((which, checkpoint.LATEST)):
     place = path / "checkpoints" / kind
     if not place.is_dir():

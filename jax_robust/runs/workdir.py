@@ -267,7 +267,7 @@ def note_data(folder: pathlib.Path, source: Source, heldout: Source | None = Non
     data["class_names"] = list(source.class_names)
   if heldout is not None and heldout.rows is not None:
     data["heldout"] = drawn(heldout)
-  path = folder / DATA
+  path, told = folder / DATA, {"num_train": source.num_examples}  # for axes: not compared
   if path.exists():
     stored = read_note(path)
     different = [key for key in stored if key in data and stored[key] != data[key]]
@@ -278,7 +278,7 @@ def note_data(folder: pathlib.Path, source: Source, heldout: Source | None = Non
         "the run"
       )
     data = {**stored, **data}
-  write_json(path, data)
+  write_json(path, {**data, **told})
 
 
 def read_note(path: pathlib.Path) -> dict[str, Any]:

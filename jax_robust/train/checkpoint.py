@@ -25,6 +25,12 @@ from jax_robust.train import metrics
 
 LATEST, BEST = KINDS = ("latest", "best")
 
+ACCEPTED = "accepted"
+"""The state of the last evaluation before a run was stopped as overfitted (`train.overfitting`)."""
+
+READ = (*KINDS, ACCEPTED)
+"""What weights may be read from."""
+
 _DIGESTS = "digests"
 """The item of a checkpoint that holds the sha256 of the others' content."""
 

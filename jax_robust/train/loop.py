@@ -13,11 +13,15 @@ from typing import Any, NamedTuple
 import jax
 
 from jax_robust.train import metrics as metrics_lib
+from jax_robust.train import overfitting
 from jax_robust.train.checkpoint import Checkpointer
 from jax_robust.train.state import TrainState
 
 NUM_ROWS = "num_rows"
 """What the info of a checkpoint calls the number of rows that were written before it."""
+
+OVERFITTING = "overfitting"
+"""What the info of a checkpoint calls the record of a `Watch`."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -42,13 +46,31 @@ class Checkpoints(NamedTuple):
   mode: str
 
 
+class Watch(NamedTuple):
+  """Looks at every evaluation for overfitting, and may end the run.
+
+  Attributes:
+    judge: `(record, step, values) -> (record, alarms)`: see `overfitting.judge`.
+    record: where to go on, from the info of the checkpoint; {} at the start.
+    accepted: where the state of each evaluation without an alarm is kept; None keeps none.
+  """
+
+  judge: Callable[..., tuple[dict[str, Any], list[overfitting.Alarm]]]
+  record: Mapping[str, Any]
+  accepted: Checkpointer | None = None
+
+
 class Outcome(NamedTuple):
-  """How a run ended: its state, the step reached, and whether it was asked to leave early."""
+  """How a run ended: its state, the step reached, and whether it was asked to leave early.
+
+  `record` is that of the watch, {} without one; it says whether overfitting has ended the run.
+  """
 
   state: TrainState
   step: int
   preempted: bool
   best: Mapping[str, Any]
+  record: Mapping[str, Any]
 
 
 def run(
@@ -63,6 +85,7 @@ def run(
   batch_size: int,
   leave: Callable[[int], bool] = lambda step: False,
   report: Callable[[str], None] = metrics_lib.report,
+  watch: Watch | None = None,
 ) -> Outcome:
   """Trains from `state.step` to `cadence.total`.
 
@@ -70,6 +93,7 @@ def run(
     `resume_is_bit_exact`: stopping at any step and starting again from the checkpoint gives the
       parameters and the metrics of an uninterrupted run.
     `non_finite_stops`: a non-finite update raises, and no later state is saved.
+    `a_stopped_run_stays_stopped`: where the watch ended a run, starting again changes nothing.
 
   Args:
     state: where to start; a restored one resumes.
@@ -82,6 +106,7 @@ def run(
     batch_size: rows of a batch, for the rate.
     leave: `step -> bool`, asked every step: whether to save and stop.
     report: takes a line of progress.
+    watch: looks for overfitting; None does not.
 
   Returns:
     The outcome.
@@ -92,11 +117,12 @@ def run(
     CheckpointWriteError: a checkpoint could not be written.
   """
   step = resumed_at = int(state.step)
+  record = dict(watch.record) if watch else {}
   pace = metrics_lib.Pace(step, cadence.total, batch_size=batch_size)
   unchecked: list[tuple[int, jax.Array]] = []
   with closing(make_batches(step)) as batches:
     while True:
-      at_end = step >= cadence.total
+      at_end = step >= cadence.total or record.get("stopped", False)
       evaluating = _due(step, cadence.evaluate) or at_end
       saving = _due(step, cadence.save) or at_end
       # What is due at the resumed step was done before that checkpoint was written.
@@ -107,9 +133,15 @@ def run(
             values = evaluate(state)
             writer.write(step, "evaluate", values)
             report(f"step {step}/{cadence.total}  evaluated  " + _join(values))
-            _keep_if_best(step, state, values, checkpoints)
-          if saving:
-            checkpoints.latest.save(step, state, _info(writer))
+            if watch:
+              record, row = _look(watch, record, step, values, report)
+              if row:
+                writer.write(step, "alarm", row)
+              at_end = at_end or record["stopped"]
+            if not record.get("stopped"):
+              _keep(step, state, values, checkpoints, watch, record)
+          if saving or at_end:
+            checkpoints.latest.save(step, state, _info(writer, record))
       if at_end or leave(step):
         break
       # Opening the pipeline and compiling, the first time, say nothing about the rate.
@@ -129,16 +161,40 @@ def run(
         report(metrics_lib.training_line(step, cadence.total, row))
   if not at_end:
     _raise_if_not_finite(unchecked, state, checkpoints)
-    checkpoints.latest.save(step, state, _info(writer))
+    checkpoints.latest.save(step, state, _info(writer, record))
   checkpoints.latest.wait()
   has_best = checkpoints.best.latest_step() is not None
-  return Outcome(state, step, not at_end, checkpoints.best.info() if has_best else {})
+  return Outcome(state, step, not at_end, checkpoints.best.info() if has_best else {}, record)
 
 
-def _info(writer: Any) -> dict[str, Any]:
+def _info(writer: Any, record: Mapping[str, Any]) -> dict[str, Any]:
   """What a checkpoint vouches for besides the state."""
   num_rows = getattr(writer, "num_rows", None)
-  return {} if num_rows is None else {NUM_ROWS: num_rows}
+  info: dict[str, Any] = {} if num_rows is None else {NUM_ROWS: num_rows}
+  return {**info, OVERFITTING: dict(record)} if record else info
+
+
+def _look(
+  watch: Watch, record: Mapping[str, Any], step: int, values: Mapping[str, float], report: Callable
+) -> tuple[dict[str, Any], dict[str, float]]:
+  """The record after an evaluation, and the row of its alarms; says what there is to say."""
+  record, alarms = watch.judge(record, step, values)
+  if alarms:
+    report(f"step {step}  overfitting: {overfitting.say(alarms)}")
+  if record["stopped"]:
+    kept = record["accepted"]
+    weights = "no evaluation was without an alarm" if kept is None else f"those of step {kept} stay"
+    report(f"step {step}  stopped for overfitting: {weights}")
+  return record, overfitting.row_of(alarms)
+
+
+def _keep(step: int, state: TrainState, values, checkpoints: Checkpoints, watch, record) -> None:
+  """Saves what an evaluation speaks for: the best, and what has not overfitted."""
+  _keep_if_best(step, state, values, checkpoints)
+  # One of a later step is there where a kill came before the latest was saved: the run repeats it.
+  if watch and watch.accepted and (watch.accepted.latest_step() or 0) < step == record["accepted"]:
+    watch.accepted.save(step, state, {"step": step})
+    watch.accepted.wait()
 
 
 def _check_update(state: TrainState, values: Mapping[str, Any], step: int) -> None:
@@ -179,8 +235,12 @@ def _due(step: int, every: int) -> bool:
 
 
 def _join(values: Mapping[str, float]) -> str:
-  """`name value` pairs for a line of the log."""
-  return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+  """`name value` pairs for a line of the log; the values of `name/0`, `name/1` stand in a row."""
+  rows: dict[str, list[str]] = {}
+  for name, value in values.items():
+    stem, _, number = name.rpartition("/")
+    rows.setdefault(stem if number.isdigit() else name, []).append(f"{value:.4g}")
+  return "  ".join(f"{name} {' '.join(row)}" for name, row in rows.items())
 
 
 def _keep_if_best(step: int, state: TrainState, values, checkpoints: Checkpoints) -> None:

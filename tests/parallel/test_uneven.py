@@ -71,7 +71,7 @@ def score(mesh, *, batch_size, mode):
   """Flags and adversarial images of the 13 examples, scored on the devices of a mesh."""
   config, net, source, variables = problem()
   config.parallel, config.evaluation.batch_size = mode, batch_size
-  run = evaluation.make_score(config, net, source, mesh=mesh)
+  run = evaluation.make_score(config, net, source, mesh=mesh).score
   return run(*variables, ("clean", "robust", "robust/x_adv"))
 
 

@@ -105,7 +105,7 @@ class Folder:
 
 
 def fake_run(
-  trace=None, *, total=4, value_at=lambda step: 0.5, finite=lambda step: True, **changes
+  trace=None, *, total=4, value_at=lambda step: 0.5, finite=lambda step: True, state=None, **changes
 ):
   """The loop on a state that only counts, in memory."""
   trace = [] if trace is None else trace
@@ -130,7 +130,7 @@ def fake_run(
     trace.append(f"evaluate {state.step}")
     return {"clean": value_at(int(state.step))}
 
-  state = TrainState(np.asarray(0), {}, {}, {}, {}, {}, np.asarray([3, 5], np.uint32))
+  state = state or TrainState(np.asarray(0), {}, {}, {}, {}, {}, np.asarray([3, 5], np.uint32))
   arguments = {
     "step_fn": step_fn,
     "make_batches": batches,
