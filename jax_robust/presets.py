@@ -219,9 +219,12 @@ def finish(
     batch.update({"size": 24, "microbatch": 12 if batch.get("microbatch") else 0})
   config.evaluation.update({"batch_size": 8, "num_examples": 8})
   group = config.model.get("bn_group_size") and 12
-  config.model = dict(_TINY.get(config.model.name, _TINY["small_cnn"]), bn_group_size=group)
+  kept = {"exits": config.model.exits} if "exits" in config.model else {}
+  tiny = _TINY.get(config.model.name, _TINY["small_cnn"])
+  config.model = {**tiny, **kept, "bn_group_size": group}
   config.schedule = {**config.schedule.to_dict(), "warmup_steps": 1}
   _drop(config.schedule, "warmup_epochs")
+  _drop(config.schedule, "warmup_share")
   config.augment.update({"pad": min(config.augment.pad, 1)})
   if config.augment.get("group_size"):
     config.augment.group_size = 12

@@ -126,7 +126,10 @@ def training_method(config) -> UpdateRecipe:
     return functools.partial(function, **options)
 
   if recipe:
-    return UpdateRecipe(*map(bind, recipe))
+    method = UpdateRecipe(*map(bind, recipe))
+    with from_config("objective"):
+      method.updates_per_batch()  # an update checks its options here, before the data are open
+    return method
   return UpdateRecipe(functools.partial(step.objective_update, bind(function)))
 
 
