@@ -232,6 +232,8 @@ def finish(
   for attack in [*attacks_of_evals, *([config.attack] if "attack" in config else [])]:
     if "num_steps" in attack:
       attack.num_steps = min(attack.num_steps, 2)
+  if "num_replays" in config.objective:
+    config.objective.num_replays = min(config.objective.num_replays, 2)
   return config
 
 

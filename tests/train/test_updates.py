@@ -20,7 +20,7 @@ UPDATES = {
   "toy": {"sigma": 0.05},
   "free": {"eps": 0.05, "num_replays": 2, "step_size": 0.02},
 }
-"""The toy, which has all that the contract allows, and every update that ships, with its options."""
+"""The toy, which has all that the contract allows, and every update that ships; their options."""
 
 every_update = pytest.mark.parametrize("name", UPDATES)
 
