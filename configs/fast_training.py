@@ -34,7 +34,7 @@ number), `start=random|zero` of `multi_exit` and `fast_fgsm`, `eps`, `share`, th
 images in a batch (below 1 with `--config.generated.path`), `smoke`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax_robust import attacks, errors, presets
 from jax_robust import config as config_lib
@@ -116,7 +116,7 @@ def num_blocks(arg) -> int:
 
 def attack(name: str, eps: float, **changes) -> dict:
   """A published attack at another radius, its steps in proportion."""
-  recipe = attacks.RECIPES[name]
+  recipe: dict[str, Any] = dict(attacks.RECIPES[name])
   return {**recipe, "eps": eps, "step_size": recipe["step_size"] * eps / recipe["eps"], **changes}
 
 
@@ -128,7 +128,8 @@ def set_method(config, arg) -> None:
       f"start='zero': expected 'random' with method={method!r}; only 'multi_exit' and 'fast_fgsm' "
       "have another"
     )
-  objective, single_step = {"name": "adversarial"}, {"name": "rs_fgsm", "norm": "linf", "eps": eps}
+  objective: dict[str, Any] = {"name": "adversarial"}
+  single_step = {"name": "rs_fgsm", "norm": "linf", "eps": eps}
   if arg.start == "zero":
     single_step["name"] = "fgsm"
   chosen = {
