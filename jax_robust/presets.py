@@ -266,9 +266,12 @@ def finish(
     batch.update({"size": 24, "microbatch": 12 if batch.get("microbatch") else 0})
   config.evaluation.update({"batch_size": 8, "num_examples": 8})
   group = config.model.get("bn_group_size") and 12
-  config.model = dict(_TINY.get(config.model.name, _TINY["small_cnn"]), bn_group_size=group)
+  kept = {"exits": config.model.exits} if "exits" in config.model else {}
+  tiny = _TINY.get(config.model.name, _TINY["small_cnn"])
+  config.model = {**tiny, **kept, "bn_group_size": group}
   config.schedule = {**config.schedule.to_dict(), "warmup_steps": 1}
   _drop(config.schedule, "warmup_epochs")
+  _drop(config.schedule, "warmup_share")
   config.augment.update({"pad": min(config.augment.pad, 1)})
   if config.augment.get("group_size"):
     config.augment.group_size = 12
@@ -277,6 +280,8 @@ def finish(
   for attack in [*attacks_of_evals, *([config.attack] if "attack" in config else [])]:
     if "num_steps" in attack:
       attack.num_steps = min(attack.num_steps, 2)
+  if "num_replays" in config.objective:
+    config.objective.num_replays = min(config.objective.num_replays, 2)
   return config
 
 

@@ -14,6 +14,7 @@ from jax_robust.data import augment, mixture
 from jax_robust.runs import build, evaluation, training
 
 SMOOTHING = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
+METHODS = ("standard", "pgd_7", "pgd_10", "trades", "free", "fast_fgsm", "n_fgsm", "grad_align")
 ARGUMENTS = {
   "cifar10_trades_ddpm": ["norm=l2", "flavour=sign,model=preact_resnet18", "cutmix"],
   "cifar10_adversarial": [f"attack={name}" for name in ("fgsm", "rs_fgsm", "n_fgsm", "none")],
@@ -22,6 +23,13 @@ ARGUMENTS = {
   "mnist_smoothing": [f"method={name},sigma=0.25" for name in SMOOTHING],
   "cifar10_smoothing": ["method=macer,sigma=1.0,m=4,depth=20"],
   "imagenet_smoothing": ["method=smoothadv"],
+  "fast_training": [
+    *(f"method={name}" for name in METHODS),
+    "net=preact_resnet18,method=pgd_7,eps=16/255",
+    "exits=last,share=0.3",
+    "method=grad_align,data=svhn,net=small",
+    "method=free,recipe=common,epochs=8,net=small",
+  ],
   "multi_exit": ["data=cifar100,start=zero", "data=svhn,steps=lin_grow"],
   "certify_smoothing": ["data=mnist"],
 }
@@ -30,6 +38,8 @@ SMOKE = {
   "trades": "cifar10_trades_ddpm:cutmix,smoke",
   "adversarial": "cifar10_adversarial:smoke",
   "multi_exit": "multi_exit:smoke",
+  "grad_align": "fast_training:method=grad_align,net=small,smoke",
+  "free": "fast_training:method=free,net=small,smoke",
   "standard": "cifar10_adversarial:attack=none,smoke",
   **{name: f"mnist_smoothing:method={name},smoke" for name in SMOOTHING},
 }
@@ -85,7 +95,7 @@ def test_released_batch_is_308_originals_and_716_generated():
 
 
 def test_every_objective_has_a_smoke_run():
-  assert SMOKE.keys() == objectives.OBJECTIVES.keys()
+  assert SMOKE.keys() == {*objectives.OBJECTIVES, *objectives.UPDATES} - {"toy"}
 
 
 @pytest.mark.parametrize("objective", SMOKE)

@@ -158,6 +158,7 @@ OBJECTIVES = {
   "adversarial": {"attack": ATTACK},
   "trades": {"attack": functools.partial(ATTACK, loss_fn=losses.kl_divergence)},
   "gaussian": {"sigma": 0.25},
+  "grad_align": {"eps": 0.1},
   "stability": {"sigma": 0.25},
   "smoothadv": {"sigma": 0.25, "method": "pgd", "num_steps": 1},
   "consistency": {"sigma": 0.25},

@@ -74,6 +74,22 @@ RECIPES = {
     "optimizer": "adam",
     "step_sizes": {"0": 0.1, "20": 0.01, "30": 0.001},
   },
+  # Inner attacks of adversarial training: "Fast is better than free" has seven steps, Madry et al.
+  # have ten of the same size.
+  "pgd_7": {
+    "name": "pgd",
+    "norm": "linf",
+    "eps": 8 / 255,
+    "num_steps": 7,
+    "step_size": 2 / 255,
+  },
+  "pgd_10": {
+    "name": "pgd",
+    "norm": "linf",
+    "eps": 8 / 255,
+    "num_steps": 10,
+    "step_size": 2 / 255,
+  },
   # The usual report of fast adversarial training; PGD-100 is the same with more steps.
   "pgd_20": {
     "name": "pgd",

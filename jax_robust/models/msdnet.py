@@ -16,6 +16,7 @@ from jax_robust.models.msdnet_plan import Cost, Layer
 from jax_robust.models.resnet import FAN_OUT
 
 INITS = ("torch", "he")
+EXITS = ("all", "last")
 
 
 class ConvBatchNorm(nn.Module):
@@ -151,10 +152,11 @@ class MSDNet(Classifier, kw_only=True):
 
   Guarantees:
     `parameter_counts`: by default 1,892,990 for 10 classes, 422,266 of them up to the first exit.
+    `last_exit_is_the_same`: `exits='last'` has the parameters and the logits of the last exit.
     `blocks_are_the_whole`: block by block, the logits are those of one call.
 
   Attributes:
-    num_blocks: number of blocks, and of exits.
+    num_blocks: number of blocks, and of exits but for `exits='last'`.
     step_mode: layers per block: 'even', `base` in the first, then `step` in each; or 'lin_grow',
       `base`, then `step * i + 1` in block i.
     base, step: see `step_mode`.
@@ -164,6 +166,8 @@ class MSDNet(Classifier, kw_only=True):
     bottleneck_factors: a 1x1 convolution leaves at most this many times the channels of the 3x3 one
       behind it, by the scale that it reads.
     reduction: share of the channels that is kept where a scale is dropped.
+    exits: 'all'; or 'last', the same blocks with the last exit alone: the other exits have neither
+      parameters nor costs.
     initial_weights: 'torch', PyTorch's default, with which the PyTorch program trains; or 'he', for
       convolutions N(0, 2 / (kernel area x output channels)), the Lua program's, and no biases.
     The others are `Classifier`'s; the running averages keep .9, as PyTorch's do.
@@ -183,6 +187,7 @@ class MSDNet(Classifier, kw_only=True):
   growth_factors: tuple[int, ...] = (1, 2, 4)
   bottleneck_factors: tuple[int, ...] = (1, 2, 4)
   reduction: float = 0.5
+  exits: str = "all"
   initial_weights: str = "torch"
   bn_momentum: float = 0.9
 
@@ -191,6 +196,7 @@ class MSDNet(Classifier, kw_only=True):
   def __post_init__(self):
     check_name("step_mode", self.step_mode, msdnet_plan.STEP_MODES)
     check_name("initial_weights", self.initial_weights, INITS)
+    check_name("exits", self.exits, EXITS)
     check_count(
       num_blocks=self.num_blocks, base=self.base, step=self.step, channels=self.channels,
       growth=self.growth,
@@ -221,10 +227,11 @@ class MSDNet(Classifier, kw_only=True):
     >>> [cost.flops for cost in MSDNet(num_classes=10).costs()]
     [15128842, 24318740, 32657438, 39839528, 47698994]
     """
-    return msdnet_plan.count_costs(
+    costs = msdnet_plan.count_costs(
       self.plan, image_shape, self.num_classes, self.channels, self.growth, self.growth_factors,
-      self.bottleneck_factors,
+      self.bottleneck_factors, only_last=self.exits == "last",
     )  # fmt: skip
+    return costs[-1:] if self.exits == "last" else costs
 
   def setup(self):
     convs = functools.partial(
@@ -242,16 +249,17 @@ class MSDNet(Classifier, kw_only=True):
     self.exit = [Exit(convs, head) for _ in range(self.num_blocks)]
 
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> tuple[Array, ...]:
-    """The logits of all exits, each `[b, k]`, the earliest first."""
+    """The logits of the exits, each `[b, k]`, the earliest first."""
     state, outputs = x, []
     for number in range(self.num_blocks):
       state, logits = self.run_block(state, number, train)
-      outputs.append(logits)
+      if logits is not None:
+        outputs.append(logits)
     return tuple(outputs)
 
   def run_block(
     self, state: Any, number: int, train: bool = False
-  ) -> tuple[dict[int, Array], Array]:
+  ) -> tuple[dict[int, Array], Array | None]:
     """One block and its exit.
 
     Args:
@@ -261,7 +269,7 @@ class MSDNet(Classifier, kw_only=True):
 
     Returns:
       The block's outputs by scale, what the next block takes, the coarsest being what the exit
-      reads; and the exit's logits `[b, k]`.
+      reads; and the exit's logits `[b, k]`, None of a block without one.
     """
     if number == 0:
       state = {0: self.preprocess(state)}
@@ -273,4 +281,6 @@ class MSDNet(Classifier, kw_only=True):
           f"an exit: expected at least {smallest}; pad_to pads them"
         )
     state = self.block[number](state, train)
+    if self.exits == "last" and number < self.num_blocks - 1:
+      return state, None
     return state, self.exit[number](state[max(state)], train)

@@ -134,6 +134,8 @@ def count_costs(
   growth: int,
   factors: Sequence[int],
   bottlenecks: Sequence[int],
+  *,
+  only_last: bool = False,
 ) -> tuple[Cost, ...]:
   """What each exit costs.
 
@@ -141,6 +143,7 @@ def count_costs(
     plan: from `make_plan`.
     image_shape: `(h, w, c)`.
     num_classes, channels, growth, factors, bottlenecks: the net's.
+    only_last: an exit's cost holds none of earlier exits, which the net does not have.
 
   Returns:
     For each exit its cost.
@@ -175,6 +178,6 @@ def count_costs(
     head += convolution(3, HEAD_FEATURES, HEAD_FEATURES, areas[len(factors) + 1])
     linear = HEAD_FEATURES * num_classes
     averages = HEAD_FEATURES * areas[len(factors) + 1]
-    exits += head + np.array([linear, num_classes + averages])
+    exits = (0 if only_last else exits) + head + np.array([linear, num_classes + averages])
     costs.append(Cost(int((trunk + exits).sum()), int(trunk[0] + head[0] + linear)))
   return tuple(costs)

@@ -5,7 +5,9 @@ once its attack and constants are bound with `functools.partial`. `rng` holds on
 """
 
 from jax_robust.objectives.adversarial import adversarial
+from jax_robust.objectives.free import FREE
 from jax_robust.objectives.gaussian import gaussian, stability
+from jax_robust.objectives.grad_align import grad_align
 from jax_robust.objectives.macer import macer
 from jax_robust.objectives.multi_exit import multi_exit
 from jax_robust.objectives.smoothadv import consistency, smoothadv
@@ -18,6 +20,7 @@ OBJECTIVES = {
   "adversarial": adversarial,
   "consistency": consistency,
   "gaussian": gaussian,
+  "grad_align": grad_align,
   "macer": macer,
   "multi_exit": multi_exit,
   "smoothadv": smoothadv,
@@ -28,7 +31,7 @@ OBJECTIVES = {
 }
 """The objectives by the name a config gives them."""
 
-UPDATES: dict[str, UpdateRecipe] = {}
+UPDATES: dict[str, UpdateRecipe] = {"free": FREE}
 """Training methods that are no single gradient of one loss, by the name a config gives them."""
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
   "adversarial",
   "consistency",
   "gaussian",
+  "grad_align",
   "macer",
   "multi_exit",
   "smoothadv",

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax_robust import attacks, objectives
 from jax_robust import config as config_lib
 from jax_robust.data import augment, pipeline, sources
-from jax_robust.errors import ConfigError, check_sigma
+from jax_robust.errors import ConfigError, check_eps, check_sigma
 from jax_robust.runs import build, devices, keys, weights
 from jax_robust.runs.blocks import block, call, check_name, check_options, from_config
 from jax_robust.train import optim, parallel, state, step
@@ -117,6 +117,9 @@ def training_method(config) -> UpdateRecipe:
   if "sigma" in options:
     with from_config("objective"):
       check_sigma(options["sigma"])
+  if "eps" in options:
+    with from_config("objective"):
+      check_eps(options["eps"], "linf")
   if "attack" in known:
     if "attack" not in config:
       raise ConfigError(f"objective {name!r} needs the block 'attack', and the config has none")
@@ -126,7 +129,10 @@ def training_method(config) -> UpdateRecipe:
     return functools.partial(function, **options)
 
   if recipe:
-    return UpdateRecipe(*map(bind, recipe))
+    method = UpdateRecipe(*map(bind, recipe))
+    with from_config("objective"):
+      method.updates_per_batch()  # an update checks its options here, before the data are open
+    return method
   return UpdateRecipe(functools.partial(step.objective_update, bind(function)))
 
 

@@ -9,7 +9,7 @@ import optax
 
 from jax_robust.errors import check_count, check_name
 
-SCHEDULES = ("cosine", "step", "milestones", "constant")
+SCHEDULES = ("cosine", "linear", "step", "milestones", "constant")
 OPTIMIZERS = ("sgd", "adam")
 
 
@@ -28,20 +28,23 @@ def make_schedule(
   peak: float,
   total_steps: int,
   warmup_steps: int = 0,
+  warmup_share: float = 0.0,
   milestone_steps: Sequence[int] = (),
   gamma: float = 0.1,
 ) -> optax.Schedule:
-  """Linear warm-up from 0 to `peak`, then one of four shapes.
+  """Linear warm-up from 0 to `peak`, then one of five shapes.
 
-  'cosine' falls to 0 at `total_steps`. 'step' is a tenth from `warmup_steps + 2/3 total_steps` on:
-  the released TRADES program counts two thirds of all steps after the warm-up. 'milestones' is
-  multiplied by gamma at each of `milestone_steps`. 'constant' stays.
+  'cosine' and 'linear' fall to 0 at `total_steps`; 'linear' with a long warm-up is the cyclic
+  schedule of fast adversarial training, 0 to `peak` to 0. 'step' is a tenth from `warmup_steps +
+  2/3 total_steps` on: the released TRADES program counts two thirds of all steps after the warm-up.
+  'milestones' is multiplied by gamma at each of `milestone_steps`. 'constant' stays.
 
   Args:
-    name: 'cosine', 'step', 'milestones' or 'constant'.
+    name: 'cosine', 'linear', 'step', 'milestones' or 'constant'.
     peak: the largest learning rate.
     total_steps: length of the run, warm-up included.
     warmup_steps: length of the warm-up.
+    warmup_share: the same as a share of the run, in [0, 1], instead of `warmup_steps`.
     milestone_steps: of 'milestones', counted from the start of the run.
     gamma: of 'milestones'.
 
@@ -49,10 +52,20 @@ def make_schedule(
     A function of the step.
 
   Raises:
-    ValueError: an unknown name; a warm-up longer than the run, or than the first milestone;
-      milestones of another schedule.
+    ValueError: an unknown name; a warm-up given twice, or longer than the run, or than the first
+      milestone; milestones of another schedule.
+
+  >>> cyclic = make_schedule(name="linear", peak=0.2, total_steps=10, warmup_share=0.4)
+  >>> [round(float(cyclic(step)), 4) for step in (0, 2, 4, 7, 10)]
+  [0.0, 0.1, 0.2, 0.1, 0.0]
   """
   check_name("schedule name", name, SCHEDULES)
+  if not 0 <= warmup_share <= 1 or (warmup_share and warmup_steps):
+    raise ValueError(
+      f"warmup_share={warmup_share} with warmup_steps={warmup_steps}: expected a share of the run, "
+      "0 to 1, and only one of the two"
+    )
+  warmup_steps = warmup_steps or round(warmup_share * total_steps)
   if not 0 <= warmup_steps <= total_steps:
     raise ValueError(f"warmup_steps={warmup_steps}: expected 0 to total_steps={total_steps}")
   if milestone_steps and name != "milestones":
@@ -64,6 +77,7 @@ def make_schedule(
   remaining = max(total_steps - warmup_steps, 1)
   after = {
     "cosine": optax.cosine_decay_schedule(peak, remaining),
+    "linear": optax.linear_schedule(peak, 0.0, remaining),
     "step": optax.piecewise_constant_schedule(peak, {int(total_steps * 2 / 3): 0.1}),
     "milestones": optax.piecewise_constant_schedule(
       peak, {int(step) - warmup_steps: gamma for step in milestone_steps}

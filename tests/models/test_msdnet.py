@@ -131,6 +131,29 @@ def test_blocks_are_the_whole(draw_variables):
   assert_close(logits, whole[0], 1e-5)
 
 
+def test_last_exit_is_the_same(draw_variables):
+  """Its parameters and its logits; the other exits have none, and cost nothing."""
+  net, last = make(**TINY), make(**TINY, exits="last")
+  x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1))
+  variables = draw_variables(net, x.shape[1:])
+  kept = {
+    kind: {name: values for name, values in tree.items() if name != "exit_0"}
+    for kind, tree in variables.items()
+  }
+  shapes = jax.eval_shape(last.init, jax.random.key(0), x)
+  assert jax.tree.map(jnp.shape, kept) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+  (logits,) = jax.jit(last.apply)(kept, x)
+  assert_close(logits, jax.jit(net.apply)(variables, x)[1], 1e-5)
+  (cost,) = last.costs()
+  assert cost.macs == net.costs()[-1].macs and cost.flops < net.costs()[-1].flops
+
+
+@pytest.mark.fast
+def test_last_exit_has_the_published_size(shapes_of):
+  params = shapes_of(make(exits="last"))["params"]
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 655_446
+
+
 @pytest.mark.parametrize(("name", "bias"), [("torch", 1 / 128**0.5), ("he", 0.0)])
 def test_initial_weights(name, bias):
   """PyTorch's default, or He's; those of a 3x3 convolution with 128 channels on both sides."""
@@ -149,6 +172,7 @@ def test_initial_weights(name, bias):
   [
     ({"step_mode": "evne"}, r"step_mode='evne': did you mean 'even'\?"),
     ({"initial_weights": "hee"}, r"initial_weights='hee': did you mean 'he'\?"),
+    ({"exits": "lsat"}, r"exits='lsat': did you mean 'last'\?"),
     ({"num_blocks": 0}, "num_blocks=0: expected a whole number, at least 1"),
     ({"growth_factors": (1, 2)}, "differ in length: one of each per scale"),
     ({"growth": 3, "growth_factors": (1, 3, 4)}, "expected even numbers from the second scale on"),

@@ -23,6 +23,7 @@ KEYS = jax.random.split(jax.random.key(0), ROWS)
 
 ONE_EXIT_ONLY = {"stability", "smoothadv", "macer", "consistency", "smoothmix"}
 OPTIONS = {
+  "grad_align": {"eps": 0.1},
   "smoothadv": {"num_noise_vec": 2, "num_steps": 2},
   "macer": {"num_noise_vec": 2},
   "smoothmix": {"num_noise_vec": 2, "num_steps": 2},

@@ -54,6 +54,7 @@ OPTIONS = {
   "adversarial": {"attack": PGD},
   "consistency": {"sigma": 0.1, "lbd": 1.0, "adv_training": True, "epsilon": 0.1, "num_steps": 2},
   "gaussian": {"sigma": 0.1},
+  "grad_align": {"eps": 0.02},
   "macer": {"sigma": 0.1, "num_noise_vec": 4, "lbd": 0.01, "deferred": 2},
   "multi_exit": {"attack": PGD, "penalties": (0.001,)},
   "smoothadv": {"sigma": 0.1, "num_noise_vec": 2, "epsilon": 0.1, "num_steps": 2},

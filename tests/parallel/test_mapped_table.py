@@ -64,6 +64,7 @@ OBJECTIVES_UNDER_TEST = {
   "multi_exit": (({}, None),),
   "trades": (({}, None),),
   "gaussian": (({"sigma": 0.2}, None),),
+  "grad_align": (({"eps": 0.1}, None),),
   "stability": (({"sigma": 0.2}, None),),
   "smoothadv": (({"sigma": 0.2, "num_noise_vec": 2, "method": "pgd", "num_steps": 1}, 4),),
   "macer": (({"sigma": 0.2, "num_noise_vec": 2}, None),),

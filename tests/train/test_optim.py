@@ -35,6 +35,14 @@ def test_cosine_falls_to_zero_at_the_end():
   assert rates("cosine", [TOTAL]) == [0.0]
 
 
+@pytest.mark.parametrize("share", [0.5, 0.4])
+def test_cyclic_is_linear_up_to_the_peak_and_down(share):
+  steps = np.array([0, 1, 37, 400, 500, 999, 1000, 1100])
+  options = {"total_steps": 1000, "warmup_steps": 0, "warmup_share": share}
+  expected = PEAK * np.interp(steps, [0, share * 1000, 1000], [0, 1, 0])
+  np.testing.assert_allclose(rates("linear", steps, **options), expected, rtol=1e-4, atol=1e-7)
+
+
 def test_step_schedule_counts_two_thirds_after_the_warmup():
   np.testing.assert_allclose(
     rates("step", [WARMUP, 13507, 13508, TOTAL]), [0.4, 0.4, 0.04, 0.04], rtol=1e-6
@@ -72,12 +80,17 @@ def test_scaled_learning_rate(batch_size, expected):
   ("options", "message"),
   [
     ({"name": "cosin"}, "schedule name='cosin': did you mean 'cosine'"),
-    ({"name": "spiral"}, "schedule name='spiral': expected one of 'constant', 'cosine', 'milesto"),
+    (
+      {"name": "spiral"},
+      "schedule name='spiral': expected one of 'constant', 'cosine', 'linear', ",
+    ),
     ({"milestone_steps": [5]}, r"milestone_steps=\[5\] with schedule name='cosine'"),
     (
       {"name": "milestones", "milestone_steps": [1], "warmup_steps": 2},
       r"milestone_steps=\[1\]: expected at least 2, where the warm-up ends",
     ),
+    ({"warmup_steps": 2, "warmup_share": 0.5}, "warmup_share=0.5 with warmup_steps=2: expected"),
+    ({"warmup_share": 1.5}, "warmup_share=1.5 with warmup_steps=0: expected a share of the run"),
     ({"warmup_steps": 11}, "warmup_steps=11: expected 0 to total_steps=10"),
     ({"warmup_steps": -1}, "warmup_steps=-1: expected 0 to total_steps=10"),
   ],

@@ -1,4 +1,4 @@
-"""An update that is more than one gradient: its carry, its steps, the devices, a resume."""
+"""Updates that are more than one gradient: their carry, their steps, the devices, a resume."""
 
 import functools
 import itertools
@@ -17,6 +17,13 @@ from jax_robust.runs.training import make_optimizer, make_training
 from jax_robust.train import checkpoint, optim, parallel, state
 
 STEPS = 3
+UPDATES = {
+  "toy": {"sigma": 0.05},
+  "free": {"eps": 0.05, "num_replays": 2, "step_size": 0.02},
+}
+"""The toy, which has all that the contract allows, and every update that ships; their options."""
+
+every_update = pytest.mark.parametrize("name", UPDATES)
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +41,20 @@ def make_config(arg="", **changes):
   return config
 
 
-def run(mode, count):
+def test_every_update_is_under_test():
+  assert UPDATES.keys() == objectives.UPDATES.keys()
+
+
+def objective(name):
+  """The block of a config."""
+  return {"name": name, **UPDATES[name]}
+
+
+def run(name, mode, count):
   """The state after three batches on so many devices, from the same start and batches."""
-  config = make_config(parallel=mode, model__dtype="float64", augment__dtype="float64")
+  config = make_config(
+    objective=objective(name), parallel=mode, model__dtype="float64", augment__dtype="float64"
+  )
   training = make_training(config, mesh=parallel.data_mesh(8, devices=jax.devices()[:count]))
   current = training.make_state()
   for batch in itertools.islice(training.make_batches(0), STEPS):
@@ -46,17 +64,19 @@ def run(mode, count):
 
 
 @functools.cache
-def alone():
+def alone(name):
   with jax.enable_x64(True):
-    return run("jit", 1)
+    return run(name, "jit", 1)
 
 
 @pytest.mark.parametrize("mode", parallel.MODES)
-def test_rows_and_shared_parts_of_a_carry_are_the_same_on_four_devices(mode):
+@every_update
+def test_same_on_four_devices(name, mode):
+  """Rows and shared parts of the carry, weights and metrics."""
   with jax.enable_x64(True):
-    (found, metrics), (expected, expected_metrics) = run(mode, 4), alone()
+    (found, metrics), (expected, expected_metrics) = run(name, mode, 4), alone(name)
   assert found.carry["rows"]["delta"].shape == (8, 12, 12, 3)
-  assert int(found.carry["count"]) == 2 * STEPS and int(found.step) == STEPS
+  assert int(found.carry.get("count", 2 * STEPS)) == 2 * STEPS and int(found.step) == STEPS
   moved = np.abs(expected.carry["rows"]["delta"]).reshape(8, -1).max(1)
   assert np.all(moved > 0.01), "every row has its own perturbation"
   for one, other in zip(
@@ -85,9 +105,11 @@ def test_the_schedule_counts_batches():
   assert rate.init({"w": np.zeros(2, np.float32)})
 
 
-def test_micro_batches_are_refused():
-  with pytest.raises(ConfigError, match="batch.microbatch=4: objective 'toy' makes"):
-    make_training(make_config(batch__microbatch=4), mesh=parallel.data_mesh(4))
+@every_update
+def test_micro_batches_are_refused(name):
+  config = make_config(batch__microbatch=4, objective=objective(name))
+  with pytest.raises(ConfigError, match=f"batch.microbatch=4: objective '{name}' makes"):
+    make_training(config, mesh=parallel.data_mesh(4))
 
 
 def test_options_of_an_update_are_checked():
@@ -110,22 +132,30 @@ class Killed(Exception):
 RUN = "steps=5,save=2,evaluate=0,log=1"
 
 
-@pytest.fixture(scope="module")
-def ready():
-  """A training by the toy, compiled once."""
-  return make_training(make_config(RUN))
+@pytest.fixture(scope="module", params=UPDATES)
+def config(request):
+  """A run by an update."""
+  return make_config(RUN, objective=objective(request.param))
 
 
 @pytest.fixture(scope="module")
-def whole(ready, tmp_path_factory):
+def ready(config):
+  """Its training, compiled once."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(objectives.UPDATES, "toy", toy_update.TOY)
+    return make_training(config)
+
+
+@pytest.fixture(scope="module")
+def whole(config, ready, tmp_path_factory):
   """What is left by a run that nothing stopped."""
   folder = tmp_path_factory.mktemp("updates") / "whole"
-  jobs.run(make_config(RUN), str(folder), training=ready)
+  jobs.run(config, str(folder), training=ready)
   return left_in(folder)
 
 
 @pytest.mark.parametrize("end", mostly_slow(["asked", "killed"], "killed"))
-def test_stopped_and_resumed_it_ends_bit_equal(ready, whole, tmp_path, end):
+def test_stopped_and_resumed_it_ends_bit_equal(config, ready, whole, tmp_path, end):
   seen = []
 
   def step_fn(current, batch):
@@ -140,13 +170,14 @@ def test_stopped_and_resumed_it_ends_bit_equal(ready, whole, tmp_path, end):
   interrupted = ready._replace(step_fn=step_fn)
   if end == "killed":
     with pytest.raises(Killed):
-      jobs.run(make_config(RUN), str(folder), training=interrupted)
+      jobs.run(config, str(folder), training=interrupted)
   else:
-    assert jobs.run(make_config(RUN), str(folder), training=interrupted)["preempted"]
-  assert jobs.run(make_config(RUN), str(folder), training=ready)["step"] == 5
+    assert jobs.run(config, str(folder), training=interrupted)["preempted"]
+  assert jobs.run(config, str(folder), training=ready)["step"] == 5
   found = left_in(folder)
   assert "carry/rows/delta" in found
   assert found == whole
+  assert ready.step_fn._cache_size() == 1, "compiled once, for all starts and resumes"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +187,7 @@ def test_stopped_and_resumed_it_ends_bit_equal(ready, whole, tmp_path, end):
     (lambda s, m: (s, {"loss": m["loss"]}), r"metrics \['loss'\] have no 'finite'"),
   ],
 )
-def test_an_update_that_breaks_the_contract_is_refused(ready, tmp_path, change, message):
+def test_an_update_that_breaks_the_contract_is_refused(config, ready, tmp_path, change, message):
   broken = ready._replace(step_fn=lambda *args: change(*ready.step_fn(*args)))
   with pytest.raises(ValueError, match=message):
-    jobs.run(make_config(RUN), str(tmp_path), training=broken)
+    jobs.run(config, str(tmp_path), training=broken)
