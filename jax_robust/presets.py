@@ -140,14 +140,11 @@ def overfitting(*, stop: bool = False, **changes: Any) -> dict:
   The rule of Fast-FGSM's program (Wong et al., 2020), but for the images, which are held out rather
   than the first batch of the epoch:
 
-    overfitting(stop=True, gap=0.0, num_images=128, attack={**pgd10(), "num_steps": 5})
+    attack = {**attacks.RECIPES["pgd_10"], "num_steps": 5}
+    overfitting(stop=True, gap=0.0, num_images=128, attack=attack)
   """
-  return {"attack": pgd10(), "num_images": 512, "drop": 0.2, "gap": 0.3, "stop": stop, **changes}
-
-
-def pgd10() -> dict:
-  """Ten steps of 2/255 in the l-infinity ball of 8/255."""
-  return {**attacks.RECIPES["pgd_20"], "num_steps": 10}
+  attack = dict(attacks.RECIPES["pgd_10"])
+  return {"attack": attack, "num_images": 512, "drop": 0.2, "gap": 0.3, "stop": stop, **changes}
 
 
 def trades_attack(**changes) -> dict:

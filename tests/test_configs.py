@@ -30,14 +30,13 @@ ARGUMENTS = {
     "method=grad_align,data=svhn,net=small",
     "method=free,recipe=common,epochs=8,net=small",
   ],
-  "multi_exit": ["data=cifar100,start=zero", "data=svhn,steps=lin_grow"],
   "certify_smoothing": ["data=mnist"],
 }
 CASES = [f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))]
 SMOKE = {
   "trades": "cifar10_trades_ddpm:cutmix,smoke",
   "adversarial": "cifar10_adversarial:smoke",
-  "multi_exit": "multi_exit:smoke",
+  "multi_exit": "fast_training:smoke",
   "grad_align": "fast_training:method=grad_align,net=small,smoke",
   "free": "fast_training:method=free,net=small,smoke",
   "standard": "cifar10_adversarial:attack=none,smoke",

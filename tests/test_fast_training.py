@@ -4,7 +4,7 @@ import pytest
 
 from jax_robust import config as config_lib
 from jax_robust.errors import ConfigError
-from jax_robust.runs import build, training
+from jax_robust.runs import training
 
 pytestmark = pytest.mark.fast
 
@@ -24,14 +24,20 @@ def load(arg):
   return config_lib.load(f"fast_training:{arg}")
 
 
-def test_multi_exit_is_that_of_its_own_config():
-  for arg in ("", "data=svhn,start=zero"):
-    ours, theirs = load(arg), config_lib.load(f"multi_exit:{arg}")
-    assert build.model(ours, 10) == build.model(theirs, 10)
-    ours, theirs = (config_lib.to_data(each) for each in (ours, theirs))
-    for data in (ours, theirs):
-      del data["model"]
-    assert ours == theirs
+def test_fast_fgsm_stops_before_it_overfits_and_the_others_only_look():
+  for method in METHODS:
+    config = load(f"method={method},eps=4/255")
+    stops = method == "fast_fgsm"
+    assert (config.overfitting.stop, config.overfitting.drop) == (stops, 0.2)
+    assert config.evaluation.checkpoint == ("accepted" if stops else "latest")
+    assert config.overfitting.attack.step_size == pytest.approx(1 / 255)
+  assert load("method=fast_fgsm").overfitting.attack.num_steps == 5
+
+
+def test_every_exit_is_measured_where_there_are_several():
+  assert {"clean_exits", "robust_exits"} <= set(load("").evals)
+  for arg in ("exits=last", "net=small", "net=preact_resnet18"):
+    assert set(load(arg).evals) == {"clean", "robust"}
 
 
 def test_the_common_recipe_makes_equally_many_optimiser_steps():

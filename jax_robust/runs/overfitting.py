@@ -86,7 +86,7 @@ def _evaluators(config) -> dict[str, functools.partial]:
   attack = dict(options.get("attack") or {})
   if "eps" not in attack:
     raise ConfigError(
-      f"config.{_KEY}.attack needs name, norm and eps, such as that of presets.pgd10()"
+      f"config.{_KEY}.attack needs name, norm and eps, such as attacks.RECIPES['pgd_10']"
     )
   single = {"name": "fgsm", "norm": attack.get("norm", "linf"), "eps": attack["eps"]}
   aim = {"aim": options["aim"]} if "aim" in options else {}
