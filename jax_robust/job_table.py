@@ -79,8 +79,13 @@ _SMOOTHING = {
 }
 
 _EARLY_EXIT = {
+  "rule": "budget",
   "budget": 20.0,
+  "max_drop": 0.05,
+  "delta": 0.05,
+  "alpha": 0.05,
   "thresholds": "",
+  "slowdowns": ("image", "both"),
   "aim": "average",
   "attacks": (
     "fgsm", "pgd_20", "pgd_100", "bim", "mim", "cw_linf", "cw_l2", "autoattack", "square",

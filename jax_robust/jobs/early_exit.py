@@ -16,7 +16,7 @@ from jax_robust.early_exit import expected_cost
 from jax_robust.errors import check_name
 from jax_robust.evaluate import evaluators, exit_plots, intervals, tables
 from jax_robust.nets.exits import select_exit
-from jax_robust.runs import build, exits, identity, nets, workdir
+from jax_robust.runs import build, exits, identity, nets, slowdowns, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.runs.evaluation import AttackSetting, attack_setting
 from jax_robust.train import metrics
@@ -41,9 +41,20 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
   batch_size = min(config.evaluation.batch_size, subject.source.num_examples)
   images = {name: _collect(subject.source, change, batch_size) for name, change in inputs.items()}
   scored = {name: _scored(predict, x, subject.source, batch_size) for name, x in images.items()}
-  costs = _costs(subject, num_exits)
+  costs = exits.costs_of(subject, num_exits)
   deployed = _deploy(config, subject, predict, thresholds.values, images, batch_size)
   at_thresholds = _with_thresholds(scored, thresholds.values, costs)
+
+  def score(change):
+    return _scored(
+      predict, _collect(subject.source, change, batch_size), subject.source, batch_size
+    )
+
+  slowed = {}
+  if setting:
+    slowed = slowdowns.measure(
+      config, subject, setting, thresholds.values, scored["clean"], score, costs
+    )
   result = {
     "weights": subject.info,
     "num_exits": num_exits,
@@ -57,6 +68,7 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
       **at_thresholds,
       "timing": deployed,
     },
+    "slowdown": slowed,
     **({"attack": setting.attack, "aim": config.early_exit.aim} if setting else {}),
     "precision": config.evaluation.precision,
     "split": config.data.test_split,
@@ -72,6 +84,7 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
 def check(config: Any) -> None:
   """Raises ConfigError where a value of the block `early_exit` can't be used by this job."""
   exits.check_heldout(config)
+  slowdowns.check(config, attack_setting(config))
   aim = config.early_exit.aim
   if not str(aim).isdecimal():
     with from_config("early_exit"):
@@ -171,14 +184,6 @@ def _budgets(scored, heldout: np.ndarray | None, costs) -> list[dict[str, Any]]:
     row = {"budget": entry.budget, "thresholds": entry.thresholds.tolist()}
     found.append({**row, **_with_thresholds(scored, entry.thresholds, costs)})
   return found
-
-
-def _costs(subject: nets.Opened, num_exits: int) -> dict[str, list[float]]:
-  """What leaving at each exit costs, by unit; of a net that does not tell, exits passed."""
-  if not hasattr(subject.net, "costs"):
-    return {"exits_passed": [float(k + 1) for k in range(num_exits)]}
-  each = subject.net.costs(subject.source.image_shape)
-  return {"flops": [cost.flops for cost in each], "macs": [cost.macs for cost in each]}
 
 
 class _Timing(NamedTuple):

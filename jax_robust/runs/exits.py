@@ -15,10 +15,14 @@ from jax_robust import early_exit
 from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.budget import check_several_exits
-from jax_robust.errors import ConfigError, near_path
+from jax_robust.errors import ConfigError, check_name, check_probability, near_path
 from jax_robust.nets.exits import exits_of
 from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
+
+RULES = ("budget", "common", "risk")
+"""How thresholds are chosen by held-out images: `early_exit.choose_thresholds`,
+`early_exit.common_threshold`, `early_exit.risk_control`."""
 
 
 class Thresholds(NamedTuple):
@@ -26,7 +30,8 @@ class Thresholds(NamedTuple):
 
   Attributes:
     values: float32, one for each exit but the last.
-    chosen: by what: budget and number of held-out images, or the file they were read from.
+    chosen: by what: the rule, its options and the number of held-out images, or the file they were
+      read from.
   """
 
   values: np.ndarray
@@ -43,8 +48,11 @@ def check_heldout(config: Any) -> None:
       "which the net was not trained on. Train with --config.data.num_heldout=5000 or so, or name "
       "the results/early_exit.json of a run that did: --config.early_exit.thresholds"
     )
+  options = config.early_exit
   with from_config("early_exit"):
-    early_exit.target_fractions(config.early_exit.budget, 2)
+    check_name("rule", options.rule, RULES)
+    check_probability(max_drop=options.max_drop, delta=options.delta, alpha=options.alpha)
+    early_exit.target_fractions(options.budget, 2)
 
 
 def count_exits(config: Any, subject: nets.Opened) -> int:
@@ -69,6 +77,20 @@ def _count(outputs_fn: Callable, image_shape: Any) -> int:
 def heldout_images(config: Any) -> Source:
   """The held-out training images of a run, as they are: without augmentation."""
   return build.hold_out(config, build.load_split(config, "train"))[1]
+
+
+def training_images(config: Any) -> Source:
+  """The images that a run trains on, as they are."""
+  whole = build.load_split(config, "train")
+  return build.hold_out(config, whole)[0] if config.data.num_heldout else whole
+
+
+def costs_of(subject: nets.Opened, num_exits: int) -> dict[str, list[float]]:
+  """What leaving at each exit costs, by unit; of a net that does not tell, exits passed."""
+  if not hasattr(subject.net, "costs"):
+    return {"exits_passed": [float(k + 1) for k in range(num_exits)]}
+  each = subject.net.costs(subject.source.image_shape)
+  return {"flops": [cost.flops for cost in each], "macs": [cost.macs for cost in each]}
 
 
 def make_predict(config: Any, subject: nets.Opened) -> Callable[[Any], tuple[jax.Array, ...]]:
@@ -117,7 +139,7 @@ def known(scored: Scored) -> np.ndarray:
 def find_thresholds(
   config: Any, subject: nets.Opened, predict: Callable, num_exits: int
 ) -> tuple[Thresholds, np.ndarray | None]:
-  """The thresholds of the file that the config names, or else those of its budget.
+  """The thresholds of the file that the config names, or else those of its rule.
 
   Returns:
     The thresholds, and the confidences of the held-out images, `[exits, m]`; None where there are
@@ -127,18 +149,40 @@ def find_thresholds(
     ConfigError: the file is of another model; nothing was held out.
   """
   check_heldout(config)
-  options, confidences = config.early_exit, None
+  options, confidences, heldout = config.early_exit, None, None
   if config.data.num_heldout:
-    heldout = heldout_images(config)
-    confidences = known(score(predict, heldout, batch_size=config.evaluation.batch_size))
+    heldout = score(predict, heldout_images(config), batch_size=config.evaluation.batch_size)
+    confidences = known(heldout)
   if options.thresholds:
     values = read_thresholds(options.thresholds, subject.info["sha256"], num_exits)
     return Thresholds(values, {"file": options.thresholds}), confidences
-  assert confidences is not None  # `check_heldout`
-  fractions = early_exit.target_fractions(options.budget, num_exits)
-  values = early_exit.choose_thresholds(confidences, fractions)
-  chosen = {"budget": options.budget, "num_heldout": confidences.shape[1]}
+  assert heldout is not None and confidences is not None  # `check_heldout`
+  values, chosen = _choose(options, heldout, confidences, costs_of(subject, num_exits))
+  chosen = {"rule": options.rule, "num_heldout": len(heldout.labels), **chosen}
   return Thresholds(values, chosen), confidences
+
+
+def _choose(options, heldout: Scored, confidences, costs) -> tuple[np.ndarray, dict[str, Any]]:
+  """Thresholds by the rule of the config, and its options, for the result."""
+  if options.rule == "common":
+    unit, values = next(iter(costs.items()))
+    found = early_exit.common_threshold(
+      heldout.outputs, heldout.labels, values, max_drop=options.max_drop
+    )
+    return found.thresholds, {
+      "max_drop": options.max_drop, "unit": unit, "heldout_cost": found.cost,
+      "heldout_accuracy": found.accuracy,
+    }  # fmt: skip
+  if options.rule == "risk":
+    controlled = early_exit.risk_control(
+      heldout.outputs, heldout.labels, delta=options.delta, alpha=options.alpha
+    )
+    return controlled.thresholds, {
+      "delta": options.delta, "alpha": options.alpha, "certified": controlled.certified,
+      "heldout_risk": controlled.risk, "p_value": controlled.p_value,
+    }  # fmt: skip
+  fractions = early_exit.target_fractions(options.budget, heldout.outputs.shape[0])
+  return early_exit.choose_thresholds(confidences, fractions), {"budget": options.budget}
 
 
 def read_thresholds(path: str, sha256: str, num_exits: int) -> np.ndarray:

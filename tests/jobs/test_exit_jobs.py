@@ -10,9 +10,12 @@ import two_exits
 from jax_robust import jobs, models
 from jax_robust.early_exit import exit_fractions
 from jax_robust.errors import ConfigError
-from jax_robust.runs import exits, nets, pieces
+from jax_robust.runs import exits, nets, pieces, slowdowns
 
-SMALL = {"attacks": ("fgsm",), "aims": ("exits", "deployed"), "chunk_size": 8}
+SMALL = {
+  "attacks": ("fgsm",), "aims": ("exits", "deployed"), "chunk_size": 8,
+  "slowdowns": ("image", "class_universal"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,6 +67,45 @@ def test_early_exit_tells_exits_budgets_and_thresholds(run):
   assert (run / "results" / "early_exit.png").stat().st_size > 1000
 
 
+def test_early_exit_tells_what_a_slowdown_costs(run):
+  result = read(run, "early_exit")
+  assert list(result["slowdown"]) == list(SMALL["slowdowns"])
+  for found in result["slowdown"].values():
+    assert found["clean"]["accuracy"] == result["deployed"]["clean"]
+    assert found["clean"]["exit_fractions"] == result["deployed"]["clean_exits"]["fractions"]
+    assert found["unit"] == "exits_passed" and found["eps"] == result["attack"]["eps"]
+  image = result["slowdown"]["image"]
+  assert image["cost_ratio"] >= 1 and image["efficacy_lost"] >= 0
+
+
+@pytest.mark.slow
+def test_every_kind_of_slowdown_runs(make, run, tmp_path):
+  folder = copy(run, tmp_path / "run")
+  jobs.run(make("early_exit", early_exit__slowdowns=slowdowns.KINDS), folder)
+  found = read(folder, "early_exit")["slowdown"]
+  assert tuple(found) == slowdowns.KINDS
+  assert found["both"]["attacked"]["accuracy"] <= found["both"]["clean"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+  ("rule", "options", "said"),
+  [
+    ("common", {"max_drop": 0.5}, {"rule": "common", "max_drop": 0.5, "unit": "exits_passed"}),
+    # Eight images certify no bound below one.
+    ("risk", {"delta": 0.1}, {"rule": "risk", "delta": 0.1, "alpha": 0.05, "certified": False}),
+  ],
+)
+def test_thresholds_by_other_rules(make, run, tmp_path, rule, options, said):
+  changes = {f"early_exit__{key}": value for key, value in options.items()}
+  config = make("early_exit", early_exit__rule=rule, **{**changes, "early_exit__slowdowns": ()})
+  folder = copy(run, tmp_path / "run")
+  jobs.run(config, folder)
+  deployed = read(folder, "early_exit")["deployed"]
+  assert said.items() <= deployed.items() and deployed["num_heldout"] == 8
+  if rule == "risk":
+    assert deployed["clean_exits"]["fractions"] == [0.0, 1.0]
+
+
 def test_exit_attacks_counts_every_point_under_every_rule(run):
   result, other = read(run, "exit_attacks"), read(run, "early_exit")
   assert result["rules"] == ["exit 0", "exit 1", "mean:1", "deployed"]
@@ -103,7 +145,9 @@ def test_the_deployed_run_answers_as_the_job_says(run):
 
 def test_thresholds_are_of_these_weights(make, run, tmp_path):
   file = run / "results" / "early_exit.json"
-  config = make("early_exit", early_exit__thresholds=str(file), data__num_heldout=8)
+  config = make(
+    "early_exit", early_exit__thresholds=str(file), data__num_heldout=8, early_exit__slowdowns=()
+  )
   result = jobs.run(config, copy(run, tmp_path / "again"))
   assert result["clean"] == read(run, "early_exit")["deployed"]["clean"]
   noted = json.loads(file.read_text())
@@ -142,6 +186,9 @@ def test_what_both_jobs_need_is_said_before_anything_is_opened(make, tmp_path, j
   ("job", "changes", "said"),
   [
     ("early_exit", {"early_exit__aim": "men"}, "aim='men': did you mean 'mean'"),
+    ("early_exit", {"early_exit__rule": "risc"}, "rule='risc': did you mean 'risk'"),
+    ("early_exit", {"early_exit__delta": 2.0}, "delta=2.0"),
+    ("early_exit", {"early_exit__slowdowns": ("imge",)}, "did you mean 'image'"),
     ("exit_attacks", {"early_exit__attacks": ("sqare",)}, "did you mean 'square'"),
     ("exit_attacks", {"early_exit__eps": -0.1}, "eps=-0.1"),
     ("exit_attacks", {"early_exit__chunk_size": 0}, "chunk_size=0"),
