@@ -9,7 +9,14 @@ import heapq
 
 import numpy as np
 
-from jax_robust.data.sources import Source, labels_of, select, split_heldout, subset
+from jax_robust.data.sources import (
+  Source,
+  labels_of,
+  select,
+  split_heldout,
+  subset,
+  warn_if_sorted,
+)
 from jax_robust.errors import check_name, first_few
 
 FIRST, BY_CLASS, AUTO = "first", "class", "auto"
@@ -118,6 +125,7 @@ def take(source: Source, num_examples: int, *, draw: str = BY_CLASS) -> Source:
   if not num_examples or num_examples >= source.num_examples:
     return source
   if draw == FIRST:
+    warn_if_sorted(source, num_examples)
     return subset(source, 0, num_examples)
   check_name("draw", draw, (FIRST, BY_CLASS))
   rows = order(labels_of(source))[:num_examples]

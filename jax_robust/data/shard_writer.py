@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from jax_robust.atomic import unless_unsupported
-from jax_robust.data import atomic
 from jax_robust.data import manifest as manifest_lib
+from jax_robust.data import publishing
 from jax_robust.data.manifest import Manifest, Shard
 from jax_robust.data.shards import ShardSet, open_shards, sha256
 from jax_robust.data.sources import Samples, Source, Stream, label_problem, layout_problem
@@ -81,7 +81,7 @@ def write_shards(
   _refuse_other_content(folder, counts=counts, num_classes=num_classes, **recipe)
   batches = samples.batches() if hasattr(samples, "batches") else samples
   batches = _checked(batches, name, num_examples, num_classes)
-  with atomic.partial_folder(folder) as partial:
+  with publishing.partial_folder(folder) as partial:
     labels, image_shape = _write_images(partial, batches, counts, seed, progress_fn)
     shards = _write_labels(partial, labels, counts)
     manifest = Manifest(
@@ -95,7 +95,7 @@ def write_shards(
     )
     (partial / manifest_lib.NAME).write_text(manifest_lib.dump(manifest), encoding="utf-8")
     if not _holds(folder, manifest):
-      atomic.publish(partial, folder)
+      publishing.publish(partial, folder)
   return open_shards(folder)
 
 
@@ -235,12 +235,12 @@ def _refuse_other_content(folder, **recipe) -> None:
   if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
     return
   if not (folder / manifest_lib.NAME).is_file():
-    raise DataFileError(folder, "is there already and holds other content", atomic.REMEDY)
+    raise DataFileError(folder, "is there already and holds other content", publishing.REMEDY)
   old = manifest_lib.load(folder)
   for key, value in recipe.items():
     if getattr(old, key) != value:
       reason = f"is there already and holds shards of {key}={getattr(old, key)!r}, not {value!r}"
-      raise DataFileError(folder, reason, atomic.REMEDY)
+      raise DataFileError(folder, reason, publishing.REMEDY)
 
 
 def _holds(folder, manifest) -> bool:
@@ -251,7 +251,7 @@ def _holds(folder, manifest) -> bool:
   # Shards of an earlier version lack the names of the classes, and are the same.
   names = old.class_names or manifest.class_names
   if dataclasses.replace(old, created_by=manifest.created_by, class_names=names) != manifest:
-    raise DataFileError(folder, "is there already and holds other samples", atomic.REMEDY)
+    raise DataFileError(folder, "is there already and holds other samples", publishing.REMEDY)
   return True
 
 

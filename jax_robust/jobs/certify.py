@@ -1,5 +1,6 @@
 """The certification job: one or several models, one or several sigmas; resumes, shards, merges."""
 
+import functools
 import itertools
 import pathlib
 import re
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from jax_robust import smoothing
+from jax_robust.data import draws, sources
 from jax_robust.errors import (
   ConfigError,
   WorkdirError,
@@ -20,7 +22,16 @@ from jax_robust.errors import (
   check_sigma,
 )
 from jax_robust.evaluate import smoothing_plots
-from jax_robust.runs import build, devices, identity, nets, pieces, weights, workdir
+from jax_robust.runs import (
+  build,
+  devices,
+  identity,
+  nets,
+  piece_files,
+  pieces,
+  weights,
+  workdir,
+)
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import metrics
 
@@ -37,29 +48,46 @@ def certify(config: Any, path: pathlib.Path) -> dict[str, Any]:
   options = read_options(config)
   share = pieces.share_of("smoothing.shard", options["shard"])
   source = build.load_test(config, _classes_of_nets(config, path, options))
-  images = select(options, source.num_examples)
-  names = ("n0", "n", "alpha", "noise", "radii", "tolerance", "start", "stop", "skip", "max")
-  common = {
-    **{name: options[name] for name in names},
-    "seed": config.seed,
-    "precision": config.evaluation.precision,
-    "data": config.data.name,
-    "split": config.data.test_split,
-    "num_images": len(images),
-    **identity.sha256_of(source, np.asarray(images)),
-  }
+  describe = functools.cache(functools.partial(_describe, config, source))
   stores = []
   for net in nets.each_net(config, path, source, options["weights"]):
     for sigma in _sigmas(options, net):
+      place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
+      images, common = describe(_draw_of(config, place))
       belongs_to = {"net": net.name, "sigma": sigma, **common}
       belongs_to |= {"trained_sigma": net.sigma, "weights_sha256": net.sha256}
-      place = path / "results" / f"certify_{net.name}_sigma{sigma:g}"
       name = f"{net.name} at sigma {sigma:g}"
       store = pieces.Rows(place, belongs_to, images, share=share, name=name)
       _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
       stores.append(store)
   folders = [store.folder for store in stores]
   return write_results(config, path, folders) if pieces.wait(stores) else {}
+
+
+def _describe(config, source, draw: str) -> tuple[Sequence[int], dict[str, Any]]:
+  """The images to certify, and what the rows of every net and sigma belong to."""
+  options = read_options(config)
+  images, is_drawn = select(options, source, draw=draw)
+  names = ("n0", "n", "alpha", "noise", "radii", "tolerance", "start", "stop", "skip", "max")
+  return images, {
+    **{name: options[name] for name in names},
+    "seed": config.seed,
+    "precision": config.evaluation.precision,
+    "data": config.data.name,
+    "split": config.data.test_split,
+    "num_images": len(images),
+    "num_classes": source.num_classes,
+    **({"draw": draws.BY_CLASS, "draw_seed": draws.SEED} if is_drawn else {}),
+    **identity.sha256_of(source, np.asarray(images)),
+  }
+
+
+def _draw_of(config, place: pathlib.Path) -> str:
+  """How the images of a folder are drawn: as its rows were, if any; as `data.draw` says."""
+  begun, rule = piece_files.noted_identity(place), build.draw_rule(config)
+  if rule == draws.BY_CLASS and begun and begun.get("max") and "draw" not in begun:
+    return draws.FIRST  # begun before images were drawn by class, or of a set that has no more
+  return rule
 
 
 def _classes_of_nets(config, path: pathlib.Path, options):
@@ -97,22 +125,40 @@ def read_options(config: Any) -> dict[str, Any]:
   return options
 
 
-def select(options: Mapping[str, Any], num_examples: int) -> range:
+def select(
+  options: Mapping[str, Any], source: sources.Source, *, draw: str = draws.FIRST
+) -> tuple[Sequence[int], bool]:
   """The images that are certified: every `skip`-th of the split between `start` and `stop`.
+
+  Of these, `max` are taken if there are more: the first ones, or of each class its share.
+
+  Args:
+    options: the block `smoothing`.
+    source: the split.
+    draw: `first`, or `class`.
+
+  Returns:
+    Their numbers, increasing, and whether they were drawn by class.
 
   Raises:
     ConfigError: there is none.
   """
-  skip = options["skip"]
+  skip, num_examples = options["skip"], source.num_examples
   first = -(-options["start"] // skip) * skip
   chosen = range(first, min(options["stop"] or num_examples, num_examples), skip)
-  chosen = chosen[: options["max"] or None]
   if not chosen:
     raise ConfigError(
       f"smoothing.start={options['start']}, stop={options['stop']}, skip={options['skip']} leave "
       f"none of the {num_examples} images"
     )
-  return chosen
+  if not 0 < options["max"] < len(chosen):
+    return chosen, False
+  among = sources.select(source, np.asarray(chosen), source.name)
+  if draw == draws.FIRST:
+    sources.warn_if_sorted(among, options["max"])
+    return chosen[: options["max"]], False
+  rows = draws.order(sources.labels_of(among))[: options["max"]]
+  return tuple(chosen[row] for row in sorted(rows.tolist())), True
 
 
 def _sigmas(options, net: nets.Net) -> tuple[float, ...]:
@@ -167,6 +213,7 @@ def checked_rows(work: pieces.Work) -> list[dict[str, Any]]:
   if None in given.values():  # of another kind of job
     return rows
   try:
+    _check_classes(rows, identity.get("num_classes"))
     smoothing.check_certificates(rows, **given, radii=identity.get("radii", ()))
     labels = np.array([row["label"] for row in rows])
   except (ValueError, TypeError, KeyError) as error:
@@ -183,6 +230,16 @@ def checked_rows(work: pieces.Work) -> list[dict[str, Any]]:
       "(labels_sha256): move the file away"
     )
   return rows
+
+
+def _check_classes(rows: Sequence[Mapping[str, Any]], num_classes: int | None) -> None:
+  """Raises ValueError for a row of a class that there is not; earlier logs do not note how many."""
+  for row in rows if num_classes is not None else ():
+    if not (0 <= row["label"] < num_classes and row["predict"] < num_classes):
+      raise ValueError(
+        f"id {row['id']}: label={row['label']}, predict={row['predict']}, where the log is of "
+        f"num_classes={num_classes}"
+      )
 
 
 def _radius_of(row: Mapping[str, Any]) -> float:

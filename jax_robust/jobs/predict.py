@@ -30,6 +30,8 @@ def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
   options = block(config, "smoothing")
   share = pieces.share_of("smoothing.shard", options["shard"])
   names, source = files.unlabelled_folder(options["images"])
+  if options["skip"] != 1 or options["start"] or options["stop"] or options["max"]:
+    metrics.report("smoothing.skip, start, stop and max are certify's: all images are predicted")
   place, arrays, _ = weights.find(config, path)
   num_classes = weights.num_classes(place, arrays)
   net = next(nets.each_net(config, path, dataclasses.replace(source, num_classes=num_classes)))

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import operator
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jax_robust.errors import WorkdirError
+
+NOTED_LATER = ("num_classes",)
+"""Keys that follow from the others and that earlier versions did not note: they may be lacking."""
 
 
 def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,21 +26,35 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-  """What two identities differ in, a line each."""
+  """What two identities differ in, a line each; one may lack what is `NOTED_LATER`."""
   return [
     f"{key}: {stored.get(key)!r} there, {wanted.get(key)!r} here"
     for key in sorted(stored.keys() | wanted.keys())
     if stored.get(key) != wanted.get(key)
+    and not (key in NOTED_LATER and None in (stored.get(key), wanted.get(key)))
   ]
 
 
-def ids_of(header: Any, identity: Any, path: pathlib.Path) -> range:
+def noted_ids(ids: Sequence[int]) -> dict[str, list[int]]:
+  """How a header notes the ids of a work: a range by its limits, others one by one.
+
+  >>> noted_ids(range(0, 10, 2)), noted_ids((3, 7, 8))
+  ({'ids': [0, 10, 2]}, {'listed_ids': [3, 7, 8]})
+  """
+  if isinstance(ids, range):
+    return {"ids": [ids.start, ids.stop, ids.step]}
+  return {"listed_ids": list(map(int, ids))}
+
+
+def ids_of(header: Any, identity: Any, path: pathlib.Path) -> Sequence[int]:
   """The ids of the whole work: as noted, or, before ids were noted, as the identity implies.
 
   Raises:
     WorkdirError: they can't be known.
   """
   try:
+    if "listed_ids" in header:
+      return tuple(map(operator.index, header["listed_ids"]))
     if "ids" in header:
       return range(*header["ids"])
     if "chunk_size" in identity:  # AutoAttack: all images

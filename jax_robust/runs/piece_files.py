@@ -21,6 +21,8 @@ IDENTITY = "identity.json"
 _SHA256 = "sha256"
 """What that file calls the digest of the rest of it; those of earlier versions have none."""
 
+_NO_IDENTITY = ("ids", "listed_ids", "versions")
+
 _NAMES = re.compile(r"piece-(0|[1-9][0-9]*)-of-[1-9][0-9]*\.jsonl|chunk_[0-9]{7,}\.npz")
 """What pieces are called; nothing else that could be taken for one may lie in their folder."""
 
@@ -30,7 +32,7 @@ class Piece(NamedTuple):
 
   path: pathlib.Path
   identity: dict[str, Any]
-  ids: range
+  ids: Sequence[int]
   held: Sequence[int]
   read: Callable[..., Sequence[dict[str, Any]]]
   num_undigested: int = 0
@@ -47,7 +49,7 @@ class Work(NamedTuple):
   """
 
   identity: dict[str, Any]
-  ids: range
+  ids: Sequence[int]
   pieces: list[Piece]
   owners: dict[int, pathlib.Path]
 
@@ -77,7 +79,7 @@ class Work(NamedTuple):
 
 
 def find(
-  folders: Sequence[pathlib.Path], *, wanted: tuple[dict[str, Any], range] | None = None
+  folders: Sequence[pathlib.Path], *, wanted: tuple[dict[str, Any], Sequence[int]] | None = None
 ) -> Work:
   """Finds the pieces in folders, which other processes may add to meanwhile.
 
@@ -105,12 +107,13 @@ def find(
         + "\n  ".join(lines)
         + "\nchoose another --workdir, or move that folder away"
       )
+    inside = ids if isinstance(ids, range) else frozenset(ids)
     for key in piece.held:
-      if key not in ids:
+      if key not in inside:
         what = "line" if piece.path.suffix == ".jsonl" else "file"
         raise WorkdirError(
-          f"{_where(piece.path, key)} holds id {key}, which is none of {ids}: delete that {what}, "
-          "and the job goes on"
+          f"{_where(piece.path, key)} holds id {key}, which is none of {_shown(ids)}: delete that "
+          f"{what}, and the job goes on"
         )
       if key in owners:
         raise WorkdirError(_overlap(key, owners[key], piece.path))
@@ -118,6 +121,16 @@ def find(
   if wanted is None and not found:
     raise WorkdirError(f"{', '.join(map(str, folders))}: there is no piece of any job")
   return Work(*(wanted or (found[0].identity, found[0].ids)), found, owners)
+
+
+def noted_identity(folder: pathlib.Path) -> dict[str, Any] | None:
+  """What the first log of rows in a folder belongs to; None where nothing was begun."""
+  return next((piece.identity for piece in _rows_in(folder, None)), None)
+
+
+def _shown(ids: Sequence[int]) -> str:
+  """Ids in a message."""
+  return repr(ids) if isinstance(ids, range) else f"the {len(ids)} that were drawn"
 
 
 def _where(path: pathlib.Path, key: int) -> str:
@@ -163,7 +176,7 @@ def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
   try:
     header = json.loads(path.read_text())
     sha256 = header.pop(_SHA256, None)
-    identity = {key: value for key, value in header.items() if key not in ("ids", "versions")}
+    identity = {key: value for key, value in header.items() if key not in _NO_IDENTITY}
   except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
     raise WorkdirError(f"{path} is damaged ({error}): restore it, or move {folder} away") from error
   ids = wanted[1] if wanted else identity_lib.ids_of(header, identity, path)
@@ -207,10 +220,10 @@ _KINDS = (_rows_in, _arrays_in)
 
 
 def write_identity(
-  folder: pathlib.Path, identity: Mapping[str, Any], ids: range, versions: Mapping[str, Any]
+  folder: pathlib.Path, identity: Mapping[str, Any], ids: Sequence[int], versions: Mapping[str, Any]
 ) -> None:
   """Says in a folder of arrays what they belong to."""
-  header = {**identity, "ids": [ids.start, ids.stop, ids.step], "versions": versions}
+  header = {**identity, **identity_lib.noted_ids(ids), "versions": versions}
   header = identity_lib.plain(header)
   content = {**header, _SHA256: identity_lib.digest(header)}
   write_atomically(folder / IDENTITY, json.dumps(content, indent=2) + "\n")

@@ -74,7 +74,7 @@ class Store:
   Args:
     folder: of the pieces.
     identity: what they belong to, as JSON can hold it.
-    ids: those of the whole work.
+    ids: those of the whole work, a range or in the order in which they are computed.
     share: which pieces this process computes, as `share_of` reads it.
     size: ids of a piece; it belongs into the identity if it may change.
     name: what the line of progress begins with; the folder's name by default.
@@ -88,7 +88,7 @@ class Store:
     self,
     folder: pathlib.Path,
     identity: Mapping[str, Any],
-    ids: range,
+    ids: Sequence[int],
     *,
     share: tuple[int, int] = (0, 1),
     size: int = 1,

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jax_robust.atomic import open_no_link, write_atomically
@@ -24,7 +24,7 @@ class Contents(NamedTuple):
   """What a log holds.
 
   Attributes:
-    header: its first line: the `identity` of the work, the `ids` of the whole work, and `versions`.
+    header: its first line: the `identity` of the work, its ids as `noted_ids`, and `versions`.
     rows: by id.
     num_undigested: rows of an earlier version, which have no digest.
   """
@@ -34,7 +34,7 @@ class Contents(NamedTuple):
   num_undigested: int
 
 
-def start(path: pathlib.Path, identity: Mapping[str, Any], ids: range) -> str:
+def start(path: pathlib.Path, identity: Mapping[str, Any], ids: Sequence[int]) -> str:
   """Makes a log, or cuts off what a kill left of the last line of one that is there.
 
   Args:
@@ -56,7 +56,7 @@ def start(path: pathlib.Path, identity: Mapping[str, Any], ids: range) -> str:
   if end:
     return identity_lib.digest(json.loads(content[: content.index(b"\n")])["identity"])
   header: dict[str, Any] = {"format": FORMAT, "identity": identity, "versions": workdir.versions()}
-  header["ids"] = [ids.start, ids.stop, ids.step]
+  header |= identity_lib.noted_ids(ids)
   write_atomically(path, json.dumps(header) + "\n")
   return identity_lib.digest(identity)
 

@@ -104,7 +104,8 @@ def header_problem(
   if count != len(idx):
     return f"there are {len(idx)} rows, its header says num_images={_short(count)}"
   first, step = header.get("start"), header.get("skip")
-  if type(first) is int and type(step) is int and step > 0 and "num_images" in header:
+  is_range = "num_images" in header and "draw" not in header  # images are drawn since `draw`
+  if type(first) is int and type(step) is int and step > 0 and is_range:
     first = -(-first // step) * step
     different = np.flatnonzero(idx != first + step * np.arange(len(idx)))
     if different.size:

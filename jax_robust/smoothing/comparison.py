@@ -10,7 +10,8 @@ from jax_robust.smoothing import curves
 from jax_robust.smoothing.log import CertifyLog, make_log
 
 _OF_ALL_IMAGES = (
-  "num_images", "start", "stop", "skip", "max", "images_sha256", "labels_sha256",
+  "num_images", "start", "stop", "skip", "max", "draw", "draw_seed", "images_sha256",
+  "labels_sha256",
 )  # fmt: skip
 """Settings in a header that say which images a log is of."""
 

@@ -5,6 +5,7 @@ import pytest
 from image_sets import class_folders
 
 from jax_robust.data import convert, draws, sources
+from jax_robust.errors import RobustnessWarning
 
 pytestmark = pytest.mark.fast
 
@@ -56,7 +57,9 @@ def test_an_evaluation_of_few_images_sees_all_classes():
   assert sorted(few.read(np.arange(10))[1].tolist()) == list(range(10))
   assert more.rows[:10].tolist() == few.rows.tolist()  # more of them begin with the fewer
   assert draws.take(source, 0) is source and draws.take(source, 40) is source
-  assert draws.take(source, 3, draw="first").read(np.arange(3))[1].tolist() == [0, 0, 0]
+  with pytest.warns(RobustnessWarning, match="its first 3 samples are of 1 of its 10 classes"):
+    first = draws.take(source, 3, draw="first")
+  assert first.read(np.arange(3))[1].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -80,8 +83,15 @@ def test_sets_with_a_name_keep_the_first():
   assert draws.rule_of("first", "/data/pets") == "first"
   with pytest.raises(ValueError, match="draw='clas': did you mean 'class'"):
     draws.rule_of("clas", "cifar10")
-  train, heldout = draws.hold_out(_sorted_set(), 3, draw="first")
+  with pytest.warns(RobustnessWarning, match="sorted comes sorted by class"):
+    train, heldout = draws.hold_out(_sorted_set(), 3, draw="first")
   assert heldout.read(np.arange(3))[0].ravel().tolist() == [0, 1, 2] and train.num_examples == 168
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [np.random.default_rng(0).permutation(SORTED), [0, 1] * 9, [0]])
+def test_an_order_that_mixes_classes_is_not_warned_of(labels):
+  sources.warn_if_sorted(_sorted_set(np.asarray(labels)), 1)
 
 
 def test_labels_are_drawn_by_without_decoding_images(tmp_path, monkeypatch):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_robust import jobs
-from jax_robust.errors import ConfigError, UserError, WorkdirError
-from jax_robust.runs import build, weights, workdir
+from jax_robust import jobs, smoothing
+from jax_robust.errors import ConfigError, RobustnessWarning, UserError, WorkdirError
+from jax_robust.runs import build, identity, row_log, weights, workdir
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -155,3 +155,65 @@ def test_numbers_of_an_earlier_version_are_refused(tiny, run, tmp_path):
   config = _config(tiny, tmp_path / "set")
   with pytest.raises(ConfigError, match="trained on 5 classes by an earlier version.*now has 4"):
     weights.classes_of_model(config, old)
+
+
+CERTIFY = {"job": "certify", "smoothing__sigma": 0.25, "smoothing__n": 100}
+
+
+def _certified(tiny, pets, run, folder, **changes):
+  """The result of a certification in a copy of the run."""
+  if not folder.exists():
+    shutil.copytree(run, folder)
+  (result,) = jobs.run(_config(tiny, pets, **CERTIFY, **changes), folder).values()
+  return result, folder / "results" / "certify_mlp_sigma0.25"
+
+
+def test_some_images_of_a_folder_are_certified_by_class(tiny, pets, run, tmp_path):
+  result, place = _certified(tiny, pets, run, tmp_path / "run", smoothing__max=3)
+  log = smoothing.read_log(place / "certify.tsv", num_examples=3)
+  assert sorted(log.label.tolist()) == [0, 2, 3]  # ant, cat and dog: there is no bee
+  assert result["draw"] == "class" and result["num_classes"] == 4
+  before = (place / "piece-0-of-1.jsonl").read_bytes()
+  _certified(tiny, pets, run, tmp_path / "run", smoothing__max=3)
+  assert (place / "piece-0-of-1.jsonl").read_bytes() == before
+
+
+def _of_an_earlier_version(path):
+  """Makes the log of today what one was that noted neither draw nor classes; half of its rows."""
+  first, *rows = path.read_text().splitlines()
+  header = json.loads(first)
+  for key in ("draw", "draw_seed", "num_classes"):
+    header["identity"].pop(key, None)
+  kept = [json.loads(row) for row in rows[: len(rows) // 2]]
+  path.write_text(json.dumps(header) + "\n")
+  for row in kept:
+    row.pop("sha256")
+    row_log.append(path, row, work=identity.digest(header["identity"]))
+  return [row["id"] for row in kept]
+
+
+def test_what_was_begun_with_the_first_images_goes_on_so(tiny, pets, run, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch, pytest.warns(RobustnessWarning) as warned:
+    patch.setattr(build, "draw_rule", lambda config: "first")
+    _, place = _certified(tiny, pets, run, tmp_path / "run", smoothing__max=4)
+  assert any("its first 4 samples are of 2 of its 3 classes" in str(w.message) for w in warned)
+  whole = smoothing.read_log(place / "certify.tsv")
+  assert whole.idx.tolist() == [0, 1, 2, 3]
+  assert _of_an_earlier_version(place / "piece-0-of-1.jsonl") == [0, 1]
+  with pytest.warns(RobustnessWarning, match="sorted by class"):
+    _certified(tiny, pets, run, tmp_path / "run", smoothing__max=4)
+  again = smoothing.read_log(place / "certify.tsv")
+  assert again.idx.tolist() == [0, 1, 2, 3] and again.radius.tolist() == whole.radius.tolist()
+
+
+def test_a_row_of_a_class_that_there_is_not_is_refused(tiny, pets, run, tmp_path):
+  _, place = _certified(tiny, pets, run, tmp_path / "run", smoothing__max=3)
+  path = place / "piece-0-of-1.jsonl"
+  first, *rows = path.read_text().splitlines()
+  path.write_text(first + "\n")
+  for row in map(json.loads, rows):
+    row.pop("sha256")
+    work = identity.digest(json.loads(first)["identity"])
+    row_log.append(path, {**row, "label": 4}, work=work)
+  with pytest.raises(WorkdirError, match=r"line 2, id .*label=4.*num_classes=4.*delete that line"):
+    _certified(tiny, pets, run, tmp_path / "run", smoothing__max=3)

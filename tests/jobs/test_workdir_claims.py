@@ -378,11 +378,12 @@ def test_other_processes_may_be_writing(run, monkeypatch):
 def test_sigterm_leaves_nothing_half_written(tmp_path, how):
   program = (
     "import os, signal, pathlib\n"
-    "from jax_robust.data import atomic\n"
+    "from jax_robust import atomic\n"
+    "from jax_robust.data import publishing\n"
     f"path = pathlib.Path({str(tmp_path)!r}) / 'x'\n"
     "kill = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
     + ("atomic.write_atomically(path, kill)\n" if how == "file" else "")
-    + ("with atomic.partial_folder(path) as p:\n  (p / 'y').touch()\n  kill()\n")
+    + ("with publishing.partial_folder(path) as p:\n  (p / 'y').touch()\n  kill()\n")
   )
   done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
   assert done.returncode == 143, done.stderr
