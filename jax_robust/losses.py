@@ -355,6 +355,34 @@ def slowdown_loss(
   return of_all_exits(loss_of_exits)
 
 
+def cosines(
+  first: Float[Array, "b *dims"], second: Float[Array, "b *dims"], *, of_zero: float = 0.0
+) -> Float[Array, " b"]:
+  """The cosine of the angle between two arrays, such as gradients, of each example.
+
+  Guarantees:
+    `small_gradients_keep_their_angle`: their squares, which float32 can't hold, are not taken.
+    Derivatives are finite, and zero where an array is zero.
+
+  Args:
+    first, second: of one shape.
+    of_zero: what stands where one of them is zero and there is no angle.
+
+  >>> one, other = jnp.array([[3.0, 4.0], [0.0, 0.0]]), jnp.array([[4.0, 3.0], [1.0, 0.0]])
+  >>> cosines(one, other).round(4)
+  Array([0.96, 0.  ], dtype=float32)
+  """
+  rows = [jnp.reshape(each, (len(each), -1)) for each in (first, second)]
+  sizes = [jnp.max(jnp.abs(each), axis=1, keepdims=True) for each in rows]
+  some = (sizes[0] > 0) & (sizes[1] > 0)
+  one, other = (
+    jnp.where(some, each, 1.0) / jax.lax.stop_gradient(jnp.where(some, size, 1.0))
+    for each, size in zip(rows, sizes, strict=True)
+  )
+  norms = jnp.sqrt(jnp.sum(one**2, axis=1) * jnp.sum(other**2, axis=1))
+  return jnp.where(some[:, 0], jnp.sum(one * other, axis=1) / norms, of_zero)
+
+
 LOSSES = {
   "cross_entropy": cross_entropy,
   "kl_divergence": kl_divergence,

@@ -245,3 +245,12 @@ def test_slowdown_loss_adds_that_of_the_answer():
   loss = losses.slowdown_loss(weight=0.5, loss_fn=losses.margin)(EXITS, LABELS)
   expected = 0.5 * losses.margin(EXITS[-1], LABELS) - losses.cross_entropy_to_uniform(EXITS)
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+def test_small_gradients_keep_their_angle(scale):
+  one, other = jnp.array([[0.0, 0], [3, 4], [1, 0]]), jnp.array([[1.0, 0], [4, 3], [-2, 0]])
+  found = losses.cosines(scale * one, other, of_zero=1.0)
+  np.testing.assert_allclose(found, [1, 0.96, -1], rtol=1e-6)
+  slope = jax.grad(lambda x: losses.cosines(x, other).sum())(scale * one)
+  assert np.isfinite(slope).all() and not slope[0].any()

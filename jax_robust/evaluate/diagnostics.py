@@ -205,18 +205,6 @@ def _pool(features: Array) -> Array:
   return features.reshape(len(features), -1, features.shape[-1]).mean(axis=1)
 
 
-def _cosine(first: Array, second: Array) -> Array:
-  """Cosine of the angle between rows, `[b]`; 0 where one vanishes."""
-  first, second = (rows.reshape(len(rows), -1).astype(jnp.float32) for rows in (first, second))
-  # The largest entry first: squares of small gradients would underflow.
-  first, second = (
-    rows / jnp.maximum(jnp.max(jnp.abs(rows), axis=1, keepdims=True), jnp.finfo(rows.dtype).tiny)
-    for rows in (first, second)
-  )
-  lengths = jnp.maximum(_norm(first) * _norm(second), _TINY)
-  return jnp.sum(first * second, axis=1) / lengths
-
-
 def gradient_alignment(
   outputs_fn: LogitsFn,
   x: Images,
@@ -259,8 +247,8 @@ def gradient_alignment(
   # Not by the norm, whose squares underflow where a net is sure of itself.
   is_zero = [jnp.all(rows.reshape(len(x), -1) == 0, axis=1) for rows in (here, there)]
   return {
-    "noise": _cosine(here, there),
-    "directions": _cosine(one_step, several),
+    "noise": losses.cosines(here, there),
+    "directions": losses.cosines(one_step, several),
     "vanished": is_zero[0] | is_zero[1],
   }
 

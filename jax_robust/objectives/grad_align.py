@@ -79,7 +79,7 @@ def grad_align(
   outputs, new_state = apply_fn(params, model_state, x_adv, train=True)
   adversarial_loss = jnp.mean(losses.over_exits(loss_fn)(outputs, targets))
   eta = linf_ball(eps).sample(keys, x).astype(x.dtype)
-  alignment = jnp.mean(cosines(clean, input_gradient(params, x + eta)))
+  alignment = jnp.mean(losses.cosines(clean, input_gradient(params, x + eta), of_zero=1.0))
   loss = adversarial_loss + weight * (1.0 - alignment)
   metrics = {
     "loss": loss,
@@ -97,21 +97,3 @@ def published_weight(eps: float) -> float:
   (0.2, 2.0)
   """
   return math.exp(255 * float(eps) * math.log(10) / 8 + math.log(0.02))
-
-
-def cosines(one, other):
-  """The cosine of two vectors per example, `[b]`; 1 where one of them is zero.
-
-  >>> cosines(jnp.array([[3.0, 4.0], [0.0, 0.0]]), jnp.array([[4.0, 3.0], [1.0, 0.0]])).round(4)
-  Array([0.96, 1.  ], dtype=float32)
-  """
-  one, other = one.reshape(len(one), -1), other.reshape(len(other), -1)
-  # By the largest entry first: squares of small gradients would be lost in float32.
-  sizes = [jnp.max(jnp.abs(each), axis=1, keepdims=True) for each in (one, other)]
-  some = (sizes[0] > 0) & (sizes[1] > 0)
-  one, other = (
-    jnp.where(some, each, 1.0) / jax.lax.stop_gradient(jnp.where(some, size, 1.0))
-    for each, size in zip((one, other), sizes, strict=True)
-  )
-  norms = jnp.sqrt(jnp.sum(one**2, axis=1) * jnp.sum(other**2, axis=1))
-  return jnp.where(some[:, 0], jnp.sum(one * other, axis=1) / norms, 1.0)
