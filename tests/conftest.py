@@ -28,6 +28,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 hypothesis.settings.register_profile("jax_robust", deadline=None)
 hypothesis.settings.load_profile("jax_robust")
 
+
+def pytest_xdist_auto_num_workers(config):
+  """One worker more than there are cores, since tests wait for child processes and the disk."""
+  return (os.cpu_count() or 1) + 1
+
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("JAX_ROBUST_DATA", REPOSITORY.parent / "shared"))
 

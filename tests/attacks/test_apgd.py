@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import mostly_slow
 
 from jax_robust import losses
 from jax_robust.attacks import l1_ball, l2_ball, linf_ball, stepwise
@@ -177,7 +178,7 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("case", LOOPS)
+@pytest.mark.parametrize("case", mostly_slow(LOOPS, "linf_dlr", "l2", "l1_random"))
 def test_a_plain_loop_gives_the_same(case):
   norm, loss_fn, is_given = LOOPS[case]
   eps = RADII[norm] / (4 if norm == "l1" else 2)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import mostly_slow
 from two_exits import on_two_exits
 
 from jax_robust import attacks, losses
@@ -96,7 +97,21 @@ ATTACKS_UNDER_TEST = {
 }
 
 CASES = [(name, ball) for name, row in ATTACKS_UNDER_TEST.items() for ball in row.balls]
-every_case = pytest.mark.parametrize(("name", "ball_name"), CASES)
+
+# Of every attack, and of every kind of step in every ball; the others are slow tests.
+QUICK = (
+  ("fgsm", "linf"), ("rs_fgsm", "l2"), ("n_fgsm", "linf"), ("pgd", "linf"), ("pgd", "l1"),
+  ("pgd", "l2_exact"), ("pgd_adam", "l2"), ("pgd_best", "linf"), ("bim", "linf"), ("mim", "l2"),
+  ("cw_linf", "linf"), ("multi_targeted", "l2"), ("cw_l2", "l2"), ("ddn", "l2"), ("apgd", "linf"),
+  ("apgd", "l1"), ("apgd_targeted", "l2"), ("fab", "l2"), ("fab", "l1"), ("fab_targeted", "linf"),
+  ("square", "linf"), ("square", "l2"), ("square", "l1"), ("slowdown", "linf"),
+)  # fmt: skip
+VARIANTS = ("rs_fgsm", "n_fgsm", "bim", "mim", "cw_linf", "apgd_targeted", "fab_targeted",
+            "slowdown", "pgd_normal", "pgd_best", "multi_targeted_adam",
+            "apgd_restarts")  # fmt: skip
+"""They leave the gradients and the dtype of the result to another attack of the table."""
+
+every_case = pytest.mark.parametrize(("name", "ball_name"), mostly_slow(CASES, *QUICK))
 
 NUM_ROWS = 8
 
@@ -143,6 +158,7 @@ def test_every_attack_is_in_the_table():
     getattr(row.attack, "func", row.attack).__name__ for row in ATTACKS_UNDER_TEST.values()
   }
   assert {attack.__name__ for attack in attacks.ATTACKS.values()} <= under_test
+  assert {name for name, _ in QUICK} >= attacks.ATTACKS.keys() and {*QUICK} <= {*CASES}
 
 
 @every_case
@@ -215,7 +231,7 @@ def test_one_key_is_folded_with_the_row_number():
   np.testing.assert_allclose(row, together[3:4], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ATTACKS_UNDER_TEST)
+@pytest.mark.parametrize("name", mostly_slow(ATTACKS_UNDER_TEST, lambda name: name not in VARIANTS))
 def test_no_gradient_flows_out(name):
   ball_name = ATTACKS_UNDER_TEST[name].balls[-1]
   x, labels = problem()
@@ -233,7 +249,7 @@ def test_no_gradient_flows_out(name):
     np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
 
 
-@pytest.mark.parametrize("name", attacks.ATTACKS)
+@pytest.mark.parametrize("name", mostly_slow(attacks.ATTACKS, lambda name: name not in VARIANTS))
 def test_float64_stays_float64(name):
   ball_name = ATTACKS_UNDER_TEST[name].balls[-1]
   with jax.enable_x64(True):

@@ -129,12 +129,14 @@ def test_adversarial_points_are_valid(norm):
   np.testing.assert_array_equal(pred == labels, result.robust)
 
 
-@pytest.mark.parametrize(
-  "version",
-  [stages("apgd-ce", num_restarts=2), stages("fab-t"), SHORT_SQUARE],
-  ids=["apgd-ce", "fab-t", "square"],
-)
-def test_independent_of_the_batch_size(version):
+ALONE = {
+  "apgd-ce": stages("apgd-ce", num_restarts=2), "fab-t": stages("fab-t"), "square": SHORT_SQUARE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", mostly_slow(ALONE, "apgd-ce"))
+def test_independent_of_the_batch_size(name):
+  version = ALONE[name]
   _, x, labels, _ = linear_problem()
   whole = evaluate("linf", version)
   other = evaluate("linf", version, 7, attacks.Devices())

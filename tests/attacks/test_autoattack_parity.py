@@ -59,7 +59,6 @@ def run_from_x(recorded, norm, loss_name, chosen):
   mostly_slow(
     itertools.product(BALLS, LOSSES, ("some", "all")),
     ("Linf", "ce", "some"),
-    ("L2", "dlr", "some"),
   ),
 )
 def test_apgd_from_x_agrees(recorded, norm, loss_name, chosen):

@@ -73,6 +73,7 @@ def test_killed_between_and_inside_chunks_it_goes_on_to_the_same_flags(
   assert flags_of(copy) == flags_of(whole[0])
 
 
+@pytest.mark.slow
 def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
   for i, mode in enumerate(("jit", "pmap")):
     piece = shutil.copytree(trained, tmp_path / "pieces" / str(i))

@@ -77,6 +77,7 @@ def test_a_killed_certification_goes_on_to_the_same_rows(whole, command, run_fla
   assert command(argv).code == 0 and path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
   pieces = []
   for i in range(3):

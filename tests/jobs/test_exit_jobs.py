@@ -14,7 +14,7 @@ from jax_robust.runs import exits, nets, pieces, slowdowns
 
 SMALL = {
   "attacks": ("fgsm",), "aims": ("exits", "deployed"), "chunk_size": 8,
-  "slowdowns": ("image", "class_universal"),
+  "slowdowns": ("image",),
 }  # fmt: skip
 
 

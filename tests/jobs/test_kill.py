@@ -64,6 +64,7 @@ def test_kill_minus_nine_loses_nothing(
   assert sorted(kept) == ["76", "80"], "what the kills left half-written is gone"
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_saves_and_says_143(command, run_flag, whole, left_behind, tmp_path):
   draw = random.Random(7)
   argv = [run_flag, f"--workdir={tmp_path / 'run'}"]

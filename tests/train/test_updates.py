@@ -69,8 +69,15 @@ def alone(name):
     return run(name, "jit", 1)
 
 
-@pytest.mark.parametrize("mode", parallel.MODES)
-@every_update
+@pytest.mark.parametrize(
+  ("name", "mode"),
+  mostly_slow(
+    itertools.product(UPDATES, parallel.MODES),
+    ("toy", "jit"),
+    ("toy", "shard_map"),
+    ("free", "pmap"),
+  ),
+)
 def test_same_on_four_devices(name, mode):
   """Rows and shared parts of the carry, weights and metrics."""
   with jax.enable_x64(True):
