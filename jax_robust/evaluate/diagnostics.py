@@ -15,9 +15,8 @@ from jaxtyping import Array
 
 from jax_robust import losses
 from jax_robust.attacks import fgsm, linf_ball
-from jax_robust.attacks.classes import is_finite
 from jax_robust.errors import check_images, check_name, check_targets
-from jax_robust.evaluate.evaluators import EVALUATORS, LOST, Columns, is_correct
+from jax_robust.evaluate.evaluators import EVALUATORS, Columns, is_correct
 from jax_robust.losses import as_labels
 from jax_robust.nets.exits import exits_of, select_exit
 from jax_robust.nets.randomised import keyed
@@ -91,8 +90,6 @@ def attacked_exits(
   Guarantees:
     `robust_exits_are_clean_exits`: the attacked images are scored again, in a pass of their own.
     `own_aim_is_the_exit_alone`: the flags of exit k are those of `attacked` on exit k.
-    `a_lost_point_is_no_attack`: where the logits of any exit are NaN or infinite, images count as
-      they are.
 
   Args:
     outputs_fn, x, labels, keys: as those of `clean_exits`.
@@ -102,7 +99,7 @@ def attacked_exits(
       loss; 'last' or a number, one attack on the loss of that exit, scored at all.
 
   Returns:
-    Flags `[b]` by the number of the exit, and `lost` `[b]`, whether logits were not finite.
+    Flags `[b]` by the number of the exit.
 
   Raises:
     ValueError: `aim` is none of these, or the net has no such exit.
@@ -121,12 +118,10 @@ def attacked_exits(
     attacked = exits_under_attack(outputs_fn)
   else:
     attacked = exits_under_attack(select_exit(outputs_fn, read_aim(aim, len(clean))))
-  lost = ~is_finite(attacked)
-  flags = {
-    f"{k}": is_correct(before, labels) & (is_correct(after, labels) | lost)
+  return {
+    f"{k}": is_correct(before, labels) & is_correct(after, labels)
     for k, (before, after) in enumerate(zip(clean, attacked, strict=True))
   }
-  return {**flags, LOST: lost}
 
 
 def read_aim(aim: int | str, num_exits: int | None = None) -> Any:

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_robust.attacks.classes import is_finite
 from jax_robust.errors import check_images, check_sigma, check_targets
 from jax_robust.losses import as_labels
 from jax_robust.nets.exits import predictions
@@ -22,10 +21,6 @@ from jax_robust.types import Attack, Images, LogitsFn, Rng, as_keys, fold
 
 Columns: TypeAlias = Mapping[str, Array]
 Evaluator: TypeAlias = Callable[..., Columns]
-
-LOST = "lost"
-"""The column that says at which attacked images the logits were not finite. It is counted and
-warned of, and measures nothing."""
 
 _NOISE = 0x9015E  # a number for the noise's keys that no attack folds in
 
@@ -79,8 +74,6 @@ def attacked(
 
   Guarantees:
     `robust_implies_correct`: the attacked image is scored again, in a pass of its own.
-    `a_lost_point_is_no_attack`: where the logits at x_adv are NaN or infinite, the image counts as
-      it is, and x and its probabilities stand for the attacked ones.
 
   Args:
     logits_fn, x, labels, keys: as those of `clean`.
@@ -88,21 +81,17 @@ def attacked(
     eps: radius, in units of the image; may be traced.
 
   Returns:
-    `correct` `[b]`; `x_adv` `[b, ...]`; `probs` and `probs_adv` `[b, k]`; `lost` `[b]`, whether the
-    logits at x_adv were not finite.
+    `correct` `[b]`; `x_adv` `[b, ...]`; `probs` and `probs_adv` `[b, k]`.
   """
   query, labels = _check(logits_fn, x, labels)
   keys = as_keys(keys, len(x))
   x_adv = attack(eps)(logits_fn, x, labels, keys)
   logits, logits_adv = query(x, keys), query(x_adv, keys)
-  lost = ~is_finite(logits_adv)
-  logits_adv = jnp.where(lost[:, None], logits, logits_adv)
   return {
     "correct": is_correct(logits, labels) & is_correct(logits_adv, labels),
-    "x_adv": jnp.where(jnp.reshape(lost, (-1, *(1 for _ in x.shape[1:]))), x, x_adv),
+    "x_adv": x_adv,
     "probs": jax.nn.softmax(logits),
     "probs_adv": jax.nn.softmax(logits_adv),
-    LOST: lost,
   }
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust.evaluate.evaluators import LOST, Evaluator
+from jax_robust.evaluate.evaluators import Evaluator
 from jax_robust.types import LogitsFn
 
 
@@ -72,24 +72,14 @@ def make_scorer(
 
 
 def measures(columns: Mapping[str, Any]) -> tuple[str, ...]:
-  """The columns of one number per image but `lost`: what is measured. Others are for pictures.
+  """The columns of one number per image, which are measured; the others are for pictures.
 
   >>> measures({"clean": np.ones(3), "exits/10": np.ones(3), "exits/9": np.ones(3),
   ...   "robust/probs": np.ones((3, 2))})
   ('clean', 'exits/9', 'exits/10')
   """
   names = [name for name, column in columns.items() if len(column.shape) == 1]
-  names = [name for name in names if name not in lost_columns(columns)]
   return tuple(sorted(names, key=_natural))
-
-
-def lost_columns(columns: Collection[str]) -> tuple[str, ...]:
-  """Those that say where an attacked image had logits that are not finite.
-
-  >>> lost_columns(["robust", "robust/lost"])
-  ('robust/lost',)
-  """
-  return tuple(name for name in columns if name.rpartition("/")[2] == LOST)
 
 
 def _natural(name: str) -> list:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jax_robust.evaluate import attack_plots, intervals, scoring, tables
+from jax_robust.evaluate import attack_plots, intervals, tables
 from jax_robust.runs import identity, workdir
 from jax_robust.runs.evaluation import attack_setting, make_score
 from jax_robust.runs.nets import Opened
@@ -110,8 +110,6 @@ def measure(config, subject: Opened) -> Evaluation:
         {"eps": e, "robust": p.value, "interval": [p.low, p.high]} for e, p in points.items()
       ],
     }
-  if lost := {name: int(columns[name].sum()) for name in scoring.lost_columns(columns)}:
-    result |= {"num_lost": {name.rpartition("/")[0]: count for name, count in lost.items()}}
   result |= {
     "evals": list(names),
     "exit": config.evaluation.exit,

@@ -15,7 +15,7 @@ from jax_robust.data import convert, shard_writer, shards
 from jax_robust.errors import ConfigError
 from jax_robust.generate import gaussian
 from jax_robust.runs import build, identity, pieces
-from jax_robust.runs.blocks import block, check_name, check_options, from_config
+from jax_robust.runs.blocks import block, check_name, from_config
 from jax_robust.train import metrics
 
 SHARDS = "generated"
@@ -28,17 +28,8 @@ def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
 
 
 def check(config: Any) -> None:
-  """Raises ConfigError where the method of generation is none of ours, or a key is not its own."""
-  options = block(config, "generate")
-  check_name("generate.method", options.get("method", ""), METHODS)
-  known = keywords(options)
-  check_options("generate", options, {*known, "shard", "pieces"})
-  missing = [name for name, each in known.items() if each.default is each.empty]
-  for name in missing:
-    if name not in options:
-      raise ConfigError(f"config.generate: method {options['method']!r} needs {name!r}")
-  if options.get("path") == "":
-    raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
+  """Raises ConfigError where the method of generation is none of ours."""
+  check_name("generate.method", block(config, "generate").get("method", ""), METHODS)
 
 
 def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:
@@ -110,6 +101,8 @@ def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) 
   """Converts an npz, a folder of class folders, or a pack of JPEGs; a kill starts it anew."""
   if shard != "0/1":
     raise ConfigError(f"generate.shard={shard!r}: files are converted whole, by one job")
+  if not path:
+    raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
   if jax.process_index() == 0:
     convert.make_shards(path, folder / SHARDS, seed=config.seed, **options)
 

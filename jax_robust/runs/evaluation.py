@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jax_robust.attacks.non_finite import lost_points
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
-from jax_robust.errors import ConfigError, check_eps, check_sigma, warn
+from jax_robust.errors import ConfigError, check_eps, check_sigma
 from jax_robust.evaluate import diagnostics, scoring
 from jax_robust.runs import build, features, nets, weights
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
@@ -144,14 +143,6 @@ def autoattack_ball(config: Any) -> tuple[str, float]:
   return norm, float(eps)
 
 
-def _warn_of_lost(key: str, columns: Mapping[str, np.ndarray], lost: Collection[str]) -> None:
-  """Says at which attacked images logits were not finite, by the evaluator's name."""
-  for column in lost:
-    if columns[column].any():
-      points = columns[column].astype(int)
-      warn(f"config.{key}.{column.rpartition('/')[0]}: {lost_points(points, columns['id'])}")
-
-
 def make_score(
   config: Any,
   net: Any,
@@ -206,7 +197,7 @@ def make_score(
       parallel.abstract(batch, mesh, PartitionSpec(parallel.AXIS)),
     )
 
-  measures, lost = scoring.measures(shapes), scoring.lost_columns(shapes)
+  measures = scoring.measures(shapes)
 
   def score(
     params,
@@ -214,16 +205,14 @@ def make_score(
     names: Collection[str] = measures,
     eps: dict[str, float] | None = None,
   ):
-    columns = scoring.score(
+    return scoring.score(
       scorer,
       parallel.replicate(weights_of(params, model_state, eps or {}), mesh),
       eval_batches(
         source, batch_size=batch_size, process=(jax.process_index(), jax.process_count())
       ),
       place=functools.partial(parallel.shard_batch, mesh=mesh),
-      names=(*names, *lost),
+      names=names,
     )
-    _warn_of_lost(key, columns, lost)
-    return columns
 
   return Scoring(score, measures)
