@@ -7,7 +7,9 @@ import signal
 import numpy as np
 import pytest
 
+from jax_robust import jobs
 from jax_robust.data import shards
+from jax_robust.errors import ConfigError
 
 FLAGS = ("--config.job=generate", "--config.generate.chunk_size=5")
 
@@ -43,6 +45,25 @@ def whole(start, tmp_path_factory):
   assert "generate: 20/20" in done.printed
   assert [path.name for path in (folder / "results").iterdir()] == []
   return folder
+
+
+@pytest.mark.parametrize(
+  ("block", "message"),
+  [
+    ({"method": "gausian"}, r"config.generate.method='gausian': did you mean 'gaussian'\?"),
+    ({"num_exmples": 9}, r"unknown key 'generate.num_exmples': did you mean 'num_examples'\?"),
+    ({"path": "x"}, "unknown key 'generate.path'"),
+    ({"method": "convert", "chunk_size": 9}, "unknown key 'generate.chunk_size'"),
+    ({"seed": 3}, "unknown key 'generate.seed'"),
+  ],
+)
+def test_what_the_method_does_not_know_is_refused_before_a_folder_is_made(
+  tiny, tmp_path, block, message
+):
+  config = tiny(job="generate", generate={"method": "gaussian", **block})
+  with pytest.raises(ConfigError, match=message):
+    jobs.run(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def files_of(folder):
