@@ -31,7 +31,7 @@ def check(config: Any) -> None:
   """Raises ConfigError where the method of generation is none of ours, or an option none of its."""
   options = block(config, "generate")
   check_name("generate.method", options.get("method", ""), METHODS)
-  check_options("generate", options, {*keywords(options), "pieces"})
+  check_options("generate", options, {*keywords(options), "shard", "pieces"})
 
 
 def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:

@@ -62,9 +62,8 @@ def test_red_marks_what_is_wrong(tmp_path):
 
 def test_classes_are_called_by_name(tmp_path, monkeypatch):
   figures = []
-  monkeypatch.setattr(
-    attack_plots.plot_style, "save", lambda path, figure, dpi: figures.append(figure)
-  )
+  keep = lambda path, figure, dpi: figures.append(figure)  # noqa: E731
+  monkeypatch.setattr(attack_plots.plot_style, "save", keep)
 
   def texts(**names):
     attack_plots.draw_evaluation(
