@@ -22,7 +22,7 @@ def frozen(python: str, folder: str) -> dict[str, str]:
   """Versions by package in a fresh environment of this Python, without pip's own and ours."""
   subprocess.run([python, "-m", "venv", folder], check=True)
   pip = [f"{folder}/bin/python", "-m", "pip"]
-  subprocess.run([*pip, "install", "-q", "-e", f"{ROOT}[dev]"], check=True)
+  subprocess.run([*pip, "install", "-q", "-e", f"{ROOT}[dev,frameworks]"], check=True)
   printed = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
   found = dict(re.findall(r"^([\w.-]+)==(\S+)$", printed, re.MULTILINE))
   for name in ("pip", "setuptools", "wheel", "jax_robust"):

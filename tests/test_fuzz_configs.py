@@ -122,8 +122,8 @@ def fuzz_configs(folder, count):
 
 
 def fuzz_commands(capsys, count):
-  """Changes keys and values of command lines so many times."""
-  rng, data = random.Random(count), stored()
+  """Changes keys and values of command lines so many times; returns which were taken."""
+  rng, data, taken = random.Random(count), stored(), []
   junk = ("", "=", "none", "1,2", "8/0", "nan", "1e999", "(", "[" * 5000, "я", "\udcff", "a=b", "~")
   for number in range(count):
     keys = [".".join(each) for each in places(data[number % len(data)])]
@@ -133,7 +133,8 @@ def fuzz_commands(capsys, count):
       cut = rng.randrange(len(key) + 1)
       key = rng.choice([key, key, key[:cut] + rng.choice(["", "x", ".", "__"]) + key[cut + 1 :]])
       flags.append(f"--config.{key}={rng.choice([*junk, *map(str, ODD)])}")
-    try_command(capsys, [f"--config={SEEDS[number % len(SEEDS)]}", *flags])
+    taken.append(try_command(capsys, [f"--config={SEEDS[number % len(SEEDS)]}", *flags]))
+  return taken
 
 
 def test_damage_to_a_config_is_a_sentence(tmp_path):
@@ -141,7 +142,18 @@ def test_damage_to_a_config_is_a_sentence(tmp_path):
 
 
 def test_damage_to_a_command_is_a_sentence(capsys):
-  fuzz_commands(capsys, 16)
+  taken = fuzz_commands(capsys, 16)
+  assert len(taken) == 16 and not all(taken)
+
+
+def test_what_is_undamaged_is_taken_and_a_plain_mistake_is_not(tmp_path, capsys):
+  """The fuzzers tell the two apart: else they would pass whatever is said."""
+  (data,) = stored()[-1:]
+  assert try_config(tmp_path, json.dumps(data))
+  assert not try_config(tmp_path, json.dumps({**data, "sead": 1}))
+  flag = f"--config={TINY}"
+  assert try_command(capsys, [flag])
+  assert not try_command(capsys, [flag, "--config.seed=x"])
 
 
 @pytest.mark.slow
@@ -151,4 +163,5 @@ def test_much_damage_to_configs_is_a_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_much_damage_to_commands_is_a_sentence(capsys):
-  fuzz_commands(capsys, 200)
+  taken = fuzz_commands(capsys, 200)
+  assert len(taken) == 200 and any(taken) and not all(taken)

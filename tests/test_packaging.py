@@ -28,7 +28,7 @@ def test_types_are_shipped(repository):
 def test_constraints_pin_every_dependency_and_nothing_of_one_machine(repository):
   project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
   extras = project["optional-dependencies"]
-  wanted = [*project["dependencies"], *extras["test"], *extras["dev"]]
+  wanted = [*project["dependencies"], *extras["test"], *extras["dev"], *extras["frameworks"]]
   names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
   names -= {"jax_robust", "tensorflow"}  # itself, and macOS' TensorFlow
   lines = (repository / "constraints.txt").read_text().splitlines()

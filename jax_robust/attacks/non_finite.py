@@ -16,6 +16,11 @@ def half_way_back(lost: Array, point: Array, moved: Array, x: Array) -> Array:
   return jnp.where(_over_pixels(lost, x), x + 0.5 * (point - x), moved)
 
 
+def put_back(lost: Array, clean: Array, attacked: Array) -> Array:
+  """`attacked`, `[b, ...]`, with the rows of `clean` where the point was lost, `[b]`."""
+  return jnp.where(_over_pixels(lost, clean), clean, attacked)
+
+
 def lost_points(num_lost: Int[np.ndarray, " n"], ids: Any) -> str:
   """What is said of images some of whose points had NaN or infinite logits.
 
@@ -80,7 +85,7 @@ def give_back_lost(
   if is_traced(lost):
     return x_adv
   if np.any(lost):
-    x_adv = jnp.where(_over_pixels(lost, x), x, x_adv)
+    x_adv = put_back(lost, x, x_adv)
   warn_of_lost(name, num_lost + lost, logits_fn, x, keys)
   return x_adv
 

@@ -15,6 +15,8 @@ from jaxtyping import Array
 
 from jax_robust import losses
 from jax_robust.attacks import fgsm, linf_ball
+from jax_robust.attacks.classes import is_finite
+from jax_robust.attacks.non_finite import put_back
 from jax_robust.errors import check_images, check_name, check_targets
 from jax_robust.evaluate.evaluators import EVALUATORS, Columns, is_correct
 from jax_robust.losses import as_labels
@@ -90,6 +92,8 @@ def attacked_exits(
   Guarantees:
     `robust_exits_are_clean_exits`: the attacked images are scored again, in a pass of their own.
     `own_aim_is_the_exit_alone`: the flags of exit k are those of `attacked` on exit k.
+    `a_lost_point_is_no_attack`: where the attacked logits of exit k are NaN or infinite, its
+      verdict is that of the image.
 
   Args:
     outputs_fn, x, labels, keys: as those of `clean_exits`.
@@ -99,7 +103,8 @@ def attacked_exits(
       loss; 'last' or a number, one attack on the loss of that exit, scored at all.
 
   Returns:
-    Flags `[b]` by the number of the exit.
+    Flags `[b]` by the number of the exit; `lost` `[b]`, whether attacked logits of one of them
+    were not finite.
 
   Raises:
     ValueError: `aim` is none of these, or the net has no such exit.
@@ -118,10 +123,11 @@ def attacked_exits(
     attacked = exits_under_attack(outputs_fn)
   else:
     attacked = exits_under_attack(select_exit(outputs_fn, read_aim(aim, len(clean))))
-  return {
-    f"{k}": is_correct(before, labels) & is_correct(after, labels)
-    for k, (before, after) in enumerate(zip(clean, attacked, strict=True))
-  }
+  found = {}
+  for k, (before, after) in enumerate(zip(clean, attacked, strict=True)):
+    after = put_back(~is_finite(after), before, after)
+    found[f"{k}"] = is_correct(before, labels) & is_correct(after, labels)
+  return {**found, "lost": ~is_finite(tuple(attacked))}
 
 
 def read_aim(aim: int | str, num_exits: int | None = None) -> Any:

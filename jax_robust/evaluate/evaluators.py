@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jax_robust.attacks.classes import is_finite
+from jax_robust.attacks.non_finite import put_back
 from jax_robust.errors import check_images, check_sigma, check_targets
 from jax_robust.losses import as_labels
 from jax_robust.nets.exits import predictions
@@ -74,6 +76,8 @@ def attacked(
 
   Guarantees:
     `robust_implies_correct`: the attacked image is scored again, in a pass of its own.
+    `a_lost_point_is_no_attack`: where the logits of the attacked image are NaN or infinite, the
+      verdict is that of the image, which stands in its place. Clean logits of NaN are wrong.
 
   Args:
     logits_fn, x, labels, keys: as those of `clean`.
@@ -81,17 +85,21 @@ def attacked(
     eps: radius, in units of the image; may be traced.
 
   Returns:
-    `correct` `[b]`; `x_adv` `[b, ...]`; `probs` and `probs_adv` `[b, k]`.
+    `correct` `[b]`; `x_adv` `[b, ...]`; `probs` and `probs_adv` `[b, k]`; `lost` `[b]`, whether
+    the logits of the attacked image were not finite.
   """
   query, labels = _check(logits_fn, x, labels)
   keys = as_keys(keys, len(x))
   x_adv = attack(eps)(logits_fn, x, labels, keys)
   logits, logits_adv = query(x, keys), query(x_adv, keys)
+  lost = ~is_finite(logits_adv)
+  logits_adv = put_back(lost, logits, logits_adv)
   return {
     "correct": is_correct(logits, labels) & is_correct(logits_adv, labels),
-    "x_adv": x_adv,
+    "x_adv": put_back(lost, x, x_adv),
     "probs": jax.nn.softmax(logits),
     "probs_adv": jax.nn.softmax(logits_adv),
+    "lost": lost,
   }
 
 

@@ -72,14 +72,25 @@ def make_scorer(
 
 
 def measures(columns: Mapping[str, Any]) -> tuple[str, ...]:
-  """The columns of one number per image, which are measured; the others are for pictures.
+  """The columns of one number per image, which are measured.
+
+  The others are for pictures, and `NAME/lost` for a warning: see `lost`.
 
   >>> measures({"clean": np.ones(3), "exits/10": np.ones(3), "exits/9": np.ones(3),
   ...   "robust/probs": np.ones((3, 2))})
   ('clean', 'exits/9', 'exits/10')
   """
-  names = [name for name, column in columns.items() if len(column.shape) == 1]
-  return tuple(sorted(names, key=_natural))
+  names = {name for name, column in columns.items() if len(column.shape) == 1}
+  return tuple(sorted(names - {*lost(columns)}, key=_natural))
+
+
+def lost(columns: Mapping[str, Any]) -> tuple[str, ...]:
+  """The columns that say which images the evaluator NAME lost, to logits that were not finite.
+
+  >>> lost({"robust": np.ones(3), "robust/lost": np.zeros(3)})
+  ('robust/lost',)
+  """
+  return tuple(sorted(name for name in columns if name.endswith("/lost")))
 
 
 def _natural(name: str) -> list:

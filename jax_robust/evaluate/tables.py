@@ -25,6 +25,28 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
   return "\n".join(lines)
 
 
+def by_class(
+  columns: Mapping[str, np.ndarray],
+  labels: np.ndarray,
+  class_names: Sequence[str],
+  num_classes: int,
+) -> dict[str, dict[str, float | int]]:
+  """Means of columns per image over each class that has images, and how many it has.
+
+  Classes go by their names, or by their numbers where two have one name or there are none.
+
+  >>> by_class({"clean": np.array([True, False])}, np.array([1, 1]), ("cat", "dog"), 2)
+  {'dog': {'clean': 0.5, 'count': 2}}
+  """
+  is_named = len(set(class_names)) == num_classes
+  found = {}
+  for label in np.unique(labels).tolist():
+    here = labels == label
+    means = {name: float(column[here].mean()) for name, column in columns.items()}
+    found[class_names[label] if is_named else str(label)] = {**means, "count": int(here.sum())}
+  return found
+
+
 def _cell(value: object) -> str:
   """Three decimals without the leading zero for numbers, as the field prints accuracies."""
   if isinstance(value, (float, np.floating)):

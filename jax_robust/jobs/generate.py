@@ -12,7 +12,7 @@ import numpy as np
 
 from jax_robust.attacks.recipes import parameters
 from jax_robust.data import convert, shard_writer, shards
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, check_options
 from jax_robust.generate import gaussian
 from jax_robust.runs import build, identity, pieces
 from jax_robust.runs.blocks import block, check_name, from_config
@@ -28,8 +28,10 @@ def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
 
 
 def check(config: Any) -> None:
-  """Raises ConfigError where the method of generation is none of ours."""
-  check_name("generate.method", block(config, "generate").get("method", ""), METHODS)
+  """Raises ConfigError where the method of generation is none of ours, or an option none of its."""
+  options = block(config, "generate")
+  check_name("generate.method", options.get("method", ""), METHODS)
+  check_options("generate", options, {*keywords(options), "shard", "pieces"})
 
 
 def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:

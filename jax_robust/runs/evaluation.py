@@ -37,10 +37,12 @@ class Scoring(NamedTuple):
       whatever the weights and radii.
     measures: the columns of one number per image: an evaluator's name, or `NAME/0` and so on where
       it measures several.
+    lost: the columns `NAME/lost`, of attacks whose points may have logits that are not finite.
   """
 
   score: Callable[..., dict[str, np.ndarray]]
   measures: tuple[str, ...]
+  lost: tuple[str, ...] = ()
 
 
 def make_evaluators(config: Any) -> dict[str, functools.partial]:
@@ -215,4 +217,4 @@ def make_score(
       names=names,
     )
 
-  return Scoring(score, measures)
+  return Scoring(score, measures, scoring.lost(shapes))

@@ -17,6 +17,7 @@ from unchecked import as_a_user  # noqa: F401
 from jax_robust import attacks, losses
 from jax_robust.attacks.autoattack import STAGES, Settings
 from jax_robust.attacks.entry import check_inputs
+from jax_robust.nets.randomised import keyed
 
 KEY = jax.random.key(0)
 WEIGHT = jnp.asarray(np.random.default_rng(0).normal(size=(12, 4)), jnp.float32)
@@ -349,9 +350,32 @@ def test_a_ball_that_holds_all_images_is_warned_of(name):
 
 @pytest.mark.parametrize("name", MINIMUM_NORM)
 def test_minimum_norm_attacks_take_any_radius(name):
+  more = {"num_steps": 10, "initial_c": 100.0, "learning_rate": 0.1} if name == "cw_l2" else {}
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    call(name, ball=attacks.l2_ball(128))
+    x_adv, nearest = (call(name, ball=attacks.l2_ball(eps), **more) for eps in (128, 64))
+  np.testing.assert_array_equal(x_adv, nearest)
+  assert x_adv.min() >= 0 and x_adv.max() <= 1
+  assert np.linalg.norm((x_adv - X).reshape(3, -1), axis=1).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["rng", "rngs", "key", "dropout_key"])
+def test_a_key_with_a_default_is_left_at_it(name):
+  """Such a model works without a key; it is drawn from where a wrapper hands it one."""
+  model = {
+    "rng": lambda x, rng=None: drawn(x, rng), "rngs": lambda x, rngs=None: drawn(x, rngs),
+    "key": lambda x, key=None: drawn(x, key),
+    "dropout_key": lambda x, dropout_key=None: drawn(x, dropout_key),
+  }[name]  # fmt: skip
+  keys = jax.random.split(KEY, 3)
+  np.testing.assert_array_equal(keyed(model)(X, keys), linear(X))
+  asked = keyed(lambda x, rng: model(x, rng))(X, keys)
+  assert np.all(np.abs(asked - linear(X)).max(axis=1) > 0.1)
+
+
+def drawn(x, rng):
+  """The linear net, with noise on its logits where it gets a key."""
+  return linear(x) if rng is None else linear(x) + jax.random.normal(rng, (len(x), 4))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from jax_robust.evaluate import attack_plots
@@ -57,6 +58,22 @@ def test_red_marks_what_is_wrong(tmp_path):
   never = draw(tmp_path / "never.png", {"net": [example(label=2)]})
   assert red_pixels(right) == 0
   assert 0 < red_pixels(fooled) < red_pixels(never)
+
+
+def test_classes_are_called_by_name(tmp_path, monkeypatch):
+  figures = []
+  keep = lambda path, figure, dpi: figures.append(figure)  # noqa: E731
+  monkeypatch.setattr(attack_plots.plot_style, "save", keep)
+
+  def texts(**names):
+    attack_plots.draw_evaluation(
+      tmp_path / "x.png", {"net": [example()]}, {"net": CURVE}, eps=0.1, norm="linf", **names
+    )
+    found = [each.get_text() for axes in figures[-1].findobj(Axes) for each in axes.texts]
+    return [text for text in found if "%" in text]
+
+  assert texts(class_names=("ant", "bee", "cat")) == ["bee  80%", "cat  80%"]
+  assert texts() == ["1  80%", "2  80%"]
 
 
 def test_a_block_for_every_net(tmp_path):

@@ -94,7 +94,7 @@ def test_robust_exits_are_clean_exits():
   clean = diagnostics.clean_exits(two_exits, X, LABELS, KEY)
   for aim in ("average", "own", "last", 0, "1"):
     found = robust(aim)
-    assert list(found) == ["0", "1"]
+    assert not found.pop("lost").any() and list(found) == ["0", "1"]
     assert not any(np.any(found[name] & ~np.asarray(clean[name])) for name in "01")
   np.testing.assert_array_equal(robust("last")["0"], robust(1)["0"])
 
@@ -164,3 +164,19 @@ def test_a_gradient_that_vanishes_is_marked():
 
 def test_small_gradients_have_a_direction():
   np.testing.assert_allclose(align(lambda x: 1e-25 * early(x))["noise"], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("aim", ["average", "own"])
+def test_a_lost_point_is_no_attack(aim):
+  """Of each exit by itself: here the late one's logits overflow where the attack has been."""
+  still = diagnostics.clean_exits(two_exits, X, LABELS, KEY)
+  moved = lambda logits_fn, x, targets, rng: x + 1  # noqa: E731
+  breakable = lambda x: (early(x), jnp.where(flat(x)[:, :1] > 0.5, jnp.inf, late(x)))  # noqa: E731
+  found = diagnostics.attacked_exits(
+    breakable, X, LABELS, KEY, attack=lambda eps: moved, eps=EPS, aim=aim
+  )
+  lost = np.asarray(flat(X + 1)[:, 0] > 0.5)
+  assert lost.any() and np.any(still["1"][lost])
+  np.testing.assert_array_equal(found["lost"], lost)
+  np.testing.assert_array_equal(found["1"][lost], still["1"][lost])
+  np.testing.assert_array_equal(found["0"], still["0"] & (np.argmax(early(X + 1), -1) == LABELS))

@@ -44,6 +44,16 @@ def make_scorer(attack, net=apply_fn):
   )
 
 
+def breakable(is_bad, value=jnp.nan):
+  """The linear net, its logits `value` where a pixel is bad."""
+
+  def net(params, model_state, x, *, train):
+    logits, model_state = apply_fn(params, model_state, x, train=train)
+    return jnp.where(jnp.any(is_bad(x), axis=(1, 2, 3))[:, None], value, logits), model_state
+
+  return net
+
+
 def make_weights(params, eps, seed=0):
   """What the scorer takes besides images."""
   rng = jax.random.key_data(jax.random.key(seed))
@@ -103,15 +113,24 @@ def test_robust_implies_correct():
 
 
 def test_nan_is_wrong():
-  """An attacked logit of NaN is the largest for argmax, whatever the label is."""
+  """A logit of NaN is the largest for argmax, whatever the label is."""
+  result = flags(make_scorer(lambda logits_fn, x, *_, eps: x, breakable(lambda x: x > -1)))
+  assert np.any(LABELS == 0) and not result["clean"].any() and not result["robust"].any()
 
-  def breakable(params, model_state, x, *, train):
-    logits, model_state = apply_fn(params, model_state, x, train=train)
-    return jnp.where(jnp.any(x > 2, axis=(1, 2, 3))[:, None], jnp.nan, logits), model_state
 
-  result = flags(make_scorer(lambda logits_fn, x, *_, eps: x + 5, breakable))
-  assert np.any(result["clean"] & (LABELS == 0))
-  assert not result["robust"].any()
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_lost_point_is_no_attack(value):
+  columns = ("clean", "robust", *(f"robust/{c}" for c in ("lost", "x_adv", "probs", "probs_adv")))
+  scorer = make_scorer(lambda logits_fn, x, *_, eps: x + 5, breakable(lambda x: x > 5.9, value))
+  found = flags(scorer, names=columns)
+  lost = np.any(X + 5 > 5.9, axis=(1, 2, 3))
+  assert 0 < lost.sum() < NUM and found["clean"][lost].any()
+  np.testing.assert_array_equal(found["robust/lost"], lost)
+  np.testing.assert_array_equal(found["robust"][lost], found["clean"][lost])
+  np.testing.assert_allclose(found["robust/x_adv"][lost], X[lost], atol=1e-6)
+  np.testing.assert_array_equal(found["robust/probs_adv"][lost], found["robust/probs"][lost])
+  np.testing.assert_allclose(found["robust/x_adv"][~lost], X[~lost] + 5, atol=1e-6)
+  assert scoring.measures(found) == ("clean", "id", "label", "robust")
 
 
 def test_independent_of_batches():

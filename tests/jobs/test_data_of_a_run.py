@@ -1,5 +1,6 @@
 """What a run notes of its data: the names of its classes, and which images it holds out."""
 
+import csv
 import json
 import shutil
 
@@ -9,7 +10,8 @@ from PIL import Image
 
 from jax_robust import jobs, smoothing
 from jax_robust.errors import ConfigError, RobustnessWarning, UserError, WorkdirError
-from jax_robust.runs import build, identity, row_log, weights, workdir
+from jax_robust.jobs import evaluate
+from jax_robust.runs import build, evaluation, identity, nets, row_log, weights, workdir
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -59,16 +61,66 @@ def test_a_run_notes_its_classes_and_what_it_holds_out(run):
   assert json.loads((run / "config.json").read_text())["data"]["draw"] == "class"
 
 
-def test_the_test_split_is_matched_by_name(tiny, pets, run):
+def test_the_test_split_is_matched_by_name(tiny, pets, run, capsys):
   config = _config(tiny, pets, job="evaluate", evaluation__num_examples=6)
   result = jobs.run(config, run)
   assert result["class_names"] == list(NAMES) and result["num_examples"] == 6
+  counts = {name: row["count"] for name, row in result["per_class"].items()}
+  assert counts == {"ant": 2, "cat": 2, "dog": 2} and result["num_lost"] == {"robust": 0}
+  for measure in ("clean", "robust"):
+    rows = result["per_class"].values()
+    assert sum(row[measure] * row["count"] for row in rows) == pytest.approx(6 * result[measure])
+  printed = capsys.readouterr().out
+  assert all(f"| {name} " in printed for name in ("class", "ant", "cat", "dog"))
   source = build.load_test(config, weights.classes_of_model(config, run))
   images, labels = source.read(np.arange(9))
   assert (images[:, 0, 0, 0] // 60).tolist() == labels.tolist()
   drawn = json.loads((run / "results" / "test_images.json").read_text())
   assert drawn["of"] == 9 and len(drawn["ids"]) == 6
   assert np.bincount(labels[drawn["ids"]], minlength=4).tolist() == [2, 0, 2, 2]
+
+
+def test_lost_points_are_counted_and_warned_of(tiny, pets, run, monkeypatch):
+  """The columns are made up: at eps 0.1 image 7 has no finite logits, at 0.2 both have none."""
+  config = _config(tiny, pets, job="evaluate", evaluation__eps_list=(0.2,))
+  yes = np.ones(2, bool)
+  shown = {"robust/x_adv": np.ones((2, 2, 2, 1)), "robust/probs": np.eye(2)}
+
+  def score(params, model_state, names, eps=None):
+    lost = yes if eps == {"robust": 0.2} else np.array([False, True])
+    made = {"clean": yes, "robust": yes, "robust/probs_adv": np.eye(2), **shown,
+            "robust/lost": lost, "id": np.array([3, 7]), "label": np.array([2, 0])}  # fmt: skip
+    return {name: made[name] for name in (*names, "id", "label")}
+
+  made = evaluation.Scoring(score, ("clean", "robust"), ("robust/lost",))
+  monkeypatch.setattr(evaluate, "make_score", lambda *args: made)
+  source = build.load_test(config, weights.classes_of_model(config, run))
+  with pytest.warns(RobustnessWarning) as warned:
+    found = evaluate.measure(config, nets.Opened(source, None, None, None, {}))
+  assert [str(each.message) for each in warned] == [
+    "robust: logits were NaN or infinite at 1 points that were tried, of images 7: no such point "
+    "is an attack",
+    "robust at eps 0.2: logits were NaN or infinite at 2 points that were tried, of images 3, 7: "
+    "no such point is an attack",
+  ]
+  assert found.result["num_lost"] == {"robust": 1}
+  assert found.result["per_class"]["cat"] == {"clean": 1.0, "robust": 1.0, "count": 1}
+
+
+def test_predictions_name_the_class(tiny, pets, run, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(run, folder)
+  config = _config(
+    tiny, pets, job="predict", smoothing__images=str(pets / "test" / "ant"), smoothing__sigma=0.1,
+    smoothing__n=100, smoothing__batch_size=50, smoothing__alpha=0.01,
+  )  # fmt: skip
+  jobs.run(config, folder)
+  with (folder / "results" / "predict.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert rows and any(row["class"] for row in rows)
+  for row in rows:
+    label = int(row["predict"])
+    assert row["class"] == ("" if label < 0 else NAMES[label])
 
 
 def test_a_class_that_cannot_be_matched_is_refused_with_both_lists(tiny, pets, run, tmp_path):

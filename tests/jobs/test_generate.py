@@ -7,7 +7,9 @@ import signal
 import numpy as np
 import pytest
 
+from jax_robust import jobs
 from jax_robust.data import shards
+from jax_robust.errors import ConfigError
 
 FLAGS = ("--config.job=generate", "--config.generate.chunk_size=5")
 
@@ -45,6 +47,25 @@ def whole(start, tmp_path_factory):
   return folder
 
 
+@pytest.mark.parametrize(
+  ("block", "message"),
+  [
+    ({"method": "gausian"}, r"config.generate.method='gausian': did you mean 'gaussian'\?"),
+    ({"num_exmples": 9}, r"unknown key 'generate.num_exmples': did you mean 'num_examples'\?"),
+    ({"path": "x"}, "unknown key 'generate.path'"),
+    ({"method": "convert", "chunk_size": 9}, "unknown key 'generate.chunk_size'"),
+    ({"seed": 3}, "unknown key 'generate.seed'"),
+  ],
+)
+def test_what_the_method_does_not_know_is_refused_before_a_folder_is_made(
+  tiny, tmp_path, block, message
+):
+  config = tiny(job="generate", generate={"method": "gaussian", **block})
+  with pytest.raises(ConfigError, match=message):
+    jobs.run(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def files_of(folder):
   """Names and bytes of the shards."""
   return {path.name: path.read_bytes() for path in (folder / "generated").iterdir()}
@@ -71,5 +92,5 @@ def test_shares_of_a_generation_make_the_same_shards(start, whole, tmp_path):
   done = start(tmp_path / "all", *merge)
   assert done.code == 0, done.printed
   assert files_of(tmp_path / "all") == files_of(whole)
-  done = start(tmp_path / "0", "--config.generate.method=convert")
-  assert done.code == 2 and "generate.method: 'gaussian' there, 'convert' here" in done.printed
+  done = start(tmp_path / "0", "--config.generate.num_examples=98")
+  assert done.code == 2 and "generate.num_examples: 97 there, 98 here" in done.printed
