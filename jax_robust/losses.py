@@ -190,7 +190,7 @@ def towards(loss_fn: LossFn) -> LossFn:
   def loss_towards(outputs, goals):
     return -loss_fn(outputs, goals)
 
-  return of_all_exits(loss_towards) if _takes_exits(loss_fn) else loss_towards
+  return wrapped_as(loss_fn, loss_towards)
 
 
 def targeted_dlr(outputs: Logits, labels: Any, goals: Any) -> Float[Array, " b"]:
@@ -275,6 +275,11 @@ def of_all_exits(loss_fn: LossFn) -> LossFn:
   """Marks a loss as one that takes the tuple of exits as it is: `over_exits` leaves it alone."""
   setattr(loss_fn, _TAKES_EXITS, True)
   return loss_fn
+
+
+def wrapped_as(loss_fn: LossFn, wrapper: LossFn) -> LossFn:
+  """Marks what wraps a loss with `of_all_exits` where the loss itself is."""
+  return of_all_exits(wrapper) if _takes_exits(loss_fn) else wrapper
 
 
 def _takes_exits(loss_fn: LossFn) -> bool:

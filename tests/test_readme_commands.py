@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,14 +40,17 @@ def commands(repository):
   return [line[3:] for line in lines]
 
 
+def make_images(path, count, shape=(32, 32, 3)):
+  images = np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
+  np.savez(path, image=images, label=np.arange(count) % 10)
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch, repository):
   """A folder with a checkout's configs, a data set and generated images, all made up."""
-  rng = np.random.default_rng(0)
   (tmp_path / "data").mkdir()
   for name, count in (("data/train", 96), ("data/test", 32), ("cifar10_ddpm", 64)):
-    images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    np.savez(tmp_path / f"{name}.npz", image=images, label=np.arange(count) % 10)
+    make_images(tmp_path / f"{name}.npz", count)
   (tmp_path / "configs").symlink_to(repository / "configs")
   monkeypatch.chdir(tmp_path)
   return tmp_path
@@ -56,18 +61,35 @@ def job_of(argv):
   return named[0].partition("=")[2] if named else "train"
 
 
-@pytest.mark.slow
-def test_the_commands_of_the_readme_run(place, repository, capsys):
-  every = commands(repository)
+def run_all(every, capsys, *, data, shape):
+  """Runs the commands, with arguments that say which data set of which shape is trained on."""
   jobs = [job_of(argv) for argv in every if argv != ["--help"]]
   assert jobs == ["generate", "train", "evaluate", "autoattack", "certify", "export"]
   for argv in every:
     extra = [] if argv == ["--help"] else SMALLER.get(job_of(argv), [])
     if "configs/" in argv[0]:
-      extra = [*extra, "--config.data.name=./data"]
+      extra = [*extra, *data]
     assert main.main([*argv, *extra]) == 0, (argv, capsys.readouterr().err)
-  x = np.full((2, 32, 32, 3), 0.5, np.float32)
+  x = np.full((2, *shape), 0.5, np.float32)
   assert jax_robust.load("WORKDIR")(x).shape == (2, 10)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run(place, repository, capsys):
+  run_all(commands(repository), capsys, data=["--config.data.name=./data"], shape=(32, 32, 3))
+
+
+@pytest.mark.slow
+def test_the_commands_run_on_a_prepared_tfds_set(place, repository, shared, capsys):
+  """The real MNIST, as TFDS's own builder writes it; the workdir remembers where it lies."""
+  for package in ("tensorflow", "tensorflow_datasets", "PIL", "importlib_resources"):
+    pytest.importorskip(package, reason=f"TFDS's builders need {package}")
+  script, folder = shared / "data" / "prepare_tfds.py", place / "tfds"
+  command = [sys.executable, script, f"--data_dir={folder}", "mnist"]
+  subprocess.run(command, check=True, capture_output=True)
+  make_images(place / "cifar10_ddpm.npz", 64, (28, 28, 1))
+  data = ["--config.data.name=mnist", f"--config.data_dir={folder}"]
+  run_all(commands(repository), capsys, data=data, shape=(28, 28, 1))
 
 
 def test_a_data_set_that_is_not_prepared_names_data_dir(place, repository, capsys):

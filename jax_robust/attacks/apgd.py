@@ -58,6 +58,8 @@ def apgd(
     `more_restarts_never_help_the_defender`.
 
   Args: those of `jax_robust.attacks`, and
+    loss_fn: one of all exits, such as `losses.slowdown_loss()`, is ascended as it is; a point that
+      is misclassified is still kept before one of higher loss.
     ball: in l1 its `sparsity` is not used.
     num_steps: iterations of a run, which takes `num_steps + 1` passes; static.
     eot: draws per step, as rows of one pass; their mean probabilities decide whether a point is
@@ -83,9 +85,12 @@ def apgd(
   check_restarts(num_restarts, start)
   to_goal = goals is not None
   ascended = losses.towards(loss_fn) if to_goal else loss_fn
+  loss_of_goals = losses.wrapped_as(
+    ascended, lambda outputs, labels, goals: ascended(outputs, goals)
+  )
   search = apgd_search(
-    lambda outputs, labels, goals: ascended(outputs, goals), to_goal=to_goal,
-    num_steps=num_steps, eot=eot, rho=rho, start=start, large_radii=large_radii,
+    loss_of_goals, to_goal=to_goal, num_steps=num_steps, eot=eot, rho=rho, start=start,
+    large_radii=large_radii,
   )  # fmt: skip
   inputs = check_inputs(
     "apgd", logits_fn, x, targets, rng, ball, per_pixel=not large_radii, start=start, goals=goals

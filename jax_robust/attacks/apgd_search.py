@@ -104,7 +104,8 @@ def apgd_search(
   """Auto-PGD as a search: one run from one start. `apgd` says what it does.
 
   Args:
-    loss_fn: `(outputs, labels, goals) -> [b]`, ascended; of several exits in the mean.
+    loss_fn: `(outputs, labels, goals) -> [b]`, ascended; of several exits in the mean, unless it is
+      marked with `losses.of_all_exits`.
     num_steps: iterations N. A row is done after N + 1 steps, N + 3 with `large_radii`.
     eot, rho, large_radii: as in `apgd`.
     to_goal: whether success is that the problem's goals are predicted, rather than a wrong class.
@@ -253,7 +254,9 @@ def _query(logits_fn: LogitsFn, loss_fn, state, eot, to_goal) -> _Queried:
   def loss_at(point):
     outputs = logits_fn(copies(point), keys)
     goals = copies(problem.goals)
-    each = losses.over_exits(lambda logits, labels: loss_fn(logits, labels, goals))
+    each = losses.over_exits(
+      losses.wrapped_as(loss_fn, lambda y, labels: loss_fn(y, labels, goals))
+    )
     loss = jnp.mean(each(outputs, copies(problem.labels)).reshape(-1, eot), axis=1)
     return jnp.sum(loss), (loss.astype(state.loss.dtype), predictions(outputs), is_finite(outputs))
 

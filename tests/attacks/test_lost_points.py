@@ -9,6 +9,7 @@ import linear_net
 import numpy as np
 import pytest
 from rows import mostly_slow
+from two_exits import on_two_exits
 
 from jax_robust import attacks
 from jax_robust.attacks import stepwise
@@ -60,6 +61,7 @@ ATTACKS = {
   "fab_targeted": ("linf", attacks.fab_targeted, {"num_steps": 20}),
   "square": ("linf", attacks.square, {"num_queries": 100}),
   "multi_targeted": ("linf", attacks.multi_targeted, {"num_steps": 10, "num_restarts": 1}),
+  "slowdown": ("linf", on_two_exits(attacks.slowdown), {"num_steps": 20, "unroll": 1}),
   "cw_l2": ("l2", attacks.cw_l2, {"num_steps": 40, "num_searches": 3, "initial_c": 1.0}),
   "ddn": ("l2", attacks.ddn, {"num_steps": 40, "initial_norm": 0.3}),
 }

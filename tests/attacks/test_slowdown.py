@@ -57,6 +57,18 @@ def test_at_the_optimum_no_early_exit_knows_anything():
   assert sure[-1].min() > 1.1 / NUM_CLASSES
 
 
+def test_apgd_takes_the_loss_of_all_exits():
+  """It stays at the last exit's class, which this loss leaves alone, and finds the optimum."""
+  labels, ball = jnp.argmax(separate(X)[-1], axis=1), attacks.linf_ball(0.3)
+  x_adv = attacks.apgd(
+    separate, X, labels, KEY, ball=ball, start=X, loss_fn=losses.slowdown_loss(), num_steps=100
+  )
+  sure = np.asarray(confidences(separate(x_adv)))
+  assert confidences(separate(X))[:-1].max() > 0.5
+  np.testing.assert_allclose(sure[:-1], 1 / NUM_CLASSES, atol=0.02)
+  np.testing.assert_array_equal(sure[-1], confidences(separate(X))[-1])
+
+
 def test_a_heavy_weight_is_pgd():
   options = {"start": "one_step", "num_steps": 5, "loss_fn": losses.margin}
   heavy = run(attacks.slowdown, weight=1e6, **options)
