@@ -31,6 +31,7 @@ from jax_robust.attacks.pgd_steps import (
   check_restarts,
   default_unroll,
   make_move,
+  scan,
   size_of_step,
 )
 from jax_robust.attacks.projections import per_example
@@ -152,7 +153,7 @@ def pgd(
       x_start = _start(start, fold(keys, restart), x, ball, drawn_from)
       noise_keys = fold(keys, MODEL_NOISE + restart) if is_randomised else ()
       state = _State(noise_keys, x_start, init_fn(x_start), best_x, best_loss, num_lost)
-      state, _ = jax.lax.scan(step, state, jnp.arange(num_steps), unroll=unroll)
+      state, _ = scan(step, state, jnp.arange(num_steps), unroll=unroll)
       if keeps_best:
         loss, finite = loss_at(state.x_adv, noise_keys, num_steps)[1]
         state = _keep_better(state, loss, finite)

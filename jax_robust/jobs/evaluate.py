@@ -1,15 +1,12 @@
 """The evaluation job: what `config.evals` measures of trained weights on the test split."""
 
 import pathlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jax_robust.attacks.non_finite import lost_points
-from jax_robust.errors import warn
-from jax_robust.evaluate import attack_plots, intervals, tables
+from jax_robust.evaluate import attack_plots, intervals, scoring, tables
 from jax_robust.runs import identity, workdir
 from jax_robust.runs.evaluation import attack_setting, make_score
 from jax_robust.runs.nets import Opened
@@ -93,12 +90,14 @@ def rows_by_number(result: dict[str, Any]) -> list[list[dict[str, Any]]]:
 def measure(config, subject: Opened) -> Evaluation:
   """Measures what `config.evals` names, and the curve of its attack over `evaluation.eps_list`."""
   source, net, params, model_state, info = subject
-  score, names, lost = make_score(config, net, source)
+  score, names = make_score(config, net, source)
   setting = attack_setting(config)
   extra = [f"{setting.name}/{column}" for column in EXAMPLE_COLUMNS] if setting else []
-  columns = score(params, model_state, [*names, *extra, *lost])
+  columns = score(params, model_state, [*names, *extra])
   result = intervals.summarise({name: columns[name] for name in names})
-  result["num_lost"] = warn_of_lost(columns, lost)
+  # Such images count as they do without the attack: the accuracy under it is an upper bound.
+  lost = {name.removesuffix("/lost"): int(columns[name].sum()) for name in scoring.lost(columns)}
+  result["num_lost"] = lost
   result["per_class"] = tables.by_class(
     {name: columns[name] for name in names if "/" not in name},
     columns["label"], source.class_names, source.num_classes,
@@ -110,9 +109,7 @@ def measure(config, subject: Opened) -> Evaluation:
     for eps in sorted({*map(float, config.evaluation.eps_list), setting.eps}):
       at_eps = columns
       if eps != setting.eps:
-        at_lost = f"{setting.name}/lost"
-        at_eps = score(params, model_state, [setting.name, at_lost], {setting.name: eps})
-        warn_of_lost(at_eps, [at_lost], f" at eps {eps:.4g}")
+        at_eps = score(params, model_state, [setting.name], {setting.name: eps})
       counts[eps] = at_eps[setting.name]
       metrics.report(f"eps {eps:.4g}: {counts[eps].mean():.4f} of {len(counts[eps])} robust")
     points = {e: intervals.binomial_interval(int(c.sum()), len(c)) for e, c in counts.items()}
@@ -136,20 +133,6 @@ def measure(config, subject: Opened) -> Evaluation:
     **identity.sha256_of(source),
   }
   return Evaluation(result, examples, curve, source.class_names)
-
-
-def warn_of_lost(columns, lost: Sequence[str], where: str = "") -> dict[str, int]:
-  """How many images each evaluator lost, to attacked logits that were not finite; warns of them.
-
-  Such an image counts as it does without the attack: the accuracy under attack is an upper bound.
-  """
-  counts = {}
-  for column in lost:
-    name = column.removesuffix("/lost")
-    counts[name] = int(columns[column].sum())
-    if counts[name]:
-      warn(f"{name}{where}: {lost_points(columns[column].astype(int), columns['id'])}")
-  return counts
 
 
 EXAMPLE_COLUMNS = ("x_adv", "probs", "probs_adv")

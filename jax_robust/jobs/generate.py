@@ -31,7 +31,13 @@ def check(config: Any) -> None:
   """Raises ConfigError where the method of generation is none of ours, or an option none of its."""
   options = block(config, "generate")
   check_name("generate.method", options.get("method", ""), METHODS)
-  check_options("generate", options, {*keywords(options), "shard", "pieces"})
+  known = keywords(options)
+  check_options("generate", options, {*known, "shard", "pieces"})
+  for name, each in known.items():
+    if each.default is each.empty and name not in options:
+      raise ConfigError(f"config.generate: method {options['method']!r} needs {name!r}")
+  if options.get("path") == "":
+    raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
 
 
 def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:
@@ -103,8 +109,6 @@ def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) 
   """Converts an npz, a folder of class folders, or a pack of JPEGs; a kill starts it anew."""
   if shard != "0/1":
     raise ConfigError(f"generate.shard={shard!r}: files are converted whole, by one job")
-  if not path:
-    raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
   if jax.process_index() == 0:
     convert.make_shards(path, folder / SHARDS, seed=config.seed, **options)
 

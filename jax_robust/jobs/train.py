@@ -126,7 +126,7 @@ def make_evaluate(config, training: Training) -> Callable[[TrainState], dict[str
   The mean of flags is the share of correct images. What the detector of overfitting measures comes
   with it.
   """
-  score, names, _ = make_score(config, training.net, training.sets.heldout)
+  score, names = make_score(config, training.net, training.sets.heldout)
   check_select(config, names)
   watched = None
   if "overfitting" in config:

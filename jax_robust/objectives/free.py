@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.attacks.pgd_steps import default_unroll
+from jax_robust.attacks.pgd_steps import default_unroll, scan
 from jax_robust.errors import check_count, check_eps, check_step_size
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Update, UpdateRecipe
@@ -85,7 +85,7 @@ def make_free(
       state, metrics = apply_gradients(state, grads, model_state, metrics)
       return (state, jnp.clip(delta + step * jnp.sign(ascent), -eps, eps)), metrics
 
-    (state, delta), history = jax.lax.scan(
+    (state, delta), history = scan(
       replay, (state, kept.astype(x.dtype)), length=num_replays, unroll=default_unroll(num_replays)
     )
     metrics = {name: values[-1] for name, values in history.items()}

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_robust import attacks
 from jax_robust.attacks.ddn import cosine
+from jax_robust.attacks.pgd_steps import scan
 from jax_robust.attacks.projections import l2_norm
 from jax_robust.attacks.stepwise import Problem
 from jax_robust.objectives import noisy
@@ -79,7 +80,7 @@ def unrestricted_attack(
     start = jnp.where(count == mix_step, point, start)
     return (project(point + alpha * _unit(gradient_fn(point))), start), None
 
-  (adversarial, start), _ = jax.lax.scan(
+  (adversarial, start), _ = scan(
     step, (x, x), jnp.arange(num_steps), unroll=attacks.default_unroll(num_steps)
   )
   start = jnp.clip(x + _shorten(start - x, maxnorm_s), 0.0, 1.0)
@@ -126,7 +127,7 @@ def smoothadv_pgd(
     moved = point + 2 * epsilon / num_steps * _unit(gradient)
     return x + _shorten(jnp.clip(moved, 0.0, 1.0) - x, epsilon), None
 
-  point, _ = jax.lax.scan(step, x, jnp.arange(num_steps), unroll=attacks.default_unroll(num_steps))
+  point, _ = scan(step, x, jnp.arange(num_steps), unroll=attacks.default_unroll(num_steps))
   return jax.lax.stop_gradient(point)
 
 
@@ -167,7 +168,7 @@ def smoothadv_ddn(
   )
   ball = attacks.l2_ball(math.sqrt(math.prod(x.shape[1:])))  # all of the box
   problem = Problem(x, labels, labels, keys)
-  state, _ = jax.lax.scan(
+  state, _ = scan(
     lambda state, _: (search.step(ball, outputs_fn, state), None),
     search.init(ball, problem), None, length=num_steps, unroll=attacks.default_unroll(num_steps),
   )  # fmt: skip

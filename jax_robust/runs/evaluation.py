@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jax_robust.attacks.non_finite import lost_points
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
-from jax_robust.errors import ConfigError, check_eps, check_sigma
+from jax_robust.errors import ConfigError, check_eps, check_sigma, warn
 from jax_robust.evaluate import diagnostics, scoring
 from jax_robust.runs import build, features, nets, weights
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
@@ -33,16 +34,14 @@ class Scoring(NamedTuple):
 
   Attributes:
     score: `(params, model_state, names=measures, eps={}) -> columns`: `names` are columns of
-      `scoring.make_scorer`, and `eps` replaces the radius of evaluators by name. It compiles once,
-      whatever the weights and radii.
+      `scoring.make_scorer`, with which those of `scoring.lost` come, and are warned of; `eps`
+      replaces the radius of evaluators by name. It compiles once, whatever the weights and radii.
     measures: the columns of one number per image: an evaluator's name, or `NAME/0` and so on where
       it measures several.
-    lost: the columns `NAME/lost`, of attacks whose points may have logits that are not finite.
   """
 
   score: Callable[..., dict[str, np.ndarray]]
   measures: tuple[str, ...]
-  lost: tuple[str, ...] = ()
 
 
 def make_evaluators(config: Any) -> dict[str, functools.partial]:
@@ -145,6 +144,14 @@ def autoattack_ball(config: Any) -> tuple[str, float]:
   return norm, float(eps)
 
 
+def _warn_of_lost(key: str, columns: Mapping[str, np.ndarray], lost: Collection[str]) -> None:
+  """Warns of attacked images whose logits were not finite, of each evaluator."""
+  for column in lost:
+    if columns[column].any():
+      points = columns[column].astype(int)
+      warn(f"config.{key}.{column.removesuffix('/lost')}: {lost_points(points, columns['id'])}")
+
+
 def make_score(
   config: Any,
   net: Any,
@@ -199,7 +206,7 @@ def make_score(
       parallel.abstract(batch, mesh, PartitionSpec(parallel.AXIS)),
     )
 
-  measures = scoring.measures(shapes)
+  measures, lost = scoring.measures(shapes), scoring.lost(shapes)
 
   def score(
     params,
@@ -207,14 +214,16 @@ def make_score(
     names: Collection[str] = measures,
     eps: dict[str, float] | None = None,
   ):
-    return scoring.score(
+    columns = scoring.score(
       scorer,
       parallel.replicate(weights_of(params, model_state, eps or {}), mesh),
       eval_batches(
         source, batch_size=batch_size, process=(jax.process_index(), jax.process_count())
       ),
       place=functools.partial(parallel.shard_batch, mesh=mesh),
-      names=names,
+      names=(*names, *lost),
     )
+    _warn_of_lost(key, columns, lost)
+    return columns
 
-  return Scoring(score, measures, scoring.lost(shapes))
+  return Scoring(score, measures)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
+from jax_robust.attacks.pgd_steps import scan
 from jax_robust.train import optim
 from jax_robust.train.state import TrainState
 from jax_robust.types import ApplyFn, Batch, Metrics, Objective, Progress, Update
@@ -214,7 +215,7 @@ def _mean_over_pieces(grad_fn, pieces, num_pieces: int):
   rest = jax.tree.map(lambda leaf: leaf[1:], pieces)
   # A convolution inside a loop is an order of magnitude slower on the CPU backend.
   unroll = num_pieces - 1 if jax.default_backend() == "cpu" else 1
-  total, _ = jax.lax.scan(body, grad_fn(first), rest, unroll=unroll)
+  total, _ = scan(body, grad_fn(first), rest, unroll=unroll)
   return jax.tree.map(lambda leaf: _divide(leaf, num_pieces), total)
 
 

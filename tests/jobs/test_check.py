@@ -200,7 +200,7 @@ def test_a_run_without_a_step_is_a_mistake(tiny, tmp_path):
     ({}, r"generate.method=''.*'convert', 'gaussian'"),
     ({"method": "gausian"}, r"generate.method='gausian': did you mean 'gaussian'\?"),
     ({"method": "gaussian"}, r"config.generate: .*num_examples"),
-    ({"method": "gaussian", "num_examples": 20, "rnk": 1}, r"config.generate: .*rnk"),
+    ({"method": "gaussian", "num_examples": 20, "rnk": 1}, "'generate.rnk': did you mean 'rank'"),
     ({"method": "convert"}, r"config.generate: .*path"),
     ({"method": "convert", "path": ""}, r"generate.path is empty"),
   ],
@@ -209,7 +209,8 @@ def test_a_mistake_in_what_is_generated_is_named(tiny, tmp_path, block, message)
   config = tiny(job="generate")
   config.generate = block
   with pytest.raises(ConfigError, match=message):
-    jobs.run(config, str(tmp_path))
+    jobs.run(config, str(tmp_path / "new"))
+  assert not (tmp_path / "new").exists()
 
 
 def test_call_passes_on_what_is_no_mistake_of_the_config():
