@@ -97,7 +97,7 @@ def measure(config, subject: Opened) -> Evaluation:
   setting = attack_setting(config)
   extra = [f"{setting.name}/{column}" for column in EXAMPLE_COLUMNS] if setting else []
   columns = score(params, model_state, [*names, *extra, *lost])
-  result = intervals.summarise({name: columns[name] for name in names})
+  result: dict[str, Any] = {**intervals.summarise({name: columns[name] for name in names})}
   result["num_lost"] = warn_of_lost(columns, lost)
   result["per_class"] = tables.by_class(
     {name: columns[name] for name in names if "/" not in name},
