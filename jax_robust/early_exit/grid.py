@@ -14,11 +14,13 @@ def as_outputs(outputs: Any) -> tuple:
   """Stored logits `[exits, n, k]`, or a sequence of `[n, k]`, as the tuple that a net returns.
 
   Raises:
-    ValueError: fewer than two exits.
+    ValueError: fewer than two exits, or no images.
   """
   exits = tuple(jnp.asarray(each) for each in outputs)
   if len(exits) < 2:
     raise ValueError(f"outputs have {len(exits)} exits: expected two or more, none to choose among")
+  if not exits[0].size:
+    raise ValueError("outputs have no images: expected at least 1")
   return exits
 
 
@@ -70,16 +72,19 @@ def taken_on_grid(outputs: Any, grid: Any) -> Int[np.ndarray, "m n"]:
 
 
 def classes_of(exits: tuple) -> Int[np.ndarray, "exits n"]:
-  """The class that each exit predicts for each image."""
-  return np.stack([np.argmax(np.asarray(logits), axis=1) for logits in exits])
+  """The class that each exit predicts for each image; -1, which is wrong, for logits of NaN."""
+  stacked = np.stack([np.asarray(logits) for logits in exits])
+  return np.where(np.isnan(stacked).any(axis=2), -1, np.argmax(stacked, axis=2))
 
 
 def labels_of(exits: tuple, labels: Any) -> Int[np.ndarray, " n"]:
-  """The labels as an array; raises ValueError unless they fit the exits' outputs."""
+  """The labels as an array; raises an error unless they are some, and fit the exits' outputs."""
   labels = np.asarray(labels)
   num_images, num_classes = exits[0].shape
   if labels.shape != (num_images,):
     raise ValueError(f"labels have shape {labels.shape}: expected ({num_images},), as the outputs")
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise TypeError(f"labels have dtype {labels.dtype}: expected integer labels, .astype(int)")
   check_labels(labels, num_classes)
   return labels
 

@@ -96,7 +96,7 @@ def attacked(
   logits_adv = put_back(lost, logits, logits_adv)
   return {
     "correct": is_correct(logits, labels) & is_correct(logits_adv, labels),
-    "x_adv": put_back(lost, x, x_adv),
+    "x_adv": put_back(lost, jnp.asarray(x), x_adv),
     "probs": jax.nn.softmax(logits),
     "probs_adv": jax.nn.softmax(logits_adv),
     "lost": lost,

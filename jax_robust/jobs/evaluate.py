@@ -94,10 +94,11 @@ def measure(config, subject: Opened) -> Evaluation:
   setting = attack_setting(config)
   extra = [f"{setting.name}/{column}" for column in EXAMPLE_COLUMNS] if setting else []
   columns = score(params, model_state, [*names, *extra])
-  result = intervals.summarise({name: columns[name] for name in names})
+  result: dict[str, Any] = intervals.summarise({name: columns[name] for name in names})
   # Such images count as they do without the attack: the accuracy under it is an upper bound.
-  lost = {name.removesuffix("/lost"): int(columns[name].sum()) for name in scoring.lost(columns)}
-  result["num_lost"] = lost
+  result["num_lost"] = {
+    name.removesuffix("/lost"): int(columns[name].sum()) for name in scoring.lost(columns)
+  }
   result["per_class"] = tables.by_class(
     {name: columns[name] for name in names if "/" not in name},
     columns["label"], source.class_names, source.num_classes,

@@ -13,6 +13,7 @@ from jax_robust.early_exit import (
   exit_fractions,
   exit_taken,
   expected_cost,
+  risk_control,
   slowdown_report,
 )
 from jax_robust.early_exit.grid import taken_on_grid
@@ -139,3 +140,29 @@ def test_the_report_is_of_the_deployed_rule():
 def test_what_does_not_fit_is_refused(call, said):
   with pytest.raises(ValueError, match=said):
     call()
+
+
+@pytest.mark.parametrize(
+  ("labels", "num", "message"),
+  [
+    (LABELS * 1.0, 60, "labels have dtype float64: expected integer labels"),
+    (LABELS > 0, 60, "labels have dtype bool"),
+    (LABELS[:0], 0, "outputs have no images"),
+  ],
+)
+def test_labels_that_are_none_are_refused(labels, num, message):
+  outputs = OUTPUTS[:, :num]
+  for call in (
+    lambda: common_threshold(outputs, labels, COSTS),
+    lambda: slowdown_report(outputs, outputs, labels, [0.5] * 3, COSTS),
+    lambda: risk_control(outputs, labels, delta=0.2, alpha=0.1),
+  ):
+    with pytest.raises((TypeError, ValueError), match=message):
+      call()
+
+
+def test_logits_of_nan_are_wrong_whatever_the_label_is():
+  """For argmax NaN is the largest, so that of class 0 it would be right."""
+  outputs = np.full((4, 5, 3), np.nan, np.float32)
+  report = slowdown_report(outputs, outputs, np.zeros(5, int), [0.5] * 3, COSTS)
+  assert report["clean"]["accuracy"] == report["attacked"]["accuracy"] == 0
