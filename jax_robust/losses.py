@@ -277,12 +277,14 @@ def of_all_exits(loss_fn: LossFn) -> LossFn:
   return loss_fn
 
 
-def wrapped_as(loss_fn: LossFn, wrapper: LossFn) -> LossFn:
+def wrapped_as(
+  loss_fn: Callable[..., Array], wrapper: Callable[..., Array]
+) -> Callable[..., Array]:
   """Marks what wraps a loss with `of_all_exits` where the loss itself is."""
   return of_all_exits(wrapper) if _takes_exits(loss_fn) else wrapper
 
 
-def _takes_exits(loss_fn: LossFn) -> bool:
+def _takes_exits(loss_fn: Callable[..., Array]) -> bool:
   """Whether a loss is marked so."""
   return getattr(loss_fn, _TAKES_EXITS, False)
 

@@ -1,9 +1,11 @@
 """What each method of fast adversarial training costs, on one net, in one run.
 
-  pytest -m bench -n 0 -s tests/bench/test_bench_fast_training.py
+  XLA_FLAGS= pytest -m bench -n 0 -s tests/bench/test_bench_fast_training.py
 
-The methods step in turns, so that whatever else the machine does slows them alike. Batches are of
-one size for all; a batch of Free training is used eight times, and its epochs are over the data.
+Without `XLA_FLAGS=` the suite's quick compilation makes one-step attacks of PGD, which keep a loop
+around their convolutions, up to a hundred times as slow. The methods step in turns, so that
+whatever else the machine does slows them alike. Batches are of one size for all; a batch of Free
+training is used eight times, and its epochs are over the data.
 JAX_ROBUST_BENCH='batch=32,rounds=5,blocks=2,channels=4,growth=4' changes the size.
 """
 
