@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,30 +82,29 @@ def test_the_test_split_is_matched_by_name(tiny, pets, run, capsys):
 
 
 def test_lost_points_are_counted_and_warned_of(tiny, pets, run, monkeypatch):
-  """The columns are made up: at eps 0.1 image 7 has no finite logits, at 0.2 both have none."""
+  """A net that has no finite logits but for images of whole bytes, which attacked ones are not."""
   config = _config(tiny, pets, job="evaluate", evaluation__eps_list=(0.2,))
-  yes = np.ones(2, bool)
-  shown = {"robust/x_adv": np.ones((2, 2, 2, 1)), "robust/probs": np.eye(2)}
+  make = nets.make_logits_fn
 
-  def score(params, model_state, names, eps=None):
-    lost = yes if eps == {"robust": 0.2} else np.array([False, True])
-    made = {"clean": yes, "robust": yes, "robust/probs_adv": np.eye(2), **shown,
-            "robust/lost": lost, "id": np.array([3, 7]), "label": np.array([2, 0])}  # fmt: skip
-    return {name: made[name] for name in (*names, "id", "label")}
+  def make_broken(*args, **options):
+    logits_fn = make(*args, **options)
 
-  made = evaluation.Scoring(score, ("clean", "robust"), ("robust/lost",))
-  monkeypatch.setattr(evaluate, "make_score", lambda *args: made)
-  source = build.load_test(config, weights.classes_of_model(config, run))
+    def broken(x):
+      bytes_ = 255 * x.reshape(len(x), -1)
+      attacked = jnp.any(jnp.abs(bytes_ - jnp.round(bytes_)) > 0.01, axis=1, keepdims=True)
+      return jnp.where(attacked, jnp.nan, logits_fn(x))
+
+    return broken
+
+  monkeypatch.setattr(evaluation.nets, "make_logits_fn", make_broken)
   with pytest.warns(RobustnessWarning) as warned:
-    found = evaluate.measure(config, nets.Opened(source, None, None, None, {}))
-  assert [str(each.message) for each in warned] == [
-    "robust: logits were NaN or infinite at 1 points that were tried, of images 7: no such point "
-    "is an attack",
-    "robust at eps 0.2: logits were NaN or infinite at 2 points that were tried, of images 3, 7: "
-    "no such point is an attack",
-  ]
-  assert found.result["num_lost"] == {"robust": 1}
-  assert found.result["per_class"]["cat"] == {"clean": 1.0, "robust": 1.0, "count": 1}
+    found = evaluate.measure(config, nets.open_model(config, run)).result
+  count = found["num_examples"]
+  said = f"config.evals.robust: logits were NaN or infinite at {count} points that were tried, of"
+  assert [str(each.message).startswith(said) for each in warned] == [True, True]
+  assert found["num_lost"] == {"robust": count} and found["robust"] == found["clean"]
+  assert sum(row["count"] for row in found["per_class"].values()) == count
+  assert {*found["per_class"]} == {"ant", "cat", "dog"}
 
 
 def test_predictions_name_the_class(tiny, pets, run, tmp_path):
