@@ -12,8 +12,6 @@ from jax_robust import attacks, losses
 from jax_robust.early_exit import early_exit
 from jax_robust.nets import select_exit
 
-pytestmark = pytest.mark.fast
-
 EPS = 0.1
 DRAW = np.random.default_rng(0)
 MATRICES = tuple(jnp.asarray(DRAW.normal(size=(6, 2)) * s, jnp.float32) for s in (1, 2, 4))

@@ -20,8 +20,6 @@ from rows import mostly_slow
 from jax_robust.data import convert, decoding, files, idx
 from jax_robust.errors import DataFileError
 
-pytestmark = pytest.mark.fast
-
 
 def test_a_damaged_file_is_named_with_its_path_when_it_is_read(tmp_path, monkeypatch):
   root = class_folders(tmp_path / "set", {"a": 2, "b": 2})

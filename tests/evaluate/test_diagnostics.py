@@ -11,8 +11,6 @@ from jax_robust import attacks
 from jax_robust.evaluate import diagnostics, evaluators
 from jax_robust.nets.exits import select_exit
 
-pytestmark = pytest.mark.fast
-
 KEY = jax.random.key(0)
 DRAW = np.random.default_rng(0)
 X = jnp.asarray(DRAW.uniform(0.2, 0.8, (12, 2, 2, 1)), jnp.float32)

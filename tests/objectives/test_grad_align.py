@@ -14,8 +14,6 @@ from jax_robust.objectives import grad_align
 from jax_robust.objectives.grad_align import published_weight
 from jax_robust.types import Progress
 
-pytestmark = pytest.mark.fast
-
 DRAW = np.random.default_rng(0)
 ROWS, CLASSES, EPS, LAMBDA = 5, 3, 0.3, 2.0
 X = DRAW.uniform(size=(ROWS, 2, 2, 1))
