@@ -3,8 +3,8 @@
   XLA_FLAGS= pytest -m bench -n 0 -s tests/bench/test_bench_fast_training.py
 
 Without `XLA_FLAGS=` it would measure the suite's quick compilation, whose programs are slow. The
-methods step in turns, so that whatever else the machine does slows them alike. Batches are of one size for all; a batch of Free
-training is used eight times, and its epochs are over the data.
+methods step in turns, so that whatever else the machine does slows them alike. Batches are of one
+size for all; a batch of Free training is used eight times, and its epochs are over the data.
 JAX_ROBUST_BENCH='batch=32,rounds=5,blocks=2,channels=4,growth=4' changes the size.
 """
 
