@@ -246,8 +246,7 @@ def gradient_alignment(
   given, labels, keys = labels, as_labels(labels, len(x)), as_keys(keys, len(x))
   loss_fn = losses.over_exits(losses.cross_entropy)
   gradient = jax.grad(lambda x: jnp.sum(loss_fn(exits_at(x, keys), labels)))
-  draw = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -1.0, 1.0))
-  here, there = gradient(x), gradient(x + eps * draw(fold(keys, _NOISE)))
+  here, there = gradient(x), gradient(x + linf_ball(eps).sample(fold(keys, _NOISE), jnp.asarray(x)))
   one_step = fgsm(outputs_fn, x, given, keys, ball=linf_ball(eps)) - x
   several = attack(eps)(outputs_fn, x, given, keys) - x
   # Not by the norm, whose squares underflow where a net is sure of itself.

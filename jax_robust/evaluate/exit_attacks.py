@@ -15,12 +15,14 @@ import numpy as np
 
 from jax_robust import attacks, losses
 from jax_robust.attacks.autoattack.versions import STAGES, VERSIONS, Settings, Stage
+from jax_robust.attacks.classes import is_finite
 from jax_robust.attacks.non_finite import half_way_back
 from jax_robust.attacks.pgd_steps import make_move
 from jax_robust.early_exit import early_exit
 from jax_robust.errors import check_name
-from jax_robust.nets.exits import exits_of, select_exit
-from jax_robust.types import LogitsFn
+from jax_robust.evaluate.evaluators import is_correct
+from jax_robust.nets.exits import select_exit
+from jax_robust.types import LogitsFn, fold
 
 
 class FirstOrder(NamedTuple):
@@ -189,7 +191,7 @@ def make_points(
   def found(attempt, x, labels, keys):
     attack, at_exits = _attack_of(attempt), []
     eps = min(2 * options.eps, 1.0) if attempt.endswith(TWICE) else options.eps
-    own = _folded(keys, zlib.crc32(attack.encode()))
+    own = fold(keys, np.uint32(zlib.crc32(attack.encode())))
     for aim in aims_of(attack, options):
       if aim == "max_average":
         x_adv = np.asarray(keep_largest(weights, at_exits, labels, own))
@@ -202,11 +204,6 @@ def make_points(
       yield x_adv
 
   return found
-
-
-def _folded(keys, number: int):
-  """The keys of one attack."""
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(number))
 
 
 def _loss(name: str):
@@ -228,8 +225,7 @@ def _make_first_order(make_outputs_fn, weights, options: Options):
 
     def loss_at(x_adv):
       outputs = logits_fn(x_adv)
-      finite = jnp.stack([jnp.isfinite(z).all(1) for z in exits_of(outputs)]).all(0)
-      return jnp.sum(loss_fn(outputs, labels)), finite
+      return jnp.sum(loss_fn(outputs, labels)), is_finite(outputs)
 
     gradient, finite = jax.grad(loss_at, has_aux=True)(x_adv)
     moved, velocity = make_move(ball, size, None, 1, momentum)[1](gradient, velocity, x_adv, 0)
@@ -306,7 +302,6 @@ def make_correct(
   def flags(weights, x, labels):
     outputs = make_outputs_fn(*weights)(x)
     answers = [rule(lambda x: outputs)(x) for rule in known.values()]
-    right = [(jnp.argmax(z, -1) == labels) & ~jnp.isnan(z).any(-1) for z in answers]
-    return jnp.stack(right, axis=1)
+    return jnp.stack([is_correct(logits, labels) for logits in answers], axis=1)
 
   return lambda x, labels: np.asarray(flags(weights, jnp.asarray(x), jnp.asarray(labels)))

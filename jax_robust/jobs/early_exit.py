@@ -45,13 +45,9 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
   deployed = _deploy(config, subject, predict, thresholds.values, images, batch_size)
   at_thresholds = _with_thresholds(scored, thresholds.values, costs)
 
-  def score(change):
-    return _scored(
-      predict, _collect(subject.source, change, batch_size), subject.source, batch_size
-    )
-
   slowed = {}
   if setting:
+    score = functools.partial(exits.score, predict, subject.source, batch_size=batch_size)
     slowed = slowdowns.measure(
       config, subject, setting, thresholds.values, scored["clean"], score, costs
     )
@@ -99,17 +95,13 @@ def _make_change(config, subject: nets.Opened, setting: AttackSetting, num_exits
     attack = attacks.max_average(attack)
   elif aim != "average":
     attack = attacks.aimed(attack, int(aim) if aim.isdecimal() else aim)
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
-  key = jax.random.key(config.seed)
 
-  @jax.jit
-  def change(variables, x, labels, ids):
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+  def named(*args):
     with from_config("early_exit.aim"):
-      return attack(make(*variables), x, labels, keys)
+      return attack(*args)
 
   metrics.report(f"attack: {setting.attack['name']}, aim {aim}, {num_exits} exits")
-  return functools.partial(change, (subject.params, subject.model_state))
+  return exits.make_change(config, subject, named)
 
 
 def _collect(source, change, batch_size: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from jax_robust.errors import ConfigError, check_name, check_probability, near_p
 from jax_robust.nets.exits import exits_of
 from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
+from jax_robust.types import Attack
 
 RULES = ("budget", "common", "risk")
 """How thresholds are chosen by held-out images: `early_exit.choose_thresholds`,
@@ -98,6 +99,19 @@ def make_predict(config: Any, subject: nets.Opened) -> Callable[[Any], tuple[jax
   make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
   compiled = jax.jit(lambda variables, x: exits_of(make(*variables)(x)))
   return functools.partial(compiled, (subject.params, subject.model_state))
+
+
+def make_change(config: Any, subject: nets.Opened, attack: Attack) -> Callable:
+  """`(x, labels, ids) -> x_adv` of an attack on all exits, compiled; keys are folded with ids."""
+  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
+  key = jax.random.key(config.seed)
+
+  @jax.jit
+  def change(variables, x, labels, ids):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+    return attack(make(*variables), x, labels, keys)
+
+  return functools.partial(change, (subject.params, subject.model_state))
 
 
 class Scored(NamedTuple):

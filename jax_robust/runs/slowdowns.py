@@ -40,7 +40,7 @@ def measure(
   setting: AttackSetting,
   thresholds: np.ndarray,
   clean: exits.Scored,
-  score: Callable[[Callable], exits.Scored],
+  score: Callable[..., exits.Scored],
   costs: Mapping[str, Sequence[float]],
 ) -> dict[str, Any]:
   """What each attack of `early_exit.slowdowns` makes of the deployed rule.
@@ -51,7 +51,7 @@ def measure(
     setting: the ball.
     thresholds: of the deployed rule.
     clean: all exits' logits of the test images.
-    score: `change -> Scored` of the test images changed by `change(x, labels, ids)`.
+    score: `exits.score` of the test images, but for its `change`.
     costs: of each exit, by unit; those that count earlier exits come first.
 
   Returns:
@@ -60,7 +60,7 @@ def measure(
   unit, values = next(iter(costs.items()))
   found = {}
   for kind in config.early_exit.slowdowns:
-    attacked = score(_make_change(config, subject, setting, kind, thresholds))
+    attacked = score(change=_make_change(config, subject, setting, kind, thresholds))
     report = early_exit.slowdown_report(
       clean.outputs, attacked.outputs, clean.labels, thresholds, values
     )
@@ -75,25 +75,19 @@ def measure(
 
 def _make_change(config, subject, setting, kind, thresholds) -> Callable:
   """`(x, labels, ids) -> x_adv` of one kind, in the ball of the evaluation's attack."""
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
-  variables = (subject.params, subject.model_state)
-  ball, key = attacks.BALLS[setting.norm](setting.eps), jax.random.key(config.seed)
+  ball = attacks.BALLS[setting.norm](setting.eps)
   if kind.endswith("universal"):
-    return _add(_universal(config, kind, make, variables, ball, setting.eps))
+    return _add(_universal(config, subject, kind, ball, setting.eps))
   options: dict[str, Any] = {"ball": ball, "step_size": _STEP * setting.eps}
   if kind == "both":
     options |= {"weight": 1.0, "answer_fn": lambda out: early_exit.answer(out, thresholds)[0]}
 
-  @jax.jit
-  def change(variables, x, labels, ids):
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-    return attacks.slowdown(make(*variables), x, labels, keys, **options)
-
-  return functools.partial(change, variables)
+  return exits.make_change(config, subject, functools.partial(attacks.slowdown, **options))
 
 
-def _universal(config, kind, make, variables, ball, eps) -> np.ndarray:
+def _universal(config, subject, kind, ball, eps) -> np.ndarray:
   """One perturbation, or one for each class, made on the first training images."""
+  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
   train = exits.training_images(config)
   count = min(config.evaluation.batch_size, train.num_examples)
   images, labels = train.read(np.arange(count))
@@ -106,6 +100,7 @@ def _universal(config, kind, make, variables, ball, eps) -> np.ndarray:
       step_size=_UNIVERSAL_STEP * eps,
     )  # fmt: skip
 
+  variables = (subject.params, subject.model_state)
   return np.asarray(find(variables, images.astype(np.float32) / np.float32(255), labels))
 
 
