@@ -16,7 +16,7 @@ def get_config(arg=""):
   config = presets.base()
   config.job = "compare"
   config.tensorboard = False
-  config.data = {"name": "digits", "num_heldout": 256, "image_size": 0, "test_split": "test"}
+  config.data.update({"name": "digits", "num_heldout": 256})
   config.generate = {
     "method": "gaussian",
     "num_examples": 8000,

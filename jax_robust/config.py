@@ -15,7 +15,8 @@ import os
 import pathlib
 import runpy
 import traceback
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -354,6 +355,9 @@ def _example(parameter: inspect.Parameter) -> Any:
   if isinstance(parameter.default, (bool, int, float, str, tuple)):
     kind = type(parameter.default)
     return kind() if parameter.annotation is not float else 0.0
+  alternatives = (parameter.annotation, *typing.get_args(parameter.annotation))
+  if any(typing.get_origin(each) in (Sequence, tuple) for each in alternatives):
+    return ()
   kinds = [each for each in (bool, int, float, str) if parameter.annotation is each]
   return kinds[0]() if kinds else None
 

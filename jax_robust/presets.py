@@ -20,7 +20,13 @@ def base() -> ml_collections.ConfigDict:
       "parallel": "jit",
       "distributed": False,
       "tensorboard": True,
-      "data": {"name": "cifar10", "num_heldout": 1024, "image_size": 0, "test_split": "test"},
+      "data": {
+        "name": "cifar10",
+        "num_heldout": 1024,
+        "image_size": 0,
+        "train_split": "train",
+        "test_split": "test",
+      },
       "generated": {"path": "", "verify": "read"},
       "batch": {
         "size": 1024,

@@ -59,6 +59,8 @@ NEW_KEYS = [
   ("quickstart", "epoch_size", "500", 500),
   ("mnist_smoothing", "attack.name", "pgd", "pgd"),
   ("mnist_smoothing", "generate.method", "gaussian", "gaussian"),
+  ("fast_training", "objective.penalties", "(0.1, 0)", [0.1, 0]),
+  ("fast_training", "objective.penalties", "0", [0]),
 ]
 
 

@@ -67,7 +67,7 @@ def _gaussian(
   config, folder: pathlib.Path, shard: str, *, num_shards: int | None = None, **options
 ) -> dict[str, Any] | None:
   """Samples a Gaussian per class, fitted to the training split without its held-out part."""
-  source, _ = build.hold_out(config, build.load_split(config, "train"))
+  source, _ = build.hold_out(config, build.load_train(config))
   images, labels = source.read(np.arange(source.num_examples))
   samples = gaussian.sample_chunks(
     images, labels, num_classes=source.num_classes, seed=config.seed, **options

@@ -69,13 +69,18 @@ def data(config) -> Data:
       "generated.path is empty: name the folder of shards (job 'generate' makes one), or set "
       "--config.batch.original_share=1"
     )
-  whole = load_split(config, "train")
+  whole = load_train(config)
   test = load_test(config, classes.classes_of(whole))
   train, heldout = whole, test
   if config.data.num_heldout:
     train, heldout = hold_out(config, whole)
   generated = generated_source(config, whole)
   return Data(train, heldout, test, generated)
+
+
+def load_train(config) -> sources.Source:
+  """The config's training split, held-out images included."""
+  return load_split(config, config.data.train_split)
 
 
 def load_test(config, wanted: classes.Classes | None) -> sources.Source:
@@ -110,7 +115,7 @@ def draw_rule(config) -> str:
 def train_class_names(config) -> tuple[str, ...]:
   """What the classes of a folder's training split are called, without reading images; or ()."""
   name = config.data.name
-  return convert.split_class_names(name, "train") if "/" in name else ()
+  return convert.split_class_names(name, config.data.train_split) if "/" in name else ()
 
 
 def generated_source(config, original: sources.Source) -> sources.Source | None:

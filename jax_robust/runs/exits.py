@@ -77,12 +77,12 @@ def _count(outputs_fn: Callable, image_shape: Any) -> int:
 
 def heldout_images(config: Any) -> Source:
   """The held-out training images of a run, as they are: without augmentation."""
-  return build.hold_out(config, build.load_split(config, "train"))[1]
+  return build.hold_out(config, build.load_train(config))[1]
 
 
 def training_images(config: Any) -> Source:
   """The images that a run trains on, as they are."""
-  whole = build.load_split(config, "train")
+  whole = build.load_train(config)
   return build.hold_out(config, whole)[0] if config.data.num_heldout else whole
 
 

@@ -161,6 +161,7 @@ def test_a_mistake_in_the_optimizer_is_named(tiny, changes, message):
     ({"generated__path": "nowhere"}, r"nowhere: there is no such file or folder"),
     ({"data__num_heldout": 72}, r"config.data.num_heldout: num_heldout=72: expected 1 to 71"),
     ({"data__name": "digits", "data__test_split": "tst"}, r"config.data: split='tst'"),
+    ({"data__name": "digits", "data__train_split": "trian"}, r"config.data: split='trian'"),
   ],
 )
 def test_data_that_are_not_there_are_named(tiny, changes, message):

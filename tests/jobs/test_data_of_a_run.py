@@ -62,6 +62,16 @@ def test_a_run_notes_its_classes_and_what_it_holds_out(run):
   assert json.loads((run / "config.json").read_text())["data"]["draw"] == "class"
 
 
+def test_another_split_is_trained_on(tiny, tmp_path):
+  images = np.zeros((9, 4, 4, 1), np.uint8)
+  for split, count in (("few", 6), ("test", 9)):
+    np.savez(tmp_path / f"{split}.npz", image=images[:count], label=np.arange(count) % 3)
+  name = {"data__name": f"{tmp_path}/", "data__train_split": "few", "data__num_heldout": 3}
+  data = build.data(tiny(**name, batch__original_share=1.0, generated__path=""))
+  counts = [each.num_examples for each in (data.train, data.heldout, data.test)]
+  assert counts == [3, 3, 9]
+
+
 def test_the_test_split_is_matched_by_name(tiny, pets, run, capsys):
   config = _config(tiny, pets, job="evaluate", evaluation__num_examples=6)
   result = jobs.run(config, run)

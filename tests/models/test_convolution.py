@@ -56,6 +56,12 @@ def test_every_convolution_is_that_of_xla(shape, kernel_size, strides, padding, 
     ((2, 8, 7, 3), (3, 3, 3, 4), (3, 2), [(2, 0), (0, 3)]),
     ((2, 8, 7, 3), (5, 5, 3, 4), (1, 1), "SAME"),
     ((2, 8, 7, 3), (7, 7, 3, 4), (2, 2), "SAME"),
+    # 3x3 that halves: by parity, few outputs (also of wide kernels), many channels of the gradient.
+    ((2, 8, 6, 3), (3, 3, 3, 4), (2, 2), [(1, 1), (1, 1)]),
+    ((2, 4, 4, 3), (3, 3, 3, 4), (2, 2), [(1, 1), (1, 1)]),
+    ((2, 4, 2, 33), (3, 3, 33, 34), (2, 2), [(1, 1), (1, 1)]),
+    ((2, 6, 8, 3), (3, 3, 3, 40), (2, 2), [(1, 1), (1, 1)]),
+    ((2, 5, 8, 3), (3, 3, 3, 4), (2, 2), [(1, 1), (1, 1)]),
   ],
 )
 def test_derivatives_are_those_of_xla(x_shape, kernel_shape, strides, padding):
