@@ -177,6 +177,13 @@ JOBS = {
     check="jax_robust.jobs.compare:check_runs",
     trains=True,
   ),
+  "study": Job(
+    "jax_robust.jobs.study:study",
+    block="study",
+    optional=True,
+    keywords="jax_robust.jobs.study:keywords",
+    check="jax_robust.jobs.study:check",
+  ),
 }
 """What `config.job` may name."""
 

@@ -53,14 +53,23 @@ def summarise(columns: Mapping[str, np.ndarray]) -> dict[str, float | list[float
   result: dict = {"num_examples": len(next(iter(columns.values())))}
   for name, column in columns.items():
     is_flag = np.issubdtype(column.dtype, np.bool_)
-    interval = binomial_interval(int(column.sum()), len(column)) if is_flag else _normal(column)
+    interval = (
+      binomial_interval(int(column.sum()), len(column)) if is_flag else mean_interval(column)
+    )
     result[name] = interval.value
     result[f"{name}_interval"] = [interval.low, interval.high]
   return result
 
 
-def _normal(values: np.ndarray) -> Interval:
-  """Mean and 95 % interval of values by the normal approximation; of one value, the value."""
+def mean_interval(values: np.ndarray) -> Interval:
+  """Mean and 95 % interval of values by the normal approximation; of one value, the value.
+
+  Args:
+    values: numbers `[n]`, independent of one another.
+
+  >>> mean_interval(np.array([1.0, 3.0])).value
+  2.0
+  """
   values = values.astype(np.float64)
   mean = float(values.mean())
   half = 1.96 * float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0

@@ -1,10 +1,16 @@
 """`SmallCNN` and `MLP`: nets small enough for tests, laptops and smoke runs on a CPU."""
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from jax_robust.errors import check_name
 from jax_robust.models.classifier import Classifier
-from jax_robust.models.layers import fan_in_truncated_normal
+from jax_robust.models.layers import fan_in_truncated_normal, torch_init
+
+INITS = ("haiku", "torch")
 
 
 class SmallCNN(Classifier, kw_only=True):
@@ -68,25 +74,33 @@ class MLP(Classifier, kw_only=True):
   Attributes:
     hidden: sizes of the hidden layers.
     norm: whether there is BatchNorm; without it the layers have a bias.
+    initial_weights: 'haiku', a truncated normal and no biases; or 'torch', PyTorch's default.
     The others are `Classifier`'s.
+
+  Raises:
+    ValueError: `initial_weights` is unknown.
   """
 
   hidden: tuple[int, ...] = (64,)
   norm: bool = False
+  initial_weights: str = "haiku"
+
+  def __post_init__(self):
+    check_name("initial_weights", self.initial_weights, INITS)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
     batchnorm = self.batchnorm_factory()
     y = self.preprocess(x).reshape(x.shape[0], -1)
     for i, features in enumerate(self.hidden):
+      initial: dict[str, Any] = {"kernel_init": fan_in_truncated_normal}
+      if self.initial_weights == "torch":
+        initial = torch_init(y.shape[-1])
       y = nn.Dense(
-        features,
-        use_bias=not self.norm,
-        dtype=self.dtype,
-        kernel_init=fan_in_truncated_normal,
-        name=f"hidden_{i}",
+        features, use_bias=not self.norm, dtype=self.dtype, name=f"hidden_{i}", **initial
       )(y)
       if self.norm:
         y = batchnorm(name=f"batchnorm_{i}")(y, train)
       y = self.activate(y)
-    return self.head(y)
+    return functools.partial(self.head_factory(), like_torch=self.initial_weights == "torch")(y)

@@ -1,5 +1,8 @@
 """Which devices a run uses, and what of its batch has to stay together on one of them."""
 
+import contextlib
+import os
+import platform
 from typing import Any
 
 import jax
@@ -38,6 +41,17 @@ def local_devices(mode: str) -> Devices:
     share=lambda tree: jax.device_put(tree, whole),
     count=mesh.devices.size,
   )
+
+
+def describe() -> str:
+  """Number and name of the devices, as a result notes them; of the CPU, cores and processor."""
+  kinds = sorted({device.device_kind for device in jax.devices()})
+  if jax.default_backend() != "cpu":
+    return f"{jax.device_count()} x {', '.join(kinds)}"
+  name = platform.processor() or platform.machine()
+  with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
+    name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+  return f"{os.cpu_count()} cores of {name}"
 
 
 def num_microbatches(config: Any, net: Any, mesh: Mesh) -> int:

@@ -34,7 +34,7 @@ def create_state(
   optimizer: optax.GradientTransformation,
   example_inputs: Sequence[Any],
   *,
-  seed: int,
+  seed: int | Array,
   carry: Mapping[str, Any] | None = None,
 ) -> TrainState:
   """Initialises a run under jit, from one seed.
@@ -44,7 +44,7 @@ def create_state(
     optimizer: what will update its parameters.
     example_inputs: arrays, or their shapes and dtypes, such as a batch of one image. The parameters
       depend on their shapes only.
-    seed: of initialisation and of everything random afterwards.
+    seed: of initialisation and of everything random afterwards; a traced one under `jax.vmap`.
     carry: what the update keeps between batches, at the start (see `types.Update`).
 
   Returns:

@@ -1,0 +1,70 @@
+"""The job of studies: runs the experiment that `config.study` names, and writes what it found."""
+
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from inspect import Parameter
+from typing import Any
+
+import jax
+
+from jax_robust import job_table
+from jax_robust.attacks.recipes import parameters
+from jax_robust.errors import ConfigError, check_options
+from jax_robust.runs import devices, workdir
+from jax_robust.runs.blocks import block, check_name, from_config
+from jax_robust.studies import STUDIES, Finding
+
+
+def study(config: Any, path: pathlib.Path) -> dict[str, Any]:
+  """Writes `results/study.json`: the claim, our answer, our numbers and the published ones."""
+  options = block(config, "study")
+  name, began = options.pop("name"), time.monotonic()
+  run: Callable[..., Any] = job_table.load(STUDIES[name])
+  with from_config("study"):
+    finding: Finding = run(config, path, **options)
+  if finding.preempted:
+    return {"preempted": True}
+  result = {
+    "study": name,
+    "claim": finding.claim,
+    "answer": finding.answer,
+    "num_seeds": finding.num_seeds,
+    "ours": _plain(finding.ours),
+    "published": dict(finding.published),
+    "command": shlex.join(["python", "-m", "jax_robust.main", *sys.argv[1:]]),
+    "date": time.strftime("%Y-%m-%d"),
+    "seconds": round(time.monotonic() - began, 1),
+    "hardware": devices.describe(),
+  }
+  workdir.write_result(path, "study", result)
+  if jax.process_index() == 0:
+    print(f"{finding.answer}: {finding.claim}")
+    print(f"numbers: {path / 'results' / 'study.json'}")
+  return result
+
+
+def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
+  """What the block may hold: the keywords of its study."""
+  reference = STUDIES.get(options.get("name", ""))
+  return parameters(job_table.load(reference)) if reference else {}
+
+
+def check(config: Any) -> None:
+  """Raises ConfigError where there is no such study, or an option none of its."""
+  options = block(config, "study")
+  if not options:
+    raise ConfigError("config.study is empty: the job 'study' needs study.name")
+  check_name("study.name", options.get("name", ""), STUDIES)
+  check_options("study", options, {*keywords(options), "name"})
+
+
+def _plain(values: Any) -> Any:
+  """Intervals and mappings as JSON has them, with names."""
+  if hasattr(values, "_asdict"):
+    values = values._asdict()
+  if isinstance(values, Mapping):
+    return {name: _plain(each) for name, each in values.items()}
+  return values

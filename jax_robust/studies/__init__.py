@@ -1,0 +1,33 @@
+"""Studies: published experiments as plans of trainings, each `(config, path) -> Finding`.
+
+A study has no trainer of its own. What it trains goes through the jobs' loop or the library's
+update; what it finds goes into one file, with what was published beside it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+STUDIES = {"two_dimensional": "jax_robust.studies.two_dimensional:two_dimensional"}
+"""What `config.study.name` may be: `module:name` of the function, by the name of the study."""
+
+ANSWERS = ("held here", "not held here", "not decidable at this size")
+
+
+class Finding(NamedTuple):
+  """What a study found.
+
+  Attributes:
+    claim: what was published, in one sentence.
+    answer: one of `ANSWERS`.
+    ours: our numbers, by name; nested where there are several settings.
+    published: the published numbers, under the same names.
+    num_seeds: how many seeds each of our numbers is from.
+    preempted: whether it was told to stop before the end; the numbers are then missing.
+  """
+
+  claim: str
+  answer: str
+  ours: Mapping[str, Any]
+  published: Mapping[str, Any]
+  num_seeds: int
+  preempted: bool = False
