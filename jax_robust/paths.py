@@ -10,8 +10,8 @@ import pathlib
 from jax_robust.errors import ConfigError
 
 KEYS = (
-  "data_dir", "init_from", "data.name", "generated.path", "generate.path", "smoothing.images",
-  "early_exit.thresholds",
+  "data_dir", "init_from", "data.name", "data.labels", "data.test_name", "generated.path",
+  "generate.path", "smoothing.images", "early_exit.thresholds",
 )  # fmt: skip
 """The keys of a config that hold a path; `data.name` may."""
 

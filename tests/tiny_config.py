@@ -11,13 +11,7 @@ def get_config(arg=""):
   arg = config_lib.parse_arg(arg, steps=6, save=2, evaluate=3, log=2, backend="resident")
   config = presets.base()
   config.tensorboard = False
-  config.data = {
-    "name": "made",
-    "num_heldout": 8,
-    "image_size": 0,
-    "train_split": "train",
-    "test_split": "test",
-  }
+  config.data.update({"name": "made", "num_heldout": 8})
   config.generated.path = "made"
   config.batch.update(
     {"size": 8, "original_share": 0.5, "emulated_workers": 2, "backend": arg.backend}

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jax_robust.data import draws
+from jax_robust.data.sources import labels_of
 from jax_robust.errors import WorkdirError
 from jax_robust.runs import overfitting, workdir
 from jax_robust.runs.evaluation import check_select, make_score
@@ -26,7 +27,9 @@ def train(config: Any, path: pathlib.Path, training: Training | None = None) -> 
       f"{path} is a run that holds out the first images, and the training that was given holds out "
       "images by class: build it with config.data.draw='first'"
     )
-  workdir.note_data(path, sets.train, sets.heldout if config.data.num_heldout else None)
+  given = labels_of(sets.train) if config.data.labels or config.data.label_noise else None
+  heldout = sets.heldout if config.data.num_heldout else None
+  workdir.note_data(path, sets.train, heldout, labels=given)
   outcome = _train(config, path, training)
   result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
   if outcome.record:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks, models
-from jax_robust.data import classes, convert, draws, shards, sources, tfds
+from jax_robust.data import classes, convert, draws, labels, shards, sources, tfds
 from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
@@ -31,21 +31,24 @@ class Data(NamedTuple):
   generated: sources.Source | None
 
 
-def load_split(config, split: str) -> sources.Source:
-  """One split of the config's data set: TFDS's, a folder's, scikit-learn's digits, or noise."""
-  options = config.data
-  if options.name == MADE:
+def load_split(config, split: str, *, key: str = "name") -> sources.Source:
+  """One split of the data set that a key of the block `data` names.
+
+  It is TFDS's, a folder's, scikit-learn's digits, or noise.
+  """
+  options, name = config.data, config.data[key]
+  if name == MADE:
     return made_source(split)
   with from_config("data"):
-    if options.name == "digits":
+    if name == "digits":
       return sources.digits(split)
-    if "/" not in options.name:
-      check_name("data.name", options.name, DATASETS)
-    elif (source := convert.open_split(options.name, split)) is not None:
+    if "/" not in name:
+      check_name(f"data.{key}", name, DATASETS)
+    elif (source := convert.open_split(name, split)) is not None:
       return source
     try:
       return tfds.load_tfds(
-        options.name,
+        name,
         split,
         data_dir=config.data_dir or None,
         image_size=options.image_size or None,
@@ -79,8 +82,21 @@ def data(config) -> Data:
 
 
 def load_train(config) -> sources.Source:
-  """The config's training split, held-out images included."""
-  return load_split(config, config.data.train_split)
+  """The config's training split, held-out images included, with the labels that it is given."""
+  options, source = config.data, load_split(config, config.data.train_split)
+  if options.labels:
+    given, class_names = labels.load_labels(options.labels)
+    with from_config("data.labels"):
+      source = labels.with_labels(source, given, class_names=class_names)
+  if options.label_noise:
+    with from_config("data.label_noise"):
+      noisy = labels.inject_label_noise(
+        sources.labels_of(source), options.label_noise, num_classes=source.num_classes,
+        seed=config.seed,
+      )  # fmt: skip
+      name = f"{source.name} with {options.label_noise:g} of its labels wrong"
+      source = labels.with_labels(source, noisy, name=name)
+  return source
 
 
 def load_test(config, wanted: classes.Classes | None) -> sources.Source:
@@ -89,7 +105,8 @@ def load_test(config, wanted: classes.Classes | None) -> sources.Source:
   Raises:
     ConfigError: it has a class that is none of these.
   """
-  test = load_split(config, config.data.test_split)
+  key = "test_name" if config.data.test_name else "name"
+  test = load_split(config, config.data.test_split, key=key)
   if wanted is None:
     return test
   try:

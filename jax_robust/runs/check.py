@@ -44,8 +44,13 @@ def check(config: Any) -> None:
   check_name("parallel", config.parallel, parallel.MODES)
   check_name("batch.backend", config.batch.backend, ("resident", "tfdata"))
   check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.READ)
-  if "/" not in config.data.name:
-    check_name("data.name", config.data.name, build.DATASETS)
+  for key in ("name", "test_name"):
+    if config.data[key] and "/" not in config.data[key]:
+      check_name(f"data.{key}", config.data[key], build.DATASETS)
+  if not 0 <= config.data.label_noise <= 1:
+    raise ConfigError(
+      f"config.data.label_noise={config.data.label_noise}: expected a share of the labels, 0 to 1"
+    )
   build.draw_rule(config)
   evaluation.make_evaluators(config)
   evaluation.check_select(config)

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 import jax
+import numpy as np
 
 from jax_robust import config as config_lib
 from jax_robust import job_table, paths, presets
@@ -243,7 +245,13 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def note_data(folder: pathlib.Path, source: Source, heldout: Source | None = None) -> None:
+def note_data(
+  folder: pathlib.Path,
+  source: Source,
+  heldout: Source | None = None,
+  *,
+  labels: np.ndarray | None = None,
+) -> None:
   """Writes `data.json`, what a run's images are, or checks that they still are.
 
   What a run of an earlier version did not note is added.
@@ -252,10 +260,11 @@ def note_data(folder: pathlib.Path, source: Source, heldout: Source | None = Non
     folder: the workdir.
     source: the images that are trained on.
     heldout: those that were held out.
+    labels: those that are trained on, where they are not the data set's own: their digest is noted.
 
   Raises:
-    WorkdirError: the run was started on images of another shape, of other classes, or with others
-      held out.
+    WorkdirError: the run was started on images of another shape, of other classes, with other
+      labels, or with others held out.
   """
   if jax.process_index() != 0:
     return
@@ -267,6 +276,8 @@ def note_data(folder: pathlib.Path, source: Source, heldout: Source | None = Non
     data["class_names"] = list(source.class_names)
   if heldout is not None and heldout.rows is not None:
     data["heldout"] = drawn(heldout)
+  if labels is not None:
+    data["labels_sha256"] = hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
   path, told = folder / DATA, {"num_train": source.num_examples}  # for axes: not compared
   if path.exists():
     stored = read_note(path)

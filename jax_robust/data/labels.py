@@ -1,0 +1,232 @@
+"""Other labels for the images of a source: a teacher's, a file's, or wrong ones.
+
+A label of `LEFT_OUT` takes its image out of the set, so that one array says what is learned and
+from which images.
+"""
+
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_robust.atomic import write_atomically
+from jax_robust.data.sources import Source, labels_of, select
+from jax_robust.errors import DataFileError, check_name, warn
+
+LEFT_OUT = -1
+KEEP = ("all", "mistakes", "correct")
+NOISES = ("uniform", "permuted")
+
+_REMEDY = (
+  "Make it with numpy.save(FILE, labels), one integer for each image in the order of the set, "
+  f"{LEFT_OUT} for an image that is left out."
+)
+
+
+def with_labels(
+  source: Source,
+  labels: Any,
+  *,
+  class_names: Sequence[str] | None = None,
+  name: str = "",
+) -> Source:
+  """A view of a source with other labels, without the images whose label is `LEFT_OUT`.
+
+  Args:
+    source: images, whose own labels play no part.
+    labels: integers `[n]`, one for each of its images.
+    class_names: what the labels number, where these are other classes than the source's; () if
+      they have no names.
+    name: what error messages call the view.
+
+  Raises:
+    ValueError: another number of labels than of images, labels that are no integers or number no
+      class, or no image that is left.
+
+  >>> from jax_robust.data.sources import array_source
+  >>> source = array_source(np.zeros((3, 2, 2, 1), np.uint8), [0, 1, 1])
+  >>> with_labels(source, [1, LEFT_OUT, 0]).read(np.array([1]))[1]
+  array([0], dtype=int32)
+  """
+  labels, name = np.asarray(labels), name or f"{source.name} with other labels"
+  if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (source.num_examples,):
+    raise ValueError(
+      f"labels are {labels.dtype}{list(labels.shape)}, expected integers [{source.num_examples}], "
+      f"one for each image of {source.name}"
+    )
+  names = source.class_names if class_names is None else tuple(class_names)
+  num_classes = len(names) or source.num_classes
+  if outside := sorted({*labels.tolist()} - {LEFT_OUT, *range(num_classes)}):
+    raise ValueError(
+      f"labels {outside[:5]} are outside 0 to {num_classes - 1}, the classes of {source.name}"
+    )
+  kept = np.flatnonzero(labels != LEFT_OUT)
+  if not len(kept):
+    raise ValueError(f"all {len(labels)} labels are {LEFT_OUT}: no image of {source.name} is left")
+  chosen, left = labels[kept].astype(np.int32), select(source, kept, name)
+
+  def read(indices):
+    images, _ = left.read(indices)
+    return images, chosen[indices]
+
+  return Source(
+    name, len(kept), source.image_shape, num_classes, read, class_names=names,
+    read_labels=chosen.copy, rows=kept,
+  )  # fmt: skip
+
+
+def relabel(
+  source: Source,
+  predict_fn: Callable[[np.ndarray], Any],
+  *,
+  keep: str = "all",
+  batch_size: int = 1024,
+) -> Source:
+  """A source with the labels that a net gives to its images.
+
+  Args:
+    source: images and their labels.
+    predict_fn: `(images float32 [b, h, w, c] in [0, 1]) -> logits [b, k]`, such as a `logits_fn`.
+    keep: 'all' images; the 'mistakes', where the net and the source's label differ; or the
+      'correct' ones.
+    batch_size: images that the net is given at once.
+
+  Raises:
+    ValueError: an unknown `keep`, outputs that are no logits `[b, k]`, or no image that is kept.
+
+  Reference: Wallace, "Learning from Incorrectly Labeled Data", Distill 2019 (`keep='mistakes'`).
+  """
+  check_name("keep", keep, KEEP)
+  found = []
+  for images, _ in source.batches(batch_size):
+    logits = np.asarray(predict_fn(images.astype(np.float32) / np.float32(255)))
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] != source.num_classes:
+      raise ValueError(
+        f"predict_fn returned {list(logits.shape)} for {len(images)} images, expected logits "
+        f"[{len(images)}, {source.num_classes}]; of several exits choose one by nets.select_exit"
+      )
+    if not np.isfinite(logits).all():
+      raise ValueError(f"predict_fn returned NaN or infinite logits for images of {source.name}")
+    found.append(logits.argmax(1))
+  given = np.concatenate(found)
+  warn_of_missing(given, source)
+  return with_labels(source, select_kept(given, labels_of(source), keep))
+
+
+def select_kept(given: Any, true: Any, keep: str) -> np.ndarray:
+  """The given labels `[n]`, with `LEFT_OUT` for those that are not kept: see `relabel`.
+
+  Raises:
+    ValueError: an unknown `keep`, or nothing is kept.
+  """
+  check_name("keep", keep, KEEP)
+  given, true = np.asarray(given), np.asarray(true)
+  kept = {"all": given == given, "mistakes": given != true, "correct": given == true}[keep]
+  if not kept.any():
+    raise ValueError(
+      f"keep={keep!r} leaves none of {len(given)} images: the net makes no "
+      + ("mistakes here" if keep == "mistakes" else "correct prediction here")
+    )
+  return np.where(kept, given, LEFT_OUT).astype(np.int32)
+
+
+def warn_of_missing(given: np.ndarray, source: Source) -> None:
+  """Warns of classes that are never given: a net that is trained on the labels can't learn them."""
+  missing = sorted({*range(source.num_classes)} - {*given.tolist()})
+  if missing:
+    names = [source.class_names[k] if source.class_names else k for k in missing]
+    warn(
+      f"no image of {source.name} was given the label {names}: a net that is trained on these "
+      f"labels is wrong on all images of {len(missing)} of {source.num_classes} classes"
+    )
+
+
+def inject_label_noise(
+  labels: Any, share: float, *, num_classes: int, seed: int, kind: str = "uniform"
+) -> np.ndarray:
+  """Labels of which a share is wrong, or moved.
+
+  Args:
+    labels: integers `[n]`; those that are `LEFT_OUT` stay so.
+    share: of the labels, in [0, 1]; rounded to a whole number of them.
+    num_classes: of the set.
+    seed: of the draw.
+    kind: 'uniform', another class, each with the same probability: all are wrong; or 'permuted',
+      the chosen labels in a random order, which keeps how often each occurs: by chance some are
+      right.
+
+  Returns:
+    int32 `[n]`.
+
+  Raises:
+    ValueError: an unknown kind, a share outside [0, 1], or one class only.
+
+  >>> labels = np.zeros(8, int)
+  >>> sorted(inject_label_noise(labels, 0.25, num_classes=2, seed=0).tolist())
+  [0, 0, 0, 0, 0, 0, 1, 1]
+  """
+  check_name("kind", kind, NOISES)
+  if not 0 <= share <= 1:
+    raise ValueError(f"share={share}: expected a share of the labels, 0 to 1")
+  if num_classes < 2:
+    raise ValueError(f"num_classes={num_classes}: expected two or more, for a label to be wrong")
+  noisy = np.array(labels, np.int32)
+  rows = np.flatnonzero(noisy != LEFT_OUT)
+  count = round(share * len(rows))
+  # Raw bits and sorts: NumPy promises these for all its versions.
+  bits = np.random.PCG64(seed).random_raw(3 * len(rows)).reshape(3, -1)
+  chosen = rows[np.argsort(bits[0], kind="stable")[:count]]
+  if kind == "permuted":
+    noisy[chosen] = noisy[chosen[np.argsort(bits[1][:count], kind="stable")]]
+  else:
+    step = 1 + bits[2][:count] % np.uint64(num_classes - 1)
+    noisy[chosen] = (noisy[chosen] + step.astype(np.int32)) % num_classes
+  return noisy
+
+
+def load_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...] | None]:
+  """Reads labels from a file: integers `[n]`, and the names of their classes if it has them.
+
+  Args:
+    path: a `.npy`, or an npz with `label` and, for other classes than those of the images,
+      `class_names`.
+
+  Raises:
+    DataFileError: it is missing, damaged, or holds something else.
+  """
+  if not pathlib.Path(path).is_file():
+    raise DataFileError(path, "there is no such file", _REMEDY)
+  try:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+      return _checked(path, loaded), None
+    with loaded as archive:
+      names = archive.get("class_names")
+      labels = _checked(path, archive["label"])
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise DataFileError(path, f"can't be read as labels ({error})", _REMEDY) from error
+  return labels, None if names is None else tuple(map(str, names.tolist()))
+
+
+def save_labels(path: str | os.PathLike, labels: Any, class_names: Sequence[str] = ()) -> None:
+  """Writes what `load_labels` reads, as an npz; whole or not at all."""
+  arrays: dict[str, Any] = {"label": np.asarray(labels, np.int32)}
+  if class_names:
+    arrays["class_names"] = np.array(class_names)
+  write_atomically(path, lambda stream: np.savez(stream, **arrays))
+
+
+def _checked(path, labels: np.ndarray) -> np.ndarray:
+  """Labels of the right layout.
+
+  Raises:
+    DataFileError: they are no integers `[n]`.
+  """
+  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    raise DataFileError(
+      path, f"holds {labels.dtype}{list(labels.shape)}, expected integers [n]", _REMEDY
+    )
+  return labels

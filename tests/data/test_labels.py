@@ -1,0 +1,134 @@
+"""Other labels: a file's, a net's, wrong ones; and trainings on them."""
+
+import numpy as np
+import pytest
+
+from jax_robust import errors
+from jax_robust.data import labels
+from jax_robust.data.labels import LEFT_OUT
+from jax_robust.data.sources import array_source, labels_of
+
+IMAGES = np.arange(6, dtype=np.uint8).repeat(4).reshape(6, 2, 2, 1)
+TRUE = np.array([0, 1, 2, 0, 1, 2])
+SOURCE = array_source(IMAGES, TRUE, class_names=("cat", "dog", "ship"), name="pets")
+
+
+def first_pixels(source):
+  images, given = source.read(np.arange(source.num_examples))
+  assert given.tolist() == labels_of(source).tolist() and given.dtype == np.int32
+  return images[:, 0, 0, 0].tolist(), given.tolist()
+
+
+def test_labels_are_replaced_and_images_left_out():
+  source = labels.with_labels(SOURCE, [2, LEFT_OUT, 1, 0, LEFT_OUT, 0])
+  assert first_pixels(source) == ([0, 2, 3, 5], [2, 1, 0, 0])
+  assert source.class_names == SOURCE.class_names and source.rows.tolist() == [0, 2, 3, 5]
+  other = labels.with_labels(SOURCE, [3] * 6, class_names=("0", "1", "2", "3"))
+  assert (other.num_classes, other.class_names[3]) == (4, "3")
+
+
+def wrong_net(images):
+  """Says of image i that it is of class (i + 1) mod 3, but for image 5, of which it is right."""
+  number = np.round(images[:, 0, 0, 0] * 255).astype(int)
+  return np.eye(3)[np.where(number == 5, 2, (number + 1) % 3)]
+
+
+@pytest.mark.parametrize(
+  ("keep", "expected"),
+  [
+    ("all", ([0, 1, 2, 3, 4, 5], [1, 2, 0, 1, 2, 2])),
+    ("mistakes", ([0, 1, 2, 3, 4], [1, 2, 0, 1, 2])),
+    ("correct", ([5], [2])),
+  ],
+)
+def test_a_net_gives_labels(keep, expected):
+  found = labels.relabel(SOURCE, wrong_net, keep=keep, batch_size=4)
+  assert first_pixels(found) == expected
+
+
+def test_no_mistake_is_a_correct_label():
+  found = labels.relabel(SOURCE, wrong_net, keep="mistakes")
+  images, given = first_pixels(found)
+  assert all(TRUE[image] != label for image, label in zip(images, given, strict=True))
+
+
+def test_classes_that_are_never_given_are_warned_of():
+  with pytest.warns(errors.RobustnessWarning, match=r"label \['dog', 'ship'\].*2 of 3 classes"):
+    labels.relabel(SOURCE, lambda images: np.eye(3)[np.zeros(len(images), int)])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_uniform_noise_is_wrong_and_even(share):
+  true = np.arange(9000) % 3
+  true[::10] = LEFT_OUT
+  noisy = labels.inject_label_noise(true, share, num_classes=3, seed=1)
+  assert (noisy[true == LEFT_OUT] == LEFT_OUT).all()
+  changed = (noisy != true)[true != LEFT_OUT]
+  assert changed.sum() == round(share * changed.size)
+  moves = np.bincount((noisy - true)[noisy != true] % 3, minlength=3)
+  assert abs(moves[1] - moves[2]) <= 5 * np.sqrt(moves.sum() + 1)
+  again = labels.inject_label_noise(true, share, num_classes=3, seed=1)
+  other = labels.inject_label_noise(true, share, num_classes=3, seed=2)
+  assert (again == noisy).all() and (share == 0 or (other != noisy).any())
+
+
+def test_permuted_noise_keeps_the_marginals():
+  true = np.arange(900) % 3
+  noisy = labels.inject_label_noise(true, 0.5, num_classes=3, seed=0, kind="permuted")
+  assert np.bincount(noisy).tolist() == [300] * 3
+  assert 0.25 < np.mean(noisy != true) < 0.42  # of the half that is permuted a third stays right
+
+
+def test_files_hold_labels_and_names(tmp_path):
+  np.save(tmp_path / "plain.npy", TRUE)
+  given, names = labels.load_labels(tmp_path / "plain.npy")
+  assert given.tolist() == TRUE.tolist() and names is None
+  labels.save_labels(tmp_path / "named.npz", [1, LEFT_OUT], ("zero", "one"))
+  given, names = labels.load_labels(tmp_path / "named.npz")
+  assert given.tolist() == [1, LEFT_OUT] and names == ("zero", "one")
+
+
+BAD = {
+  "too few": (lambda: labels.with_labels(SOURCE, TRUE[:4]), r"int64\[4\], expected integers \[6\]"),
+  "floats": (lambda: labels.with_labels(SOURCE, TRUE * 1.0), r"float64\[6\], expected integers"),
+  "outside": (lambda: labels.with_labels(SOURCE, TRUE + 1), r"labels \[3\] are outside 0 to 2"),
+  "negative": (lambda: labels.with_labels(SOURCE, TRUE - 2), r"labels \[-2\] are outside"),
+  "none left": (lambda: labels.with_labels(SOURCE, [-1] * 6), "no image of pets is left"),
+  "no mistakes": (
+    lambda: labels.relabel(SOURCE, lambda x: np.eye(3)[(x[:, 0, 0, 0] * 255).astype(int) % 3],
+                           keep="mistakes"), "makes no mistakes here"),
+  "keep": (lambda: labels.relabel(SOURCE, wrong_net, keep="mistake"), "did you mean 'mistakes'"),
+  "exits": (lambda: labels.relabel(SOURCE, lambda x: (wrong_net(x),) * 2), r"nets\.select_exit"),
+  "nan": (lambda: labels.relabel(SOURCE, lambda x: wrong_net(x) * np.nan), "NaN or infinite"),
+  "share": (lambda: labels.inject_label_noise(TRUE, 2, num_classes=3, seed=0), "share=2: expected"),
+  "one class": (lambda: labels.inject_label_noise(TRUE, 0.5, num_classes=1, seed=0), "classes=1"),
+  "kind": (
+    lambda: labels.inject_label_noise(TRUE, 0.5, num_classes=3, seed=0, kind="uniforms"),
+    "did you mean 'uniform'",
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call, message", BAD.values(), ids=BAD)
+def test_bad_labels_are_refused(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
+
+
+BAD_FILES = {
+  "missing": (None, "there is no such file"),
+  "damaged": (b"\x93NUMPY\x01\x00", "can't be read as labels"),
+  "pickled": (np.array([{}], object), "can't be read as labels"),
+  "one-hot": (np.eye(3), r"float64\[3, 3\], expected integers \[n\]"),
+}
+
+
+@pytest.mark.parametrize("content, message", BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_files_are_refused(tmp_path, content, message):
+  path = tmp_path / "labels.npy"
+  if isinstance(content, bytes):
+    path.write_bytes(content)
+  elif content is not None:
+    np.save(path, content, allow_pickle=True)
+  with pytest.raises(errors.DataFileError, match=message):
+    labels.load_labels(path)

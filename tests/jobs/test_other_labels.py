@@ -1,0 +1,49 @@
+"""Trainings on the labels of a file, on wrong ones, and tested on another set."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jax_robust import errors, jobs
+from jax_robust.data.labels import LEFT_OUT
+from jax_robust.data.sources import labels_of
+from jax_robust.runs import build
+
+
+def test_a_config_trains_on_the_labels_of_a_file(tiny, tmp_path):
+  given = np.arange(72) % 10
+  given[40:] = LEFT_OUT
+  np.save(tmp_path / "labels.npy", given)
+  config = tiny(
+    "steps=2,save=2,evaluate=2,log=2", data__labels=str(tmp_path / "labels.npy"),
+    data__label_noise=0.25, batch__original_share=1.0, generated__path="",
+  )  # fmt: skip
+  whole = build.load_train(config)
+  assert whole.num_examples == 40 and np.sum(labels_of(whole) != given[:40]) == 10
+  jobs.run(config, tmp_path / "run")
+  noted = json.loads((tmp_path / "run" / "data.json").read_text())
+  assert noted["num_train"] == 32
+  np.save(tmp_path / "labels.npy", np.where(given == LEFT_OUT, given, (given + 1) % 10))
+  with pytest.raises(errors.WorkdirError, match="labels_sha256"):
+    jobs.run(config, tmp_path / "run")
+
+
+def test_another_set_is_tested_on(tiny):
+  config = tiny(data__name="digits", data__test_name="made", data__num_heldout=0)
+  assert build.load_test(config, None).name == "made"
+  assert build.load_train(config).name == "digits train"
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"data__label_noise": 1.5}, "config.data.label_noise=1.5: expected a share"),
+    ({"data__test_name": "mnits"}, "did you mean 'mnist'"),
+    ({"data__labels": "nowhere.npy"}, "nowhere.npy: there is no such file"),
+  ],
+)
+def test_bad_keys_are_refused(tiny, tmp_path, changes, message):
+  config = tiny(batch__original_share=1.0, generated__path="", **changes)
+  with pytest.raises(errors.UserError, match=message):
+    jobs.run(config, tmp_path / "run")
