@@ -178,11 +178,11 @@ JOBS = {
     trains=True,
   ),
   "study": Job(
-    "jax_robust.jobs.study:study",
+    "jax_robust.studies.job:study",
     block="study",
     optional=True,
-    keywords="jax_robust.jobs.study:keywords",
-    check="jax_robust.jobs.study:check",
+    keywords="jax_robust.studies.job:keywords",
+    check="jax_robust.studies.job:check",
   ),
 }
 """What `config.job` may name."""

@@ -8,6 +8,11 @@ import ml_collections
 from jax_robust import attacks, errors, job_table
 from jax_robust import config as config_lib
 
+_DATA = {
+  "name": "cifar10", "num_heldout": 1024, "image_size": 0, "train_split": "train", "labels": "",
+  "label_noise": 0.0, "test_name": "", "test_split": "test",
+}  # fmt: skip
+
 
 def base() -> ml_collections.ConfigDict:
   """What every config starts from: the recipe released with "Doing More with Less"."""
@@ -20,16 +25,7 @@ def base() -> ml_collections.ConfigDict:
       "parallel": "jit",
       "distributed": False,
       "tensorboard": True,
-      "data": {
-        "name": "cifar10",
-        "num_heldout": 1024,
-        "image_size": 0,
-        "train_split": "train",
-        "labels": "",
-        "label_noise": 0.0,
-        "test_name": "",
-        "test_split": "test",
-      },
+      "data": dict(_DATA),
       "generated": {"path": "", "verify": "read"},
       "batch": {
         "size": 1024,

@@ -34,8 +34,8 @@ MAY_IMPORT = {
   "job_table": (),
   "presets": ("config", "errors", "attacks", "job_table"),
   "runs": SHARED,
-  "studies": (*SHARED, "runs"),
-  "jobs": (*SHARED, "runs", "studies"),
+  "jobs": (*SHARED, "runs"),
+  "studies": (*SHARED, "runs", "jobs"),
   "main": ("config", "errors", "job_table", "jobs", "paths", "presets", "runs", "train"),
   "__init__": ("attacks", "errors", "losses", "nets", "smoothing", "jobs", "runs"),
 }

@@ -7,7 +7,10 @@ update; what it finds goes into one file, with what was published beside it.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-STUDIES = {"two_dimensional": "jax_robust.studies.two_dimensional:two_dimensional"}
+STUDIES = {
+  "other_images": "jax_robust.studies.other_images:other_images",
+  "two_dimensional": "jax_robust.studies.two_dimensional:two_dimensional",
+}
 """What `config.study.name` may be: `module:name` of the function, by the name of the study."""
 
 ANSWERS = ("held here", "not held here", "not decidable at this size")
@@ -31,3 +34,7 @@ class Finding(NamedTuple):
   published: Mapping[str, Any]
   num_seeds: int
   preempted: bool = False
+
+
+PREEMPTED = Finding("", "", {}, {}, num_seeds=0, preempted=True)
+"""What a study returns that was told to stop: the same command goes on."""
