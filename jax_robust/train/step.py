@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from jax_robust.attacks.pgd_steps import scan
+from jax_robust.nets.loops import scan
 from jax_robust.train import optim
 from jax_robust.train.state import TrainState
 from jax_robust.types import ApplyFn, Batch, Metrics, Objective, Progress, Update
