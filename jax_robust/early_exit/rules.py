@@ -93,7 +93,13 @@ def first_confident(
   [0, 1]
   """
   known = jnp.asarray(known)
-  bounds = jnp.asarray(check_thresholds(thresholds, len(known)), known.dtype)
+  return first_to_pass(known, jnp.asarray(check_thresholds(thresholds, len(known)), known.dtype))
+
+
+def first_to_pass(
+  known: Float[Array, "exits b"], bounds: Float[Array, " early"]
+) -> Int[Array, " b"]:
+  """`first_confident` of thresholds that are checked, and may be traced."""
   passes = known[:-1] >= bounds[:, None]
   rest = jnp.ones_like(known[-1:], bool)
   return jnp.argmax(jnp.concatenate([passes, rest]), axis=0).astype(jnp.int32)

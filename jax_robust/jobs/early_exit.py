@@ -194,7 +194,7 @@ def _deploy(config, subject, predict, thresholds, images, batch_size) -> dict[st
     metrics.report(f"not deployed: {reason}")
     return {"skipped": reason}
   precision = config.evaluation.precision
-  run_block = nets.make_run_block(*subject[1:4], precision=precision)
+  run_block = nets.make_run_block(subject.net, *subject.variables, precision=precision)
   answers = exits_lib.make_deployed(
     run_block, thresholds, num_exits=len(thresholds) + 1, batch_size=batch_size
   )

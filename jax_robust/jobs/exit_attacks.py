@@ -15,6 +15,7 @@ from jax_robust.evaluate import exit_scores
 from jax_robust.runs import exits, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.runs.evaluation import attack_setting
+from jax_robust.types import fold_ids
 
 
 def exit_attacks(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[str, Any]:
@@ -103,17 +104,16 @@ def _read_options(config: Any) -> attacks_lib.Options:
 
 def _make_run(config: Any, options: attacks_lib.Options, subject: nets.Opened):
   """`run(attempt, ids) -> content` of a piece: which rules classify each point correctly."""
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
-  variables = subject.params, subject.model_state
+  make = nets.outputs_of_weights(config, subject.net)
   size = min(config.evaluation.batch_size, config.early_exit.chunk_size)
-  found = attacks_lib.make_points(make, variables, options, batch_size=size)
-  correct = attacks_lib.make_correct(make, variables, options.thresholds)
+  found = attacks_lib.make_points(make, subject.variables, options, batch_size=size)
+  correct = attacks_lib.make_correct(make, subject.variables, options.thresholds)
   key = jax.random.key(options.seed)
 
   def run(attempt: str, ids: np.ndarray) -> dict[str, np.ndarray]:
     images, labels = subject.source.read(ids)
     x, labels = images.astype(np.float32) / np.float32(255), np.asarray(labels, np.int32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.asarray(ids, np.uint32))
+    keys = fold_ids(key, np.asarray(ids, np.uint32))
     flags, distances = [], []
     for x_adv in found(attempt, x, labels, keys):
       flags.append(correct(x_adv, labels))

@@ -19,7 +19,7 @@ from jax_robust.errors import ConfigError, check_name, check_probability, near_p
 from jax_robust.nets.exits import exits_of
 from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
-from jax_robust.types import Attack
+from jax_robust.types import Attack, fold_ids
 
 RULES = ("budget", "common", "risk")
 """How thresholds are chosen by held-out images: `early_exit.choose_thresholds`,
@@ -62,7 +62,7 @@ def count_exits(config: Any, subject: nets.Opened) -> int:
   Raises:
     ConfigError: fewer than two.
   """
-  outputs_fn = nets.make_outputs_fn(*subject[1:4])
+  outputs_fn = nets.make_outputs_fn(subject.net, *subject.variables)
   num_exits = _count(outputs_fn, subject.source.image_shape)
   with from_config(f"model.name={config.model.name!r}"):
     check_several_exits(num_exits)
@@ -96,22 +96,22 @@ def costs_of(subject: nets.Opened, num_exits: int) -> dict[str, list[float]]:
 
 def make_predict(config: Any, subject: nets.Opened) -> Callable[[Any], tuple[jax.Array, ...]]:
   """`predict(x)`: the logits of all exits, compiled, with the weights as arguments."""
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
+  make = nets.outputs_of_weights(config, subject.net)
   compiled = jax.jit(lambda variables, x: exits_of(make(*variables)(x)))
-  return functools.partial(compiled, (subject.params, subject.model_state))
+  return functools.partial(compiled, subject.variables)
 
 
 def make_change(config: Any, subject: nets.Opened, attack: Attack) -> Callable:
   """`(x, labels, ids) -> x_adv` of an attack on all exits, compiled; keys are folded with ids."""
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
+  make = nets.outputs_of_weights(config, subject.net)
   key = jax.random.key(config.seed)
 
   @jax.jit
   def change(variables, x, labels, ids):
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+    keys = fold_ids(key, ids)
     return attack(make(*variables), x, labels, keys)
 
-  return functools.partial(change, (subject.params, subject.model_state))
+  return functools.partial(change, subject.variables)
 
 
 class Scored(NamedTuple):
