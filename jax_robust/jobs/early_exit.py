@@ -12,6 +12,7 @@ import numpy as np
 
 from jax_robust import attacks
 from jax_robust import early_exit as exits_lib
+from jax_robust.data.evaluation import as_floats
 from jax_robust.early_exit import expected_cost
 from jax_robust.errors import check_name
 from jax_robust.evaluate import evaluators, exit_plots, intervals, tables
@@ -110,7 +111,7 @@ def _collect(source, change, batch_size: int) -> np.ndarray:
   for start in range(0, source.num_examples, batch_size):
     ids = np.arange(start, start + batch_size).clip(max=source.num_examples - 1)
     images, labels = source.read(ids)
-    x = images.astype(np.float32) / np.float32(255)
+    x = as_floats(images)
     if change is not None:
       x = np.asarray(change(jnp.asarray(x), jnp.asarray(labels, jnp.int32), jnp.asarray(ids)))
     parts.append(x)

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from jax_robust.atomic import write_atomically
+from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, WorkdirError, check_count, check_eps
 from jax_robust.evaluate import exit_attacks as attacks_lib
 from jax_robust.evaluate import exit_scores
 from jax_robust.runs import exits, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.runs.evaluation import attack_setting
+from jax_robust.runs.evaluation import attack_setting, read_version
 from jax_robust.types import fold_ids
 
 
@@ -85,14 +86,9 @@ def _read_options(config: Any) -> attacks_lib.Options:
         "none: set --config.early_exit.eps=8/255"
       )
     eps = setting.eps
-  version = values["version"]
-  if isinstance(version, str) and version in attacks_lib.STAGES:
-    version = (version,)
-  elif isinstance(version, str) and "," in version:
-    version = tuple(name.strip() for name in version.split(",") if name.strip())
   options = attacks_lib.Options(
     tuple(values["attacks"]), tuple(values["aims"]), (), float(eps), values["max_steps"],
-    values["num_queries"], version, config.seed,
+    values["num_queries"], read_version(values["version"]), config.seed,
   )  # fmt: skip
   with from_config("early_exit"):
     check_eps(options.eps, "linf")
@@ -112,7 +108,7 @@ def _make_run(config: Any, options: attacks_lib.Options, subject: nets.Opened):
 
   def run(attempt: str, ids: np.ndarray) -> dict[str, np.ndarray]:
     images, labels = subject.source.read(ids)
-    x, labels = images.astype(np.float32) / np.float32(255), np.asarray(labels, np.int32)
+    x, labels = as_floats(images), np.asarray(labels, np.int32)
     keys = fold_ids(key, np.asarray(ids, np.uint32))
     flags, distances = [], []
     for x_adv in found(attempt, x, labels, keys):

@@ -12,7 +12,7 @@ import numpy as np
 
 from jax_robust import config as config_lib
 from jax_robust import early_exit
-from jax_robust.data.evaluation import eval_batches
+from jax_robust.data.evaluation import as_floats, eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.budget import check_several_exits
 from jax_robust.errors import ConfigError, check_name, check_probability, near_path
@@ -137,7 +137,7 @@ def score(predict: Callable, source: Source, *, batch_size: int, change: Any = N
   """
   outputs, labels = [], []
   for batch in eval_batches(source, batch_size=min(batch_size, source.num_examples)):
-    x = batch["image"].astype(np.float32) / np.float32(255)
+    x = as_floats(batch["image"])
     if change is not None:
       x = change(x, batch["label"], np.maximum(batch["id"], 0))
     outputs.append(np.stack(predict(jnp.asarray(x)))[:, batch["mask"]])

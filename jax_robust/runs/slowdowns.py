@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks, early_exit
+from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, check_name
 from jax_robust.runs import exits, nets
 from jax_robust.runs.blocks import from_config
@@ -100,7 +101,7 @@ def _universal(config, subject, kind, ball, eps) -> np.ndarray:
       step_size=_UNIVERSAL_STEP * eps,
     )  # fmt: skip
 
-  x = images.astype(np.float32) / np.float32(255)
+  x = as_floats(images)
   return np.asarray(find(subject.variables, x, labels))
 
 
