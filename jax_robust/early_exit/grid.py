@@ -63,15 +63,15 @@ def taken_on_grid(outputs: Any, grid: Any) -> Int[np.ndarray, "m n"]:
   [[1], [0]]
   """
   exits = as_outputs(outputs)
-  known = confidences(exits)
-  lines = jnp.asarray(as_grid(grid, len(exits)), known.dtype)
-  return np.asarray(_first_of_each(known, lines))
+  confidence = confidences(exits)
+  lines = jnp.asarray(as_grid(grid, len(exits)), confidence.dtype)
+  return np.asarray(_first_of_each(confidence, lines))
 
 
 @jax.jit
-def _first_of_each(known, lines):
+def _first_of_each(confidence, lines):
   """`first_to_pass` of each line, one after the other, since there may be many images."""
-  return jax.lax.map(lambda line: first_to_pass(known, line), lines)
+  return jax.lax.map(lambda line: first_to_pass(confidence, line), lines)
 
 
 def classes_of(exits: tuple) -> Int[np.ndarray, "exits n"]:

@@ -161,7 +161,7 @@ def _with_thresholds(scored, thresholds: np.ndarray, costs) -> dict[str, Any]:
   )
   found: dict[str, Any] = {key: summary[key] for key in summary if key != "num_examples"}
   for name, each in scored.items():
-    taken = np.asarray(exits_lib.first_confident(exits.known(each), thresholds))
+    taken = np.asarray(exits_lib.first_confident(exits.confidences_of(each), thresholds))
     fractions = exits_lib.exit_fractions(taken, len(each.outputs))
     expected = {unit: expected_cost(fractions, values) for unit, values in costs.items()}
     found[f"{name}_exits"] = {"fractions": fractions.tolist(), "expected": expected}
@@ -173,7 +173,7 @@ def _budgets(scored, heldout: np.ndarray | None, costs) -> list[dict[str, Any]]:
   if heldout is None:
     return []
   found = []
-  for entry in exits_lib.sweep(heldout, exits.known(scored["clean"])):
+  for entry in exits_lib.sweep(heldout, exits.confidences_of(scored["clean"])):
     row = {"budget": entry.budget, "thresholds": entry.thresholds.tolist()}
     found.append({**row, **_with_thresholds(scored, entry.thresholds, costs)})
   return found

@@ -145,7 +145,7 @@ def score(predict: Callable, source: Source, *, batch_size: int, change: Any = N
   return Scored(np.concatenate(outputs, axis=1), np.concatenate(labels))
 
 
-def known(scored: Scored) -> np.ndarray:
+def confidences_of(scored: Scored) -> np.ndarray:
   """The confidence of each exit `[exits, n]`."""
   return np.asarray(early_exit.confidences(scored.exits))
 
@@ -166,7 +166,7 @@ def find_thresholds(
   options, confidences, heldout = config.early_exit, None, None
   if config.data.num_heldout:
     heldout = score(predict, heldout_images(config), batch_size=config.evaluation.batch_size)
-    confidences = known(heldout)
+    confidences = confidences_of(heldout)
   if options.thresholds:
     values = read_thresholds(options.thresholds, subject.info["sha256"], num_exits)
     return Thresholds(values, {"file": options.thresholds}), confidences
