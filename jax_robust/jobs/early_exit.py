@@ -1,4 +1,4 @@
-"""The job of early exits: each exit, ensembles, budgets and thresholds, and the net as deployed."""
+"""The early exit job: each exit, ensembles, budgets and thresholds, and the net as deployed."""
 
 import functools
 import pathlib

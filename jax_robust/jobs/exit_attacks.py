@@ -1,4 +1,4 @@
-"""The job of attacks on exits: every point that is found counts under every rule of decision."""
+"""The exit attacks job: adversarial points of every attack, scored under every rule of decision."""
 
 import functools
 import pathlib
