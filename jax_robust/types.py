@@ -133,7 +133,7 @@ def as_keys(rng: Any, num_examples: int) -> jax.Array:
   """
   keys = typed_keys(rng)
   if keys.ndim == 0:
-    return jax.vmap(jax.random.fold_in, (None, 0))(keys, jax.numpy.arange(num_examples))
+    return fold_ids(keys, jax.numpy.arange(num_examples))
   if keys.shape != (num_examples,):
     raise ValueError(
       f"rng holds keys of shape {keys.shape}: expected one key, or one for each of {num_examples} "
@@ -165,3 +165,8 @@ def typed_keys(rng: Any) -> jax.Array:
 def fold(keys: jax.Array, number: Any) -> jax.Array:
   """Every example's key `[b]`, folded with one number."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def fold_ids(key: jax.Array, ids: Any) -> jax.Array:
+  """One key for each example `[b]`: one key, folded with each of their numbers `[b]`."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)

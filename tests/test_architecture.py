@@ -11,12 +11,13 @@ pytestmark = pytest.mark.fast
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
-CORE = ("types", "errors", "atomic", "losses", "nets", "attacks", "smoothing")
+CORE = ("types", "errors", "names", "atomic", "losses", "nets", "attacks", "smoothing")
 SHARED = (*CORE, "early_exit", "objectives", "models", "data", "generate", "train", "evaluate",
           "config", "paths", "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
   "errors": (),
+  "names": (),
   "atomic": (),
   "losses": ("types", "errors", "nets"),
   "nets": ("types", "errors"),
@@ -25,7 +26,7 @@ MAY_IMPORT = {
   "early_exit": ("types", "errors", "losses", "nets"),
   "objectives": CORE,
   "models": ("types", "errors"),
-  "data": ("types", "errors", "atomic"),
+  "data": ("types", "errors", "names", "atomic"),
   "generate": ("types", "errors", "data"),
   "train": (*CORE, "objectives"),
   "evaluate": (*CORE, "early_exit"),

@@ -31,6 +31,12 @@ class TwoExits(Classifier, kw_only=True):
     return y, self.early(y)
 
 
+SMALL = {
+  "attacks": ("fgsm",), "aims": ("exits", "deployed"), "chunk_size": 8, "slowdowns": ("image",),
+}  # fmt: skip
+"""The block `early_exit` of a job of seconds."""
+
+
 @contextlib.contextmanager
 def known():
   """Puts the net into the table of models."""

@@ -90,7 +90,6 @@ from jax_robust.attacks.pgd import n_fgsm as n_fgsm
 from jax_robust.attacks.pgd import pgd as pgd
 from jax_robust.attacks.pgd import rs_fgsm as rs_fgsm
 from jax_robust.attacks.pgd_steps import adam as adam
-from jax_robust.attacks.pgd_steps import default_unroll as default_unroll
 from jax_robust.attacks.pgd_steps import piecewise_constant as piecewise_constant
 from jax_robust.attacks.projections import onto_l1 as onto_l1
 from jax_robust.attacks.projections import onto_l2 as onto_l2
@@ -106,3 +105,4 @@ from jax_robust.attacks.slowdown import universal_slowdown as universal_slowdown
 from jax_robust.attacks.square import square as square
 from jax_robust.attacks.transfer import transfer as transfer
 from jax_robust.nets.devices import Devices as Devices
+from jax_robust.nets.loops import default_unroll as default_unroll

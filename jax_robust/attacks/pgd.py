@@ -29,15 +29,14 @@ from jax_robust.attacks.pgd_steps import (
   MODEL_NOISE,
   StepSize,
   check_restarts,
-  default_unroll,
   make_move,
-  scan,
   size_of_step,
 )
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import select
 from jax_robust.errors import check_count, check_name, check_step_size
 from jax_robust.nets import derivatives
+from jax_robust.nets.loops import default_unroll, scan
 from jax_robust.nets.randomised import takes_rng
 from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold
 

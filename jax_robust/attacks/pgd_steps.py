@@ -1,4 +1,4 @@
-"""How the iterate of a gradient attack moves: step sizes, momentum, optimisers, loop unrolling."""
+"""How the iterate of a gradient attack moves: step sizes, momentum, optimisers."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -15,8 +15,6 @@ from jax_robust.errors import check_count, check_step_size
 
 StepSize: TypeAlias = Callable[[Any], Any] | Array | np.ndarray | float
 """In units of the image, in the norm of the ball: a number, or a function of the step number."""
-
-_MOST_UNROLLED_STEPS = 64
 
 # Folded into the keys that a randomised model gets. Larger than any number of pixels: folding 7
 # into a key gives the very bits that pixel 7 of a start drawn with that key is made of.
@@ -68,36 +66,6 @@ def adam(step_sizes: Mapping[int | str, float | int]) -> optax.GradientTransform
   >>> optimizer = adam({0: 0.1, 5: 0.01})  # ten steps of the released TRADES recipe
   """
   return optax.adam(piecewise_constant(step_sizes), b1=0.9, b2=0.999, eps=1e-9)
-
-
-def default_unroll(num_steps: int) -> int:
-  """How many steps of a loop over convolutions to unroll: on the CPU all, up to 64; else 1.
-
-  XLA runs a convolution inside a loop 5 to 27 times slower on the CPU, however far the loop is
-  unrolled in part. Ten steps of an eight-convolution network on two cores: .29 s unrolled, 1.63 s
-  not. Compilation of 40 unrolled steps took 3.5 s against .5 s, repaid by the first call.
-
-  >>> default_unroll(1000)
-  1
-  """
-  if jax.default_backend() == "cpu" and num_steps <= _MOST_UNROLLED_STEPS:
-    return max(num_steps, 1)
-  return 1
-
-
-def scan(step: Callable, init: Any, xs: Any = None, *, length: int | None = None, unroll: int):
-  """`jax.lax.scan`, but a single step is no loop.
-
-  XLA keeps a loop of one step, and on the CPU a convolution in it is slow: FGSM would be.
-
-  >>> scan(lambda carry, x: (carry + x, 2 * x), 1.0, jnp.array([3.0]), unroll=1)
-  (Array(4., dtype=float32), Array([6.], dtype=float32))
-  """
-  count = length if xs is None else len(jax.tree.leaves(xs)[0])
-  if count != 1:
-    return jax.lax.scan(step, init, xs, length=length, unroll=unroll)
-  carry, made = step(init, jax.tree.map(lambda leaf: leaf[0], xs))
-  return carry, jax.tree.map(lambda leaf: leaf[None], made)
 
 
 def make_move(

@@ -16,7 +16,7 @@ from jax_robust.attacks.pgd import pgd
 from jax_robust.attacks.pgd_steps import MODEL_NOISE, StepSize
 from jax_robust.errors import check_step_size
 from jax_robust.nets.exits import exits_of, predictions
-from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold
+from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold, fold_ids
 
 
 def slowdown(
@@ -206,7 +206,7 @@ def _perturbations(inputs, groups, num_groups, *, ball, step_size, **options):
   half = dataclasses.replace(ball, eps=ball.eps / 2)
 
   middle = jnp.full_like(x, 0.5)
-  draws = jax.vmap(jax.random.fold_in, (None, 0))(keys[0], jnp.arange(num_groups))
+  draws = fold_ids(keys[0], jnp.arange(num_groups))
   start = (0.5 + half.sample(draws, jnp.zeros((num_groups, *dims), x.dtype)))[groups]
   noise_keys = fold(keys, MODEL_NOISE)
 

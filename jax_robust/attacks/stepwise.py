@@ -20,6 +20,7 @@ from jax_robust.errors import is_traced
 from jax_robust.losses import as_labels
 from jax_robust.nets import derivatives
 from jax_robust.nets.devices import compiler_options
+from jax_robust.nets.loops import scan
 from jax_robust.types import LogitsFn, fold
 
 fold_each = jax.vmap(jax.random.fold_in)
@@ -151,6 +152,8 @@ def make_driver(
     return ~jnp.all(is_done(search, state, stop_when_found=stop_when_found))
 
   if _is_one_program(arguments):
+    if search.num_steps == 1:  # as in `nets.loops.scan`: a single step is no loop
+      return step
     return lambda ball, state: jax.lax.while_loop(going_on, lambda state: step(ball, state), state)
   step, going_on = jax.jit(step, compiler_options=compiler_options()), jax.jit(going_on)
 
@@ -179,7 +182,7 @@ def one_by_one(attempt: Callable[[Any, Any], Any], carry: Any, tries: Any, argum
     arguments: as those of `make_driver`.
   """
   if _is_one_program(arguments):
-    return jax.lax.scan(lambda carry, each: (attempt(carry, each), None), carry, tries)[0]
+    return scan(lambda carry, each: (attempt(carry, each), None), carry, tries, unroll=1)[0]
   for each in zip(*tries, strict=True):
     carry = attempt(carry, each)
   return carry

@@ -15,7 +15,7 @@ from jax import Array
 from jax_robust.data import mixing
 from jax_robust.data.policies import make_policy
 from jax_robust.errors import check_count, check_name, check_not_negative, check_positive
-from jax_robust.types import Batch
+from jax_robust.types import Batch, fold_ids
 
 Prepare: TypeAlias = Callable[[Mapping[str, Array], Array], Batch]
 """`prepare(batch, rng) -> Batch`: from what a pipeline delivers to what an objective consumes."""
@@ -167,7 +167,7 @@ def make_prepare(
       )
     # fold_in and split of one key can meet, so that no key is used for both.
     rows_key, mix_key = jax.random.split(rng)
-    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(rows_key, batch["row"])
+    row_keys = fold_ids(rows_key, batch["row"])
     split = jax.vmap(partial(jax.random.split, num=3))
     policy_keys, crop_keys, cutout_keys = jnp.moveaxis(split(row_keys), 1, 0)
     if augment is not None:

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-import re
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,16 +29,6 @@ def classes_of(source: Source) -> Classes:
 def shown(name: str) -> str:
   """A file's name as text that can be printed and stored; bytes that are no UTF-8 as `\\xff`."""
   return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def natural(name: str) -> tuple:
-  r"""A key that sorts numbers in names by their value.
-
-  >>> sorted(["10", "9", "1"], key=natural)
-  ['1', '9', '10']
-  """
-  parts = re.split(r"(\d+)", name)
-  return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in parts), name
 
 
 def same_classes(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:

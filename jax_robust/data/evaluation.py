@@ -1,8 +1,17 @@
-"""Evaluation batches: every example once, in order; made with NumPy."""
+"""Evaluation batches: every example once, in order; images as a net takes them. With NumPy."""
 
 from collections.abc import Iterator
 
 import numpy as np
+
+
+def as_floats(images: np.ndarray) -> np.ndarray:
+  """Images of 0 to 255 as float32 in [0, 1], the division in float32.
+
+  >>> as_floats(np.array([0, 255], np.uint8)).tolist()
+  [0.0, 1.0]
+  """
+  return images.astype(np.float32) / np.float32(255)
 
 
 def eval_batches(

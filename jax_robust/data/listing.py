@@ -8,8 +8,9 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jax_robust.data.classes import natural, shown
+from jax_robust.data.classes import shown
 from jax_robust.errors import DataFileError, first_few
+from jax_robust.names import natural
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

@@ -48,7 +48,7 @@ def check_several_exits(num_exits: int) -> None:
 
 
 def choose_thresholds(
-  known: Float[np.ndarray, "exits n"], fractions: Sequence[float] | np.ndarray
+  confidence: Float[np.ndarray, "exits n"], fractions: Sequence[float] | np.ndarray
 ) -> Float[np.ndarray, " early"]:
   """Thresholds by which about the wanted share of held-out images leaves at each exit.
 
@@ -63,7 +63,7 @@ def choose_thresholds(
     `follows_the_published_rule`: to the letter, but for P_k, which is in float64 here.
 
   Args:
-    known: `confidences` of held-out images, which the net was not trained on, un-augmented.
+    confidence: `confidences` of held-out images, which the net was not trained on, un-augmented.
     fractions: P_k, one for each exit, as `target_fractions` returns them.
 
   Returns:
@@ -74,12 +74,12 @@ def choose_thresholds(
 
   Reference: Huang et al. 2018 (arXiv:1703.09844), section 5.2, in the form of its programs.
 
-  >>> known = np.array([[0.875, 0.75, 0.625, 0.5], [0.5, 0.5, 0.5, 0.5]], np.float32)
-  >>> choose_thresholds(known, [0.5, 0.5]).tolist()
+  >>> confidence = np.array([[0.875, 0.75, 0.625, 0.5], [0.5, 0.5, 0.5, 0.5]], np.float32)
+  >>> choose_thresholds(confidence, [0.5, 0.5]).tolist()
   [0.75]
   """
-  known, shares = np.asarray(known), np.asarray(fractions, np.float64)
-  num_exits, num_images = known.shape
+  confidence, shares = np.asarray(confidence), np.asarray(fractions, np.float64)
+  num_exits, num_images = confidence.shape
   check_several_exits(num_exits)
   if not num_images:
     raise ValueError("thresholds are chosen by held-out images, and there are none")
@@ -88,15 +88,15 @@ def choose_thresholds(
       f"fractions={shares.tolist()}: expected one for each of the {num_exits} exits, none "
       "negative, whose sum is 1"
     )
-  thresholds = np.full(num_exits - 1, NEVER, known.dtype)
+  thresholds = np.full(num_exits - 1, NEVER, confidence.dtype)
   marked = np.zeros(num_images, bool)
   for k in range(num_exits - 1):
-    order = np.argsort(-known[k], kind="stable")
+    order = np.argsort(-confidence[k], kind="stable")
     waiting = order[~marked[order]]
     wanted = int(np.floor(num_images * shares[k]))
     if 1 <= wanted <= len(waiting):
-      thresholds[k] = known[k, waiting[wanted - 1]]
-    marked |= known[k] >= thresholds[k]
+      thresholds[k] = confidence[k, waiting[wanted - 1]]
+    marked |= confidence[k] >= thresholds[k]
   return thresholds
 
 
@@ -118,14 +118,14 @@ class Budgeted(NamedTuple):
 
 def sweep(
   heldout: Float[np.ndarray, "exits m"],
-  known: Float[np.ndarray, "exits n"],
+  confidence: Float[np.ndarray, "exits n"],
   budgets: Sequence[float] = BUDGETS,
 ) -> list[Budgeted]:
   """Budgeted batch classification, simulated from the confidences of all exits.
 
   Args:
     heldout: `confidences` of held-out images, by which the thresholds are chosen.
-    known: `confidences` of the images that are classified.
+    confidence: `confidences` of the images that are classified.
     budgets: p.
 
   Returns:
@@ -134,6 +134,6 @@ def sweep(
   found = []
   for budget in budgets:
     thresholds = choose_thresholds(heldout, target_fractions(budget, len(heldout)))
-    taken = np.asarray(first_confident(known, thresholds))
-    found.append(Budgeted(budget, thresholds, taken, exit_fractions(taken, len(known))))
+    taken = np.asarray(first_confident(confidence, thresholds))
+    found.append(Budgeted(budget, thresholds, taken, exit_fractions(taken, len(confidence))))
   return found

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_robust.early_exit.rules import confidences
+from jax_robust.early_exit.rules import confidences, first_to_pass
 from jax_robust.errors import check_labels
 
 
@@ -62,13 +63,15 @@ def taken_on_grid(outputs: Any, grid: Any) -> Int[np.ndarray, "m n"]:
   [[1], [0]]
   """
   exits = as_outputs(outputs)
-  known = np.asarray(confidences(exits))
-  rest = np.ones_like(known[-1:], bool)
-  lines = [
-    np.argmax(np.concatenate([known[:-1] >= line[:, None], rest]), axis=0)
-    for line in as_grid(grid, len(exits)).astype(known.dtype)
-  ]
-  return np.stack(lines).astype(np.int32)
+  confidence = confidences(exits)
+  lines = jnp.asarray(as_grid(grid, len(exits)), confidence.dtype)
+  return np.asarray(_first_of_each(confidence, lines))
+
+
+@jax.jit
+def _first_of_each(confidence, lines):
+  """`first_to_pass` of each line, one after the other, since there may be many images."""
+  return jax.lax.map(lambda line: first_to_pass(confidence, line), lines)
 
 
 def classes_of(exits: tuple) -> Int[np.ndarray, "exits n"]:

@@ -93,10 +93,10 @@ def make_deployed(
     for number in range(num_exits):
       state, outputs = run_block(state, number)
       num_rows[number] = size
-      known, outputs = (np.asarray(each)[places] for each in (_confidence(outputs), outputs))
+      confidence, outputs = (np.asarray(each)[places] for each in (_confidence(outputs), outputs))
       if not number:
         logits = np.zeros((len(x), outputs.shape[1]), outputs.dtype)
-      leaves = known >= bounds[number] if number < len(bounds) else np.ones(len(rows), bool)
+      leaves = confidence >= bounds[number] if number < len(bounds) else np.ones(len(rows), bool)
       logits[rows[leaves]], taken[rows[leaves]] = outputs[leaves], number
       rows, places = rows[~leaves], places[~leaves]
       if not len(rows):

@@ -78,12 +78,12 @@ def exit_taken(outputs: Outputs, thresholds: Thresholds) -> Int[Array, " b"]:
 
 
 def first_confident(
-  known: Float[Array | np.ndarray, "exits b"], thresholds: Thresholds
+  confidence: Float[Array | np.ndarray, "exits b"], thresholds: Thresholds
 ) -> Int[Array, " b"]:
-  """`exit_taken` where the confidences are known: the first exit whose one is >= its threshold.
+  """`exit_taken` of confidences, not outputs: the first exit whose confidence is >= its threshold.
 
   Args:
-    known: as `confidences` returns them.
+    confidence: as `confidences` returns them.
     thresholds: as those of `check_thresholds`.
 
   Raises:
@@ -92,10 +92,18 @@ def first_confident(
   >>> first_confident(np.array([[0.9, 0.6], [0.5, 0.5]], np.float32), [0.75]).tolist()
   [0, 1]
   """
-  known = jnp.asarray(known)
-  bounds = jnp.asarray(check_thresholds(thresholds, len(known)), known.dtype)
-  passes = known[:-1] >= bounds[:, None]
-  rest = jnp.ones_like(known[-1:], bool)
+  confidence = jnp.asarray(confidence)
+  return first_to_pass(
+    confidence, jnp.asarray(check_thresholds(thresholds, len(confidence)), confidence.dtype)
+  )
+
+
+def first_to_pass(
+  confidence: Float[Array, "exits b"], bounds: Float[Array, " early"]
+) -> Int[Array, " b"]:
+  """`first_confident` of thresholds that are checked, and may be traced."""
+  passes = confidence[:-1] >= bounds[:, None]
+  rest = jnp.ones_like(confidence[-1:], bool)
   return jnp.argmax(jnp.concatenate([passes, rest]), axis=0).astype(jnp.int32)
 
 

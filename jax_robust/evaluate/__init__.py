@@ -1,1 +1,1 @@
-"""Accuracy, clean and under attack: flags for each image, intervals, tables, plots."""
+"""What is measured of nets: accuracy, clean and attacked, by exit; intervals, tables, plots."""

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jax_robust import losses
-from jax_robust.attacks import fgsm, linf_ball
+from jax_robust.attacks import aimed, fgsm, linf_ball
 from jax_robust.attacks.classes import is_finite
 from jax_robust.attacks.non_finite import put_back
 from jax_robust.errors import check_images, check_name, check_targets
 from jax_robust.evaluate.evaluators import EVALUATORS, Columns, is_correct
 from jax_robust.losses import as_labels
-from jax_robust.nets.exits import exits_of, select_exit
+from jax_robust.nets.exits import exits_of
 from jax_robust.nets.randomised import keyed
 from jax_robust.types import Attack, Images, LogitsFn, Rng, as_keys, fold
 
@@ -113,16 +113,15 @@ def attacked_exits(
   given, labels, keys = labels, as_labels(labels, len(x)), as_keys(keys, len(x))
   clean = exits_at(x, keys)
 
-  def exits_under_attack(target):
-    return exits_at(attack(eps)(target, x, given, keys), keys)
+  def exits_under_attack(aim):
+    change = attack(eps) if aim == "average" else aimed(attack(eps), aim)
+    return exits_at(change(outputs_fn, x, given, keys), keys)
 
-  if read_aim(aim, len(clean)) == "own":
-    every = range(len(clean))
-    attacked = [exits_under_attack(select_exit(outputs_fn, k))[k] for k in every]
-  elif aim == "average":
-    attacked = exits_under_attack(outputs_fn)
+  aim = read_aim(aim, len(clean))
+  if aim == "own":
+    attacked = [exits_under_attack(k)[k] for k in range(len(clean))]
   else:
-    attacked = exits_under_attack(select_exit(outputs_fn, read_aim(aim, len(clean))))
+    attacked = exits_under_attack(aim)
   found = {}
   for k, (before, after) in enumerate(zip(clean, attacked, strict=True)):
     after = put_back(~is_finite(after), before, after)

@@ -1,4 +1,4 @@
-"""What the points of `exit_attacks` come to: robust accuracy under each rule, and masked gradients.
+"""Robust accuracy under each rule of decision, by the points of `exit_attacks`; masked gradients.
 
 An image is robust under a rule if the rule classifies it correctly as it is, and every point of
 every attack and aim that was found in the ball: points made for one rule count under all.

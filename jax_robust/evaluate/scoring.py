@@ -1,6 +1,5 @@
 """Scoring: evaluators run over all images of a data set in batches, their columns gathered."""
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust.evaluate.evaluators import Evaluator
-from jax_robust.types import LogitsFn
+from jax_robust.names import natural
+from jax_robust.types import LogitsFn, fold_ids
 
 
 class Weights(NamedTuple):
@@ -53,9 +53,7 @@ def make_scorer(
     if batch["image"].dtype != np.uint8:
       raise TypeError(f"image has dtype {batch['image'].dtype}: expected uint8, 0 to 255")
     x = jnp.asarray(batch["image"], jnp.float32) / 255.0
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      jax.random.wrap_key_data(weights.rng), batch["id"]
-    )
+    keys = fold_ids(jax.random.wrap_key_data(weights.rng), batch["id"])
     logits_fn = make_logits_fn(weights.params, weights.model_state)
     columns, makers = {}, others or {}
     for name, evaluator in evaluators.items():
@@ -81,7 +79,7 @@ def measures(columns: Mapping[str, Any]) -> tuple[str, ...]:
   ('clean', 'exits/9', 'exits/10')
   """
   names = {name for name, column in columns.items() if len(column.shape) == 1}
-  return tuple(sorted(names - {*lost(columns)}, key=_natural))
+  return tuple(sorted(names - {*lost(columns)}, key=natural))
 
 
 def lost(columns: Mapping[str, Any]) -> tuple[str, ...]:
@@ -91,11 +89,6 @@ def lost(columns: Mapping[str, Any]) -> tuple[str, ...]:
   ('robust/lost',)
   """
   return tuple(sorted(name for name in columns if name.endswith("/lost")))
-
-
-def _natural(name: str) -> list:
-  """A key to sort by in which `exits/10` comes after `exits/9`."""
-  return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"/", name)]
 
 
 def score(

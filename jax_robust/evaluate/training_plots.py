@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_robust.evaluate import plot_style
+from jax_robust.names import natural
 
 _ALARM = {"color": "#B00020", "linewidth": 0.9, "alpha": 0.8}
 _SIZE = 3.9, 2.5  # inches of a panel
@@ -74,7 +75,7 @@ def series_of(run: Run, pattern: str) -> dict[str, tuple[np.ndarray, np.ndarray]
       np.array([at for at, _ in found[label]]),
       np.array([value for _, value in found[label]]),
     )
-    for label in sorted(found, key=lambda each: (len(each), each))
+    for label in sorted(found, key=natural)
   }
 
 

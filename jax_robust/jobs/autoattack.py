@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks, smoothing
-from jax_robust.attacks.autoattack import STAGES
+from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, tables
 from jax_robust.runs import devices, identity, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.runs.evaluation import autoattack_ball
+from jax_robust.runs.evaluation import autoattack_ball, read_version
 from jax_robust.train import metrics, parallel
 
 PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward")
@@ -70,9 +70,7 @@ def read_options(config: Any, norm: str) -> dict[str, Any]:
     ConfigError: a value that can't be used.
   """
   options = block(config, "autoattack")
-  version = options["version"]
-  if "," in version or version in STAGES:
-    options["version"] = tuple(name.strip() for name in version.split(",") if name.strip())
+  options["version"] = read_version(options["version"])
   with from_config("autoattack"):
     check_count(chunk_size=options["chunk_size"])
     attacks.make_stages(options["version"], norm)
@@ -110,7 +108,7 @@ def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
   rng = jax.random.key(store.identity["seed"])
   for ids in store.missing():
     images, labels = source.read(ids)
-    x, labels = images.astype(np.float32) / np.float32(255), np.asarray(labels)
+    x, labels = as_floats(images), np.asarray(labels)
     is_first = ids[0] == min(store.job_ids)  # the guards look at the model once a share
     result = evaluate(x, labels, rng, ball=ball, ids=ids, check=is_first, report=metrics.report)
     content = {name: getattr(result, name) for name in PER_IMAGE}

@@ -13,6 +13,7 @@ import numpy as np
 
 from jax_robust import smoothing
 from jax_robust.data import draws, sources
+from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import (
   ConfigError,
   WorkdirError,
@@ -190,7 +191,7 @@ def _fill(store: pieces.Rows, config, source, sampling: Callable) -> None:
   for ids in store.missing(IMAGES_AT_ONCE):
     images, labels = source.read(ids)
     check_labels(labels, source.num_classes)
-    x = images.astype(np.float32) / np.float32(255)
+    x = as_floats(images)
     began = time.perf_counter()
     with jax.default_matmul_precision(config.evaluation.precision):
       for place, found in sampling(x, rng, ids):

@@ -18,7 +18,7 @@ def compare(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Trains each of config.runs, whose blocks replace the config's; evaluates them in one table."""
   shards = config.generated.path
   if config.get("generate") and not shards:
-    generate.write_shards(config, path)
+    generate.generate(config, path)
     shards = str(path / generate.SHARDS)
   # The run that changes nothing is what the others are compared with, and the headline.
   names = sorted(config.runs, key=lambda name: len(config.runs[name]))

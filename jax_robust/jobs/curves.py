@@ -1,4 +1,4 @@
-"""The job of curves: what trainings measured from one evaluation to the next, as a picture."""
+"""The curves job: what trainings measured from one evaluation to the next, as a picture."""
 
 import pathlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""The job of early exits: each exit, ensembles, budgets and thresholds, and the net as deployed."""
+"""The early exit job: each exit, ensembles, budgets and thresholds, and the net as deployed."""
 
 import functools
 import pathlib
@@ -12,6 +12,7 @@ import numpy as np
 
 from jax_robust import attacks
 from jax_robust import early_exit as exits_lib
+from jax_robust.data.evaluation import as_floats
 from jax_robust.early_exit import expected_cost
 from jax_robust.errors import check_name
 from jax_robust.evaluate import evaluators, exit_plots, intervals, tables
@@ -110,7 +111,7 @@ def _collect(source, change, batch_size: int) -> np.ndarray:
   for start in range(0, source.num_examples, batch_size):
     ids = np.arange(start, start + batch_size).clip(max=source.num_examples - 1)
     images, labels = source.read(ids)
-    x = images.astype(np.float32) / np.float32(255)
+    x = as_floats(images)
     if change is not None:
       x = np.asarray(change(jnp.asarray(x), jnp.asarray(labels, jnp.int32), jnp.asarray(ids)))
     parts.append(x)
@@ -160,7 +161,7 @@ def _with_thresholds(scored, thresholds: np.ndarray, costs) -> dict[str, Any]:
   )
   found: dict[str, Any] = {key: summary[key] for key in summary if key != "num_examples"}
   for name, each in scored.items():
-    taken = np.asarray(exits_lib.first_confident(exits.known(each), thresholds))
+    taken = np.asarray(exits_lib.first_confident(exits.confidences_of(each), thresholds))
     fractions = exits_lib.exit_fractions(taken, len(each.outputs))
     expected = {unit: expected_cost(fractions, values) for unit, values in costs.items()}
     found[f"{name}_exits"] = {"fractions": fractions.tolist(), "expected": expected}
@@ -172,7 +173,7 @@ def _budgets(scored, heldout: np.ndarray | None, costs) -> list[dict[str, Any]]:
   if heldout is None:
     return []
   found = []
-  for entry in exits_lib.sweep(heldout, exits.known(scored["clean"])):
+  for entry in exits_lib.sweep(heldout, exits.confidences_of(scored["clean"])):
     row = {"budget": entry.budget, "thresholds": entry.thresholds.tolist()}
     found.append({**row, **_with_thresholds(scored, entry.thresholds, costs)})
   return found
@@ -194,7 +195,7 @@ def _deploy(config, subject, predict, thresholds, images, batch_size) -> dict[st
     metrics.report(f"not deployed: {reason}")
     return {"skipped": reason}
   precision = config.evaluation.precision
-  run_block = nets.make_run_block(*subject[1:4], precision=precision)
+  run_block = nets.make_run_block(subject.net, *subject.variables, precision=precision)
   answers = exits_lib.make_deployed(
     run_block, thresholds, num_exits=len(thresholds) + 1, batch_size=batch_size
   )

@@ -1,4 +1,4 @@
-"""The job of attacks on exits: every point that is found counts under every rule of decision."""
+"""The exit attacks job: adversarial points of every attack, scored under every rule of decision."""
 
 import functools
 import pathlib
@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from jax_robust.atomic import write_atomically
+from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, WorkdirError, check_count, check_eps
 from jax_robust.evaluate import exit_attacks as attacks_lib
 from jax_robust.evaluate import exit_scores
 from jax_robust.runs import exits, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.runs.evaluation import attack_setting
+from jax_robust.runs.evaluation import attack_setting, read_version
+from jax_robust.types import fold_ids
 
 
 def exit_attacks(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[str, Any]:
@@ -84,14 +86,9 @@ def _read_options(config: Any) -> attacks_lib.Options:
         "none: set --config.early_exit.eps=8/255"
       )
     eps = setting.eps
-  version = values["version"]
-  if isinstance(version, str) and version in attacks_lib.STAGES:
-    version = (version,)
-  elif isinstance(version, str) and "," in version:
-    version = tuple(name.strip() for name in version.split(",") if name.strip())
   options = attacks_lib.Options(
     tuple(values["attacks"]), tuple(values["aims"]), (), float(eps), values["max_steps"],
-    values["num_queries"], version, config.seed,
+    values["num_queries"], read_version(values["version"]), config.seed,
   )  # fmt: skip
   with from_config("early_exit"):
     check_eps(options.eps, "linf")
@@ -103,17 +100,16 @@ def _read_options(config: Any) -> attacks_lib.Options:
 
 def _make_run(config: Any, options: attacks_lib.Options, subject: nets.Opened):
   """`run(attempt, ids) -> content` of a piece: which rules classify each point correctly."""
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
-  variables = subject.params, subject.model_state
+  make = nets.outputs_of_weights(config, subject.net)
   size = min(config.evaluation.batch_size, config.early_exit.chunk_size)
-  found = attacks_lib.make_points(make, variables, options, batch_size=size)
-  correct = attacks_lib.make_correct(make, variables, options.thresholds)
+  found = attacks_lib.make_points(make, subject.variables, options, batch_size=size)
+  correct = attacks_lib.make_correct(make, subject.variables, options.thresholds)
   key = jax.random.key(options.seed)
 
   def run(attempt: str, ids: np.ndarray) -> dict[str, np.ndarray]:
     images, labels = subject.source.read(ids)
-    x, labels = images.astype(np.float32) / np.float32(255), np.asarray(labels, np.int32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.asarray(ids, np.uint32))
+    x, labels = as_floats(images), np.asarray(labels, np.int32)
+    keys = fold_ids(key, np.asarray(ids, np.uint32))
     flags, distances = [], []
     for x_adv in found(attempt, x, labels, keys):
       flags.append(correct(x_adv, labels))

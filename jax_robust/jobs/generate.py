@@ -23,8 +23,22 @@ SHARDS = "generated"
 
 
 def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
-  """Writes shards to WORKDIR/generated: a Gaussian fit of the data set, or files converted."""
-  return write_shards(config, path)
+  """Writes the shards that `config.generate` describes to WORKDIR/generated, unless they are there.
+
+  They hold samples of a Gaussian fit of the data set, or files converted.
+  """
+  options = block(config, "generate")
+  method, shard = options.pop("method", ""), options.pop("shard", "0/1")
+  options.pop("pieces", None)  # of the job `merge`
+  manifest, result = path / SHARDS / "manifest.json", None
+  if not manifest.exists():
+    with from_config("generate"):
+      result = METHODS[method](config, path, shard, **options)
+  others = pieces.Others(path)
+  while result is None and not manifest.exists():
+    others.check()
+    time.sleep(pieces.SECONDS_BETWEEN_LOOKS)  # until the first process has written them
+  return result or _describe(path / SHARDS)
 
 
 def check(config: Any) -> None:
@@ -38,22 +52,6 @@ def check(config: Any) -> None:
       raise ConfigError(f"config.generate: method {options['method']!r} needs {name!r}")
   if options.get("path") == "":
     raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
-
-
-def write_shards(config: Any, path: pathlib.Path) -> dict[str, Any]:
-  """Writes the shards that `config.generate` describes; shards that are there already are kept."""
-  options = block(config, "generate")
-  method, shard = options.pop("method", ""), options.pop("shard", "0/1")
-  options.pop("pieces", None)  # of the job `merge`
-  manifest, result = path / SHARDS / "manifest.json", None
-  if not manifest.exists():
-    with from_config("generate"):
-      result = METHODS[method](config, path, shard, **options)
-  others = pieces.Others(path)
-  while result is None and not manifest.exists():
-    others.check()
-    time.sleep(pieces.SECONDS_BETWEEN_LOOKS)  # until the first process has written them
-  return result or _describe(path / SHARDS)
 
 
 def _describe(folder: pathlib.Path) -> dict[str, Any]:

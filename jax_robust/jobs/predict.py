@@ -16,6 +16,7 @@ import numpy as np
 from jax_robust import smoothing
 from jax_robust.atomic import write_atomically
 from jax_robust.data import files
+from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, WorkdirError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import devices, nets, pieces, weights, workdir
@@ -90,7 +91,7 @@ def _fill(store: pieces.Rows, config, names, source, predictions) -> None:
   """Predicts the images of this share that are in no log."""
   rng = jax.random.key(config.seed)
   for ids in store.missing(IMAGES_AT_ONCE):
-    x = source.read(ids)[0].astype(np.float32) / np.float32(255)
+    x = as_floats(source.read(ids)[0])
     with jax.default_matmul_precision(config.evaluation.precision):
       for place, votes, found in predictions(x, rng, ids=ids):
         store.write({

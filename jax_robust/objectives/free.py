@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.attacks.pgd_steps import default_unroll, scan
 from jax_robust.errors import check_count, check_eps, check_step_size
+from jax_robust.nets.loops import default_unroll, scan
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Update, UpdateRecipe
 

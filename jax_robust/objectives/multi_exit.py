@@ -1,6 +1,5 @@
 """Fast adversarial training of multi-exit nets: the sum over the exits, and a penalty per exit."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from jaxtyping import Array
 
 from jax_robust import losses
 from jax_robust.errors import check_name, check_not_negative
+from jax_robust.names import natural
 from jax_robust.nets.exits import exits_of
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Attack, Batch, LossFn, Progress
@@ -139,14 +139,7 @@ def last_kernels(params: Any, num_exits: int, *, required: bool = True) -> list[
       f"the net has {num_exits} exits and {len(found)} layers named 'logits': each exit's last "
       "layer must have that name, for its weights to be penalised"
     )
-  return [found[path] for path in sorted(found, key=_natural)]
-
-
-def _natural(path: Sequence[str]) -> list:
-  """A key to sort by in which `exit_10` comes after `exit_9`."""
-  return [
-    [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)] for name in path
-  ]
+  return [found[path] for path in sorted(found, key=lambda path: [*map(natural, path)])]
 
 
 def _weights(penalties: Sequence[float] | None, num_exits: int) -> Sequence[float]:

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from jax_robust import attacks
 from jax_robust.attacks.ddn import cosine
-from jax_robust.attacks.pgd_steps import scan
 from jax_robust.attacks.projections import l2_norm
 from jax_robust.attacks.stepwise import Problem
+from jax_robust.nets.loops import scan
 from jax_robust.objectives import noisy
 from jax_robust.types import LogitsFn, fold
 

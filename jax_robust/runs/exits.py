@@ -12,14 +12,14 @@ import numpy as np
 
 from jax_robust import config as config_lib
 from jax_robust import early_exit
-from jax_robust.data.evaluation import eval_batches
+from jax_robust.data.evaluation import as_floats, eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.budget import check_several_exits
 from jax_robust.errors import ConfigError, check_name, check_probability, near_path
 from jax_robust.nets.exits import exits_of
 from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
-from jax_robust.types import Attack
+from jax_robust.types import Attack, fold_ids
 
 RULES = ("budget", "common", "risk")
 """How thresholds are chosen by held-out images: `early_exit.choose_thresholds`,
@@ -62,7 +62,7 @@ def count_exits(config: Any, subject: nets.Opened) -> int:
   Raises:
     ConfigError: fewer than two.
   """
-  outputs_fn = nets.make_outputs_fn(*subject[1:4])
+  outputs_fn = nets.make_outputs_fn(subject.net, *subject.variables)
   num_exits = _count(outputs_fn, subject.source.image_shape)
   with from_config(f"model.name={config.model.name!r}"):
     check_several_exits(num_exits)
@@ -96,22 +96,22 @@ def costs_of(subject: nets.Opened, num_exits: int) -> dict[str, list[float]]:
 
 def make_predict(config: Any, subject: nets.Opened) -> Callable[[Any], tuple[jax.Array, ...]]:
   """`predict(x)`: the logits of all exits, compiled, with the weights as arguments."""
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
+  make = nets.outputs_of_weights(config, subject.net)
   compiled = jax.jit(lambda variables, x: exits_of(make(*variables)(x)))
-  return functools.partial(compiled, (subject.params, subject.model_state))
+  return functools.partial(compiled, subject.variables)
 
 
 def make_change(config: Any, subject: nets.Opened, attack: Attack) -> Callable:
   """`(x, labels, ids) -> x_adv` of an attack on all exits, compiled; keys are folded with ids."""
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
+  make = nets.outputs_of_weights(config, subject.net)
   key = jax.random.key(config.seed)
 
   @jax.jit
   def change(variables, x, labels, ids):
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+    keys = fold_ids(key, ids)
     return attack(make(*variables), x, labels, keys)
 
-  return functools.partial(change, (subject.params, subject.model_state))
+  return functools.partial(change, subject.variables)
 
 
 class Scored(NamedTuple):
@@ -137,7 +137,7 @@ def score(predict: Callable, source: Source, *, batch_size: int, change: Any = N
   """
   outputs, labels = [], []
   for batch in eval_batches(source, batch_size=min(batch_size, source.num_examples)):
-    x = batch["image"].astype(np.float32) / np.float32(255)
+    x = as_floats(batch["image"])
     if change is not None:
       x = change(x, batch["label"], np.maximum(batch["id"], 0))
     outputs.append(np.stack(predict(jnp.asarray(x)))[:, batch["mask"]])
@@ -145,7 +145,7 @@ def score(predict: Callable, source: Source, *, batch_size: int, change: Any = N
   return Scored(np.concatenate(outputs, axis=1), np.concatenate(labels))
 
 
-def known(scored: Scored) -> np.ndarray:
+def confidences_of(scored: Scored) -> np.ndarray:
   """The confidence of each exit `[exits, n]`."""
   return np.asarray(early_exit.confidences(scored.exits))
 
@@ -166,7 +166,7 @@ def find_thresholds(
   options, confidences, heldout = config.early_exit, None, None
   if config.data.num_heldout:
     heldout = score(predict, heldout_images(config), batch_size=config.evaluation.batch_size)
-    confidences = known(heldout)
+    confidences = confidences_of(heldout)
   if options.thresholds:
     values = read_thresholds(options.thresholds, subject.info["sha256"], num_exits)
     return Thresholds(values, {"file": options.thresholds}), confidences

@@ -1,12 +1,10 @@
 """A net as `x -> (features, logits)`, block by block: what diagnostics of features look at."""
 
-import contextlib
 from typing import Any
-
-import jax
 
 from jax_robust.errors import ConfigError
 from jax_robust.evaluate.diagnostics import BlocksFn
+from jax_robust.runs.nets import in_precision
 
 
 def make_blocks_fn(
@@ -33,7 +31,7 @@ def make_blocks_fn(
 
   def blocks_fn(x):
     state, features, logits = x, [], []
-    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+    with in_precision(precision):
       for number in range(net.num_blocks):
         state, exit_logits = net.apply(variables, state, number, method="run_block")
         features.append(state[max(state)])

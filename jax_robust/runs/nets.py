@@ -1,6 +1,7 @@
 """The models that a job evaluates: the workdir's own, or others that the config names."""
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -81,6 +82,11 @@ class Opened(NamedTuple):
   model_state: Any
   info: dict[str, Any]
 
+  @property
+  def variables(self) -> tuple[Any, Any]:
+    """The weights as arguments of a compiled program, of which they are no part."""
+    return self.params, self.model_state
+
 
 def open_model(config: Any, path: pathlib.Path) -> Opened:
   """Opens the test split, and a workdir's weights or those of `config.init_from`."""
@@ -119,6 +125,11 @@ def make_logits_fn(
   return select_exit(outputs_fn, read_exit(config))
 
 
+def in_precision(precision: str | None) -> contextlib.AbstractContextManager:
+  """A context with that precision of matrix products; None leaves what the caller has set."""
+  return jax.default_matmul_precision(precision) if precision else contextlib.nullcontext()
+
+
 def make_outputs_fn(
   net: Any, params: Any, model_state: Any, *, precision: str | None = None
 ) -> LogitsFn:
@@ -129,10 +140,15 @@ def make_outputs_fn(
   apply_fn = state.make_apply_fn(net)
 
   def outputs_fn(x):
-    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+    with in_precision(precision):
       return apply_fn(params, model_state, x, train=False)[0]
 
   return outputs_fn
+
+
+def outputs_of_weights(config: Any, net: Any) -> Callable[[Any, Any], LogitsFn]:
+  """`make(params, model_state) -> outputs_fn`, in the precision of the config's evaluation."""
+  return functools.partial(make_outputs_fn, net, precision=config.evaluation.precision)
 
 
 def make_run_block(
@@ -152,7 +168,7 @@ def make_run_block(
     )
 
   def run_block(variables, inputs, number):
-    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+    with in_precision(precision):
       return net.apply(variables, inputs, number, method="run_block")
 
   return compile_blocks(run_block, {"params": params, **model_state})

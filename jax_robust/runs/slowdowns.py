@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks, early_exit
+from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, check_name
 from jax_robust.runs import exits, nets
 from jax_robust.runs.blocks import from_config
@@ -87,7 +88,7 @@ def _make_change(config, subject, setting, kind, thresholds) -> Callable:
 
 def _universal(config, subject, kind, ball, eps) -> np.ndarray:
   """One perturbation, or one for each class, made on the first training images."""
-  make = functools.partial(nets.make_outputs_fn, subject.net, precision=config.evaluation.precision)
+  make = nets.outputs_of_weights(config, subject.net)
   train = exits.training_images(config)
   count = min(config.evaluation.batch_size, train.num_examples)
   images, labels = train.read(np.arange(count))
@@ -100,8 +101,8 @@ def _universal(config, subject, kind, ball, eps) -> np.ndarray:
       step_size=_UNIVERSAL_STEP * eps,
     )  # fmt: skip
 
-  variables = (subject.params, subject.model_state)
-  return np.asarray(find(variables, images.astype(np.float32) / np.float32(255), labels))
+  x = as_floats(images)
+  return np.asarray(find(subject.variables, x, labels))
 
 
 def _add(delta: np.ndarray) -> Callable:

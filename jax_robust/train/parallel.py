@@ -77,14 +77,6 @@ def process_rows(batch_size: int) -> slice:
   return slice(start, start + per_process)
 
 
-def wait_for_all(name: str) -> None:
-  """Waits until every process has come here; `name` says where that is, should one not."""
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices(name)
-
-
 def state_specs(state: Any) -> Any:
   """How a train state is laid out: `carry['rows']` is sharded like the batch, all else replicated.
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from jax_robust.attacks.pgd_steps import scan
+from jax_robust.nets.loops import scan
 from jax_robust.train import optim
 from jax_robust.train.state import TrainState
-from jax_robust.types import ApplyFn, Batch, Metrics, Objective, Progress, Update
+from jax_robust.types import ApplyFn, Batch, Metrics, Objective, Progress, Update, fold_ids
 
 Prepare = Callable[[Mapping[str, Any], jax.Array], Batch]
 
@@ -60,7 +60,7 @@ def prepare_batch(
   prepare_key, objective_key = jax.random.split(step_key)
   batch = dict(prepare(raw, prepare_key))
   chex.assert_tree_shape_prefix(batch, batch["row"].shape)
-  rng = jax.vmap(jax.random.fold_in, (None, 0))(objective_key, batch["row"])
+  rng = fold_ids(objective_key, batch["row"])
   return Prepared(batch, rng, Progress(state.step, state.step / steps_per_epoch))
 
 

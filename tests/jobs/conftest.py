@@ -1,5 +1,6 @@
 """A run of a second, as a config, as a command, and in a process of its own that can be killed."""
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -7,10 +8,12 @@ import pathlib
 import shutil
 
 import pytest
+import two_exits
 from forked import run_process
 from quick_compilation import XLA_FLAGS
 
 from jax_robust import config as config_lib
+from jax_robust import jobs
 
 TINY = pathlib.Path(__file__).parent.parent / "tiny_config.py"
 RUN = f"{TINY}:steps=80,save=4,evaluate=10,log=3"
@@ -61,16 +64,57 @@ def environment(compilation_cache):
   }
 
 
+@contextlib.contextmanager
+def alone(common, name):
+  """The folder of that name, while no other worker is in here."""
+  folder = common / name
+  folder.mkdir(exist_ok=True)
+  with (common / f"{name}.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield folder
+
+
 @pytest.fixture(scope="session")
 def trained(common, compilation_cache):
   """The workdir of a finished run of 80 steps: look, don't touch."""
-  folder = common / "trained" / "run"
-  with (common / "lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+  with alone(common, "trained") as place:
+    folder = place / "run"
     if not (folder / "results").exists():
       argv = [f"--config={RUN}", f"--workdir={folder}"]
       result = run_process(argv, compilation_cache, printed=common / "trained.txt")
       assert result.code == 0, result.printed
+  return folder
+
+
+@pytest.fixture(scope="session")
+def known():
+  """`model.name='two_exits'`, a net with two exits, for the tests that ask for it."""
+  with two_exits.known():
+    yield
+
+
+@pytest.fixture(scope="session")
+def make_two_exits(tiny, known):
+  """`make(job, **changes)`: a config of a net with two exits, trained for two steps."""
+
+  def make(job="train", **changes):
+    small = {f"early_exit__{key}": value for key, value in two_exits.SMALL.items()}
+    config = tiny("steps=2,save=2,evaluate=2", model={"name": "two_exits"}, **{**small, **changes})
+    config.job = job
+    return config
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def run_two_exits(common, make_two_exits):
+  """The workdir of a TRADES training of that net, with the results of both jobs on exits."""
+  with alone(common, "two_exits") as place:
+    folder = place / "run"
+    if not (place / "done").exists():
+      for job in ("train", "early_exit", "exit_attacks"):
+        jobs.run(make_two_exits(job), folder)
+      (place / "done").touch()
   return folder
 
 

@@ -5,45 +5,22 @@ import shutil
 
 import numpy as np
 import pytest
-import two_exits
 
 from jax_robust import jobs, models
 from jax_robust.early_exit import exit_fractions
 from jax_robust.errors import ConfigError
 from jax_robust.runs import exits, nets, pieces, slowdowns
 
-SMALL = {
-  "attacks": ("fgsm",), "aims": ("exits", "deployed"), "chunk_size": 8,
-  "slowdowns": ("image",),
-}  # fmt: skip
+
+@pytest.fixture
+def make(make_two_exits):
+  return make_two_exits
 
 
-@pytest.fixture(scope="module", autouse=True)
-def known():
-  with two_exits.known():
-    yield
-
-
-@pytest.fixture(scope="module")
-def make(tiny):
-  """A config of a net with two exits, trained for two steps."""
-
-  def config(job, **changes):
-    small = {f"early_exit__{key}": value for key, value in SMALL.items()}
-    config = tiny("steps=2,save=2,evaluate=2", model={"name": "two_exits"}, **{**small, **changes})
-    config.job = job
-    return config
-
-  return config
-
-
-@pytest.fixture(scope="module")
-def run(make, tmp_path_factory):
-  """A trained run on which both jobs were run."""
-  folder = tmp_path_factory.mktemp("exits") / "run"
-  for job in ("train", "early_exit", "exit_attacks"):
-    jobs.run(make(job), folder)
-  return folder
+@pytest.fixture
+def run(run_two_exits):
+  """A trained run on which both jobs were run: look, don't touch."""
+  return run_two_exits
 
 
 def read(folder, name):
@@ -69,7 +46,7 @@ def test_early_exit_tells_exits_budgets_and_thresholds(run):
 
 def test_early_exit_tells_what_a_slowdown_costs(run):
   result = read(run, "early_exit")
-  assert list(result["slowdown"]) == list(SMALL["slowdowns"])
+  assert list(result["slowdown"]) == ["image"]
   for found in result["slowdown"].values():
     assert found["clean"]["accuracy"] == result["deployed"]["clean"]
     assert found["clean"]["exit_fractions"] == result["deployed"]["clean_exits"]["fractions"]

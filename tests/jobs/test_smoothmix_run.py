@@ -34,7 +34,7 @@ def shard_folder(tmp_path_factory):
     "method": "gaussian", "covariance": "diagonal", "num_examples": NUM_GENERATED,
     "num_shards": NUM_SHARDS,
   }  # fmt: skip
-  written = generate.write_shards(config, folder)
+  written = generate.generate(config, folder)
   assert written == {"num_examples": NUM_GENERATED, "num_shards": NUM_SHARDS}
   return folder / generate.SHARDS
 

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import two_exits
 
 from jax_robust import config as config_lib
 from jax_robust import jobs, presets
@@ -18,14 +17,8 @@ from jax_robust.train import checkpoint, metrics
 FALLS = {2: 0.5, 4: 0.1, 6: 0.1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def known():
-  with two_exits.known():
-    yield
-
-
 @pytest.fixture(scope="module")
-def make(tiny):
+def make(tiny, known):
   """A config of a net with two exits, with an evaluation of each, and the detector."""
 
   def config(**changes):

@@ -12,6 +12,7 @@ from two_exits import on_two_exits
 
 from jax_robust import attacks, losses, models, objectives
 from jax_robust.train import parallel, state
+from jax_robust.types import fold_ids
 
 # Targets that a loss takes.
 LOSSES_UNDER_TEST = {
@@ -182,7 +183,7 @@ def test_attacks(name, options, modes):
       def logits_fn(x):
         return apply_fn(weights.params, weights.model_state, x, train=False)[0]
 
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["row"])
+      keys = fold_ids(jax.random.key(0), batch["row"])
       return attack(logits_fn, batch["image"], batch["target"], keys)
 
     return run

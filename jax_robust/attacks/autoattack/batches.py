@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jax_robust.types import fold
+from jax_robust.types import fold, fold_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _fold(keys, number):
 @jax.jit
 def _fold_ids(rng, ids):
   """Key data of one key, folded with each id."""
-  return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(rng, ids))
+  return jax.random.key_data(fold_ids(rng, ids))
 
 
 def in_batches(fn: Callable[..., Any], rows: tuple[Any, ...], size: int) -> np.ndarray:
