@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from jax_robust.data import sources
+from jax_robust.data import draws, sources
 from jax_robust.data.sources import array_source
 from jax_robust.errors import DataFileError
 
@@ -83,19 +83,21 @@ def test_num_classes_defaults_to_the_labels():
   assert array_source(_OK, np.array([0, 5, 1])).num_classes == 6
 
 
-def test_split_heldout_is_disjoint_and_complete(source):
-  train, heldout = sources.split_heldout(source, 6)
+@pytest.mark.parametrize("draw", ["first", "class"])
+def test_held_out_and_the_rest_are_disjoint_and_complete(source, draw):
+  train, heldout = draws.hold_out(source, 6, draw=draw)
   read = {view: view.read(np.arange(view.num_examples))[0][:, 0, 0, 0] for view in (train, heldout)}
-  assert read[heldout].tolist() == list(range(6))
-  assert read[train].tolist() == list(range(6, 20))
+  assert sorted([*read[train], *read[heldout]]) == list(range(20))
+  assert draw == "class" or read[heldout].tolist() == list(range(6))
+  assert read[train].tolist() == sorted(read[train].tolist())
   assert train.num_classes == 4 and heldout.image_shape == (4, 5, 3)
   for num in (0, 20):
     with pytest.raises(ValueError, match=f"num_heldout={num}"):
-      sources.split_heldout(source, num)
+      draws.hold_out(source, num, draw=draw)
 
 
 def test_views_of_views(source):
-  train, _ = sources.split_heldout(source, 5)
+  train, _ = draws.hold_out(source, 5, draw="first")
   assert sources.subset(train, 2, 4).read(np.array([0, 1]))[0][:, 0, 0, 0].tolist() == [7, 8]
   with pytest.raises(ValueError, match="start=2, stop=16"):
     sources.subset(train, 2, 16)
