@@ -157,18 +157,16 @@ def check_count(least: int = 1, /, **counts: Any) -> None:
 
 
 def check_function(remedy: str = "", /, **functions: Any) -> None:
-  """Raises TypeError unless every value can be called; the remedy says what is expected.
+  """Raises TypeError unless every value can be called; the remedy says which function.
 
-  >>> check_function("such as losses.margin", loss_fn="margin")
+  >>> check_function(", such as losses.margin", loss_fn="margin")
   Traceback (most recent call last):
   ...
   TypeError: loss_fn='margin': expected a function, such as losses.margin
   """
   for name, function in functions.items():
     if not callable(function):
-      raise TypeError(
-        f"{name}={shown(function)}: expected a function{', ' if remedy else ''}{remedy}"
-      )
+      raise TypeError(f"{name}={shown(function)}: expected a function{remedy}")
 
 
 def as_numbers(values: Any, name: str) -> np.ndarray:

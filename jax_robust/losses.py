@@ -323,7 +323,7 @@ def _takes_exits(loss_fn: Callable[..., Array]) -> bool:
 
 def _check_is_loss(loss_fn: Any) -> None:
   """Raises TypeError for a name, or anything else that is no function."""
-  check_function("such as losses.margin", loss_fn=loss_fn)
+  check_function(", such as losses.margin", loss_fn=loss_fn)
 
 
 def _per_example(loss: Any, logits: Array) -> Any:
@@ -406,7 +406,7 @@ def slowdown_loss(
   """
   check_weight(weight=weight)
   _check_is_loss(loss_fn)
-  check_function("outputs -> logits [b, k]", answer_fn=answer_fn)
+  check_function(" outputs -> logits [b, k]", answer_fn=answer_fn)
 
   def loss_of_exits(outputs, targets):
     slow = -cross_entropy_to_uniform(outputs, targets)

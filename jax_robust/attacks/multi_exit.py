@@ -19,7 +19,7 @@ from jax_robust.nets.exits import Exit, exits_of, select_exit
 from jax_robust.nets.randomised import keyed
 from jax_robust.types import Attack, Images, LogitsFn, LossFn, as_keys
 
-_SUCH_AS = "such as functools.partial(attacks.pgd, ball=attacks.linf_ball(8 / 255))"
+_SUCH_AS = ", such as functools.partial(attacks.pgd, ball=attacks.linf_ball(8 / 255))"
 
 
 def aimed(attack: Attack, rule: Exit | Callable[[LogitsFn], LogitsFn]) -> Attack:
@@ -56,7 +56,7 @@ def aimed(attack: Attack, rule: Exit | Callable[[LogitsFn], LogitsFn]) -> Attack
 
   def aimed_attack(logits_fn, x, targets, rng, **options):
     chosen = choose(logits_fn)
-    check_function("a logits_fn, of the rule", **{"rule(logits_fn)": chosen})
+    check_function(" of images, a logits_fn", **{"rule(logits_fn)": chosen})
     return attack(chosen, x, targets, rng, **options)
 
   return aimed_attack
@@ -100,6 +100,8 @@ def max_average(attack: Attack, *, loss_fn: LossFn = losses.cross_entropy) -> At
     losses.as_labels(targets, len(x))  # before the model sees what may be one image
     num_exits = len(jax.eval_shape(lambda x, keys: exits_of(keyed(logits_fn)(x, keys)), x, keys))
     points = [aimed(attack, k)(logits_fn, x, targets, keys, **options) for k in range(num_exits)]
+    for each in points:
+      check_attacked(each, x)
     return largest_average(logits_fn, points, targets, keys, loss_fn=loss_fn)
 
   return max_average_attack

@@ -185,13 +185,14 @@ def _set_of_images(name, logits_fn, x, targets, rng, ball, step_size) -> Inputs:
   """The inputs, checked; raises unless the ball is an l-infinity one of one radius."""
   check_norm(name, ball, "linf")
   check_weight(step_size=step_size)
+  inputs = check_inputs(name, logits_fn, x, targets, rng, ball)
   for key, value in (("ball.eps", ball.eps), ("step_size", step_size)):
     if np.ndim(value):
       raise ValueError(
         f"{key} has shape {np.shape(value)}: {name} takes a ball of one radius and steps of one "
         "size, as it makes one perturbation for many images"
       )
-  return check_inputs(name, logits_fn, x, targets, rng, ball)
+  return inputs
 
 
 def _perturbations(inputs, groups, num_groups, *, ball, step_size, **options):

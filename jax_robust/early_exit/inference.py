@@ -82,7 +82,7 @@ def make_deployed(
   """
   check_several_exits(num_exits)
   check_count(batch_size=batch_size)
-  check_function("(state, number) -> (state, logits)", run_block=run_block)
+  check_function(" (state, number) -> (state, logits)", run_block=run_block)
   batch_size = int(batch_size)
   bounds = check_thresholds(thresholds, num_exits)
   sizes = row_counts(batch_size)

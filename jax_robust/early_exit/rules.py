@@ -163,7 +163,7 @@ def early_exit(logits_fn: LogitsFn, thresholds: Thresholds) -> LogitsFn:
   >>> early_exit(two_exits, [0.9])(jnp.array([[1.0, 0.0], [0.125, 0.25]])).tolist()
   [[9.0, 0.0], [-1.125, -2.25]]
   """
-  check_function("x -> outputs of all exits", logits_fn=logits_fn)
+  check_function(" x -> outputs of all exits", logits_fn=logits_fn)
   query = without_jit(logits_fn)
 
   @functools.wraps(query)

@@ -209,7 +209,7 @@ def feature_distance(
 
 def _blocks_fn(blocks_fn: BlocksFn) -> BlocksFn:
   """`x -> (features, logits)`, the features in float32; raises where it gives something else."""
-  check_function("x -> (features, logits), a tuple of each", blocks_fn=blocks_fn)
+  check_function(" x -> (features, logits), a tuple of each", blocks_fn=blocks_fn)
   if takes_rng(blocks_fn):
     raise TypeError("blocks_fn takes (x, rng): expected a function of images, in eval mode")
 

@@ -66,18 +66,20 @@ def attack_images(
   try:
     inspect.signature(attack).bind(eps)
   except TypeError:
-    raise TypeError(f"attack={shown(attack)} takes other arguments: expected {_OF_EPS}") from None
+    raise TypeError(
+      f"attack={shown(attack)} takes other arguments: expected a function{_OF_EPS}"
+    ) from None
   except ValueError:  # without a signature
     pass
   made = attack(eps)
-  check_function(f"attack being {_OF_EPS}", **{"attack(eps)": made})
+  check_function(f": attack is to be one{_OF_EPS}", **{"attack(eps)": made})
   x_adv = made(logits_fn, x, labels, keys)
   check_attacked(x_adv, x)
   return x_adv
 
 
 _OF_EPS = (
-  "a function of the radius that gives an attack, such as lambda eps: functools.partial("
+  " of the radius that gives an attack, such as lambda eps: functools.partial("
   "attacks.pgd, ball=attacks.linf_ball(eps))"
 )
 

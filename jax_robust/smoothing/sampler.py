@@ -95,7 +95,7 @@ class Sampler:
   ):
     check_count(batch_size=batch_size)
     check_name("noise", noise, NOISES)
-    check_function("x -> logits", logits_fn=logits_fn)
+    check_function(" x -> logits", logits_fn=logits_fn)
     if not isinstance(devices, Devices):
       raise TypeError(f"devices={shown(devices)}: expected nets.devices.Devices(...)")
     self.image_shape, self.noise = _checked_shape(image_shape), NOISES[noise]
