@@ -1,6 +1,7 @@
 """One law for losses, objectives and evaluators: their targets, logits, images, keys and sigmas."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -216,6 +217,65 @@ def test_bad_batches_are_refused(name, row):
 def test_objectives_refuse_a_sigma_of_other_units(name):
   with pytest.raises(ValueError, match="sigma=64: .*did you mean 64/255"):
     loss_of(name, sigma=64)
+
+
+@pytest.mark.parametrize(
+  ("name", "changes", "message"),
+  [
+    ("grad_align", {"eps": 8}, "eps=8: .*did you mean 8/255"),
+    ("grad_align", {"eps": np.full(5, 0.1)}, r"eps has shape \(5,\): expected one radius"),
+    ("grad_align", {"lbd": float("inf")}, "lbd=inf: expected a finite number"),
+    ("grad_align", {"lbd": "1"}, "lbd='1': expected a number"),
+    ("grad_align", {"lbd": np.ones(2)}, r"lbd has shape \(2,\): expected one number"),
+    ("grad_align", {"loss_fn": "margin"}, "loss_fn='margin': expected a function"),
+    ("multi_exit", {"penalties": [0.1, float("nan")]}, "penalties=nan: expected a finite number"),
+    ("multi_exit", {"penalties": [float("inf")]}, "penalties=inf: expected a finite number"),
+    ("multi_exit", {"penalties": 0.1}, "penalties=0.1: expected a list"),
+    ("multi_exit", {"penalties": ["a"]}, "penalties=.*: expected numbers"),
+    ("multi_exit", {"clean_weight": float("inf")}, "clean_weight=inf: expected a finite number"),
+    ("multi_exit", {"clean_weight": None}, "clean_weight=None: expected a number"),
+    ("multi_exit", {"attack": "fgsm"}, "attack='fgsm': expected a function"),
+    ("multi_exit", {"loss_fn": lambda z, y: z[0, 0]}, "one number for each example"),
+  ],
+)
+def test_objectives_refuse_options_that_are_none(name, changes, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    loss_of(name, **changes)
+
+
+def test_penalties_may_be_an_array_and_eps_traced():
+  assert loss_of("multi_exit", penalties=np.array([0.0])) == loss_of("multi_exit")
+  found = jax.jit(lambda eps: objectives.OBJECTIVES["grad_align"](
+    apply_fn, WEIGHT, {}, {"image": X, "target": ONE_HOT}, KEY, Progress(0, 0.0), eps=eps
+  )[0])(0.1)  # fmt: skip
+  assert float(found) == pytest.approx(loss_of("grad_align"), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"eps": 8}, "eps=8: .*did you mean 8/255"),
+    ({"eps": np.full(5, 0.1)}, r"eps has shape \(5,\): expected one radius"),
+    ({"num_replays": None}, "num_replays=None: expected a whole number"),
+    ({"step_size": lambda step: 0.1}, "step_size=.*: expected a number"),
+    ({"step_size": np.ones(2)}, r"step_size has shape \(2,\): expected one number"),
+  ],
+)
+def test_free_training_refuses_options_that_are_none(changes, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    objectives.UPDATES["free"].updates_per_batch(**changes)
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_free_training_refuses_a_carry_of_another_batch(num_rows):
+  update = objectives.UPDATES["free"].make_update(
+    apply_fn,
+    prepare_batch=lambda state, raw: types.SimpleNamespace(batch=raw),
+    apply_gradients=None,
+  )
+  carry = objectives.UPDATES["free"].init_carry(X.shape[1:], num_rows)
+  with pytest.raises(ValueError, match="perturbations of shape .* expected one for each row"):
+    update(types.SimpleNamespace(carry=carry), {"image": X, "target": ONE_HOT})
 
 
 EVALUATORS = {

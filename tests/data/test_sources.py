@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from jax_robust.data import draws, sources
+from jax_robust.data import classes, convert, draws, sources
 from jax_robust.data.sources import array_source
 from jax_robust.errors import DataFileError
 
@@ -69,7 +69,10 @@ _OK = np.zeros((3, 2, 2, 1), np.uint8)
     (_OK[:0], [], 3, "empty"),
     (_OK, [0, 1], 3, "3 images but 2 labels"),
     (_OK, [0.0, 1.0, 2.0], 3, "labels' dtype is float64"),
-    (_OK, [[0], [1], [2]], 3, r"labels' shape is \[3, 1\]"),
+    (_OK, [[0], [1], [2]], 3, r"labels' shape is \[3, 1\], expected \[n\]: labels.reshape\(-1\)"),
+    (_OK, [[1, 0], [0, 1], [0, 1]], 3, r"of one-hot, numpy\.argmax\(labels, 1\)"),
+    (_OK, [0, 1, 2], 2.5, "num_classes=2.5: expected a whole number"),
+    (_OK, [0, 1, 2], "3", "num_classes='3': expected a whole number"),
     (_OK, [0, 1, 3], 3, "label of sample 2 is 3"),
     (_OK, [0, -1, 2], 3, "label of sample 1 is -1"),
   ],
@@ -125,3 +128,43 @@ def test_error_names_file_reason_remedy_and_survives_pickling():
   error = pickle.loads(pickle.dumps(DataFileError("a/b.npz", "is empty", "Fetch it again.")))
   assert str(error) == "a/b.npz: is empty. Fetch it again."
   assert isinstance(error, ValueError) and error.remedy == "Fetch it again."
+
+
+@pytest.mark.parametrize("names", ["abc", ["a", "b", None], [1, 2, 3], None, {"a": 1}, b"abc"])
+def test_names_are_a_list_of_texts(names):
+  with pytest.raises(ValueError, match="made: class_names=.*: expected a list of texts"):
+    array_source(_OK, np.arange(3), name="made", class_names=names)
+  assert array_source(_OK, np.arange(3), class_names=np.array(["a", "b", "c"])).class_names == (
+    "a", "b", "c",
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("run", "message"),
+  [
+    (lambda source: sources.subset(source, 0.0, 3), "start=0.0: expected a whole number"),
+    (lambda source: sources.subset(source, 0, 2.5), "stop=2.5: expected a whole number"),
+    (lambda source: sources.subset(source, None, 3), "start=None"),
+    (lambda source: list(source.batches(-1)), "batch_size=-1: expected a whole number, at least 1"),
+    (lambda source: list(source.batches(None)), "batch_size=None"),
+    (lambda source: sources.labels_of((1, 2)), "source is a tuple: expected a Source"),
+    (lambda source: sources.select([], np.array([0]), "v"), "source is a list"),
+    (lambda source: convert.open_source(""), "path='': expected the path of a file or folder"),
+    (lambda source: convert.open_source(None), "path=None: expected the path"),
+    (lambda source: convert.open_source(b"/tmp"), "path=b'/tmp'"),
+    (lambda source: convert.open_source("x", num_classes=2.5), "num_classes=2.5: expected a whole"),
+    (lambda source: convert.open_split(None, "train"), "folder=None: expected the path"),
+    (lambda source: convert.open_split("x", None), "split=None"),
+    (
+      lambda source: convert.make_shards((1, 2), "x"),
+      r"path=\(1, 2\): .*array_source",
+    ),
+    (lambda source: convert.make_shards(source, None), "folder=None: expected the path"),
+    (lambda source: classes.agree(source, (3, ("a",))), r"wanted=.*expected Classes\(num, names\)"),
+    (lambda source: classes.agree(source, classes.Classes(5, ("a",))), "a name for each of them"),
+    (lambda source: classes.agree("x", classes.Classes(1, ())), "source is a str"),
+  ],
+)
+def test_what_is_no_source_path_or_number_is_refused(source, run, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    run(source)
