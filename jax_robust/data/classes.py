@@ -57,6 +57,9 @@ def same_classes(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
   >>> same_classes(["cat", "dog", "ship"], ["Dog", "cat"]).tolist()
   [1, 0]
   """
+  for side, names in (("ours", ours), ("theirs", theirs)):
+    if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
+      raise ValueError(f"{side}={errors.shown(names)}: expected a list of names, which are texts")
   exact = {name: place for place, name in enumerate(ours)}
   keys: dict[str, list[int]] = {}
   for place, key in enumerate(_keys(ours)):

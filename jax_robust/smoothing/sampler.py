@@ -153,6 +153,7 @@ class Sampler:
         noise, off the grid; (when iterated) logits that are NaN or infinite.
     """
     check_sigma(sigma)
+    check_function(" that yields totals by stage", plan=plan)
     x, rng = np.asarray(x), as_key(rng)
     if x.shape[1:] != self.image_shape:
       more = ", such as x[None]" if x.shape == self.image_shape else ""
@@ -248,6 +249,8 @@ def in_order(found: Iterable[tuple[int, Votes, Any]]) -> Any:
 
 def _chunks(place: int, image: Image, totals: Mapping[int, int]) -> Iterator[Request]:
   """The chunks between the draws that were requested of an image and new totals."""
+  if not isinstance(totals, Mapping):
+    raise ValueError(f"a plan yields {shown(totals)}: expected {{stage: total}}")
   for stage, total in totals.items():
     if stage not in range(len(image.requested)):
       raise ValueError(f"a plan asks for stage {stage}: expected SELECTION, ESTIMATION, PREDICTION")
