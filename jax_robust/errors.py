@@ -13,7 +13,7 @@ import math
 import numbers
 import pathlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -129,18 +129,18 @@ def check_options(
       raise error(f"unknown key {shown(key)}{near_miss(option, known)}")
 
 
-def check_positive(**values: float) -> None:
+def check_positive(**values: Any) -> None:
   """Raises ValueError unless every value is above 0 and finite."""
   for name, value in values.items():
-    if not 0 < value < math.inf:
-      raise ValueError(f"{name}={value}: expected a finite number above 0")
+    if not _lies(value, lambda number: 0 < number < math.inf):
+      raise ValueError(f"{name}={shown(value)}: expected a finite number above 0")
 
 
-def check_not_negative(**values: float) -> None:
+def check_not_negative(**values: Any) -> None:
   """Raises ValueError unless every value is at least 0 and not NaN."""
   for name, value in values.items():
-    if not value >= 0:
-      raise ValueError(f"{name}={value}: expected at least 0")
+    if not _lies(value, lambda number: number >= 0):
+      raise ValueError(f"{name}={shown(value)}: expected at least 0")
 
 
 def check_count(least: int = 1, /, **counts: Any) -> None:
@@ -152,8 +152,48 @@ def check_count(least: int = 1, /, **counts: Any) -> None:
   ValueError: num_steps=0: expected a whole number, at least 1
   """
   for name, count in counts.items():
-    if isinstance(count, (bool, str)) or not count >= least or count != int(count):
-      raise ValueError(f"{name}={count!r}: expected a whole number, at least {least}")
+    if not _lies(count, lambda number: least <= number < math.inf and number == int(number)):
+      raise ValueError(f"{name}={shown(count)}: expected a whole number, at least {least}")
+
+
+def check_function(remedy: str = "", /, **functions: Any) -> None:
+  """Raises TypeError unless every value can be called; the remedy says which function.
+
+  >>> check_function(", such as losses.margin", loss_fn="margin")
+  Traceback (most recent call last):
+  ...
+  TypeError: loss_fn='margin': expected a function, such as losses.margin
+  """
+  for name, function in functions.items():
+    if not callable(function):
+      raise TypeError(f"{name}={shown(function)}: expected a function{remedy}")
+
+
+def as_numbers(values: Any, name: str) -> np.ndarray:
+  """Numbers as a float64 array of their shape.
+
+  Raises:
+    TypeError: something else, such as text, None, or lists of several lengths.
+
+  >>> as_numbers([1, None], "costs")
+  Traceback (most recent call last):
+  ...
+  TypeError: costs=[1, None]: expected numbers
+  """
+  try:
+    found = np.asarray(values)
+  except ValueError:  # of several lengths
+    found = np.asarray(None)
+  if found.dtype == object and all(isinstance(each, numbers.Real) for each in found.flat):
+    found = found.astype(np.float64)  # fractions
+  if not _is_real_dtype(found.dtype):
+    raise TypeError(f"{name}={shown(values)}: expected numbers")
+  return found.astype(np.float64)
+
+
+def _lies(value: Any, where: Callable[[Any], bool]) -> bool:
+  """Whether a value is one real number, and lies there; a traced one is not looked at."""
+  return is_traced(value) or (_is_real(value) and bool(where(value)))
 
 
 MOST_SIGMA = 5.0
@@ -182,13 +222,18 @@ def check_sigma(sigma: Any) -> None:
     )
 
 
-def check_eps(eps: Any, norm: str) -> None:
+def check_eps(eps: Any, norm: str, *, one: bool = False) -> None:
   """Raises unless eps is a radius in units of images in [0, 1], or an array of them.
+
+  Args:
+    eps: the radius.
+    norm: of the ball.
+    one: whether an array of several is refused.
 
   Raises:
     TypeError: it is no real number, nor an array of them.
     ValueError: a radius is negative, infinite or NaN; in l-infinity, above 1, which only 0 to 255
-      can have been meant by (values are not looked at when traced).
+      can have been meant by (values are not looked at when traced); several, where one is expected.
 
   >>> check_eps(8, "linf")
   Traceback (most recent call last):
@@ -201,6 +246,8 @@ def check_eps(eps: Any, norm: str) -> None:
       f"eps={eps!r}{dtype}: expected a radius in units of images in [0, 1], such as 8 / 255, or an "
       "array of them"
     )
+  if one and np.ndim(eps):
+    raise ValueError(f"eps has shape {np.shape(eps)}: expected one radius")
   if is_traced(eps):
     return
   values = np.asarray(eps, np.float64)
@@ -217,16 +264,49 @@ def check_eps(eps: Any, norm: str) -> None:
 
 
 def check_step_size(**values: Any) -> None:
-  """Raises unless every value is a finite number of at least 0, or an array of them."""
+  """Raises unless every value is a finite number of at least 0, or an array of them.
+
+  None, a default, and functions of the step number pass.
+  """
+  given = {k: value for k, value in values.items() if not (value is None or callable(value))}
+  check_weight(**given)
+
+
+def check_weight(**values: Any) -> None:
+  """As `check_step_size`, but None and functions are refused too."""
   for name, value in values.items():
-    if is_traced(value) or value is None or callable(value):
+    if is_traced(value):
       continue
     if not _is_real(value) and not (hasattr(value, "dtype") and _is_real_dtype(value.dtype)):
-      raise TypeError(f"{name}={value!r}: expected a number of at least 0")
+      raise TypeError(f"{name}={shown(value)}: expected a number of at least 0")
     given = np.asarray(value, np.float64)
     bad = given[~((given >= 0) & (given < math.inf))]
     if bad.size:
       raise ValueError(f"{name}={_shown(value, bad)}: expected a finite number of at least 0")
+
+
+def check_one(**values: Any) -> None:
+  """Raises unless every value is one finite number of at least 0."""
+  check_weight(**values)
+  for name, value in values.items():
+    if np.ndim(value):
+      raise ValueError(f"{name} has shape {np.shape(value)}: expected one number")
+
+
+def check_per_image(num_images: int, **values: Any) -> None:
+  """Raises ValueError unless every value is one number, or one for each image.
+
+  >>> check_per_image(3, weight=np.ones(2))
+  Traceback (most recent call last):
+  ...
+  ValueError: weight has shape (2,): expected one number, or one for each of 3 images
+  """
+  for name, value in values.items():
+    if np.shape(value) not in ((), (1,), (num_images,)):
+      raise ValueError(
+        f"{name} has shape {np.shape(value)}: expected one number, or one for each of "
+        f"{num_images} images"
+      )
 
 
 def _is_real(value: Any) -> bool:
@@ -252,11 +332,11 @@ def _of_255(value: Any, most: float) -> str:
   return f": did you mean {value:g}/255 = {value / 255:.2g}?" if value / 255 <= most else ""
 
 
-def check_probability(**values: float) -> None:
+def check_probability(**values: Any) -> None:
   """Raises ValueError unless every value lies inside (0, 1)."""
   for name, value in values.items():
-    if not 0 < value < 1:
-      raise ValueError(f"{name}={value}: expected a probability inside (0, 1)")
+    if not _lies(value, lambda number: 0 < number < 1):
+      raise ValueError(f"{name}={shown(value)}: expected a probability inside (0, 1)")
 
 
 def check_images(x: Any) -> None:
@@ -324,8 +404,7 @@ def check_targets(
   ...
   ValueError: labels 3 of images 2 are outside 0 to 2, the classes of the model
   """
-  if not hasattr(targets, "dtype"):
-    targets = np.asarray(targets)
+  targets = as_array(targets, name)
   shape, dtype = np.shape(targets), targets.dtype
   said = f"{name} have shape {shape} and dtype {dtype}: expected integer labels [b]"
   is_label = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
@@ -354,6 +433,33 @@ def check_targets(
       f"{name} of images {first_few(bad)} are no probabilities, which are at least 0 and add up to "
       f"1 (image {bad[0]} has {first_few(rows[bad[0]])})"
     )
+
+
+def as_array(values: Any, name: str) -> Any:
+  """An array as it is, and a list as an array.
+
+  Raises:
+    TypeError: a tuple of arrays.
+    ValueError: lists of several lengths.
+
+  >>> as_array((np.array([1, 0]), np.array([1, 0])), "targets")
+  Traceback (most recent call last):
+  ...
+  TypeError: targets are a tuple of 2 arrays: expected one array; targets of each exit are for ...
+  """
+  if hasattr(values, "dtype"):
+    return values
+  if isinstance(values, tuple) and any(np.ndim(each) for each in values if hasattr(each, "dtype")):
+    raise TypeError(
+      f"{name} are a tuple of {len(values)} arrays: expected one array; targets of each exit are "
+      "for losses.over_exits, and attacks that ascend it"
+    )
+  try:
+    return np.asarray(values)
+  except ValueError:
+    raise ValueError(
+      f"{name}={shown(values)} are lists of several lengths: expected one array"
+    ) from None
 
 
 def check_labels(labels: Any, num_classes: int | None = None) -> None:

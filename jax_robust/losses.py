@@ -6,6 +6,7 @@ probabilities, as `errors.check_targets` describes them; a loss of the true clas
 of probabilities, the first of several.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_robust.errors import check_targets
+from jax_robust.errors import as_array, check_function, check_per_image, check_targets, check_weight
 from jax_robust.nets.exits import exits_of, predictions
 from jax_robust.types import LossFn
 
@@ -39,8 +40,7 @@ def as_targets(
   >>> as_targets([[1], [0]]).tolist(), as_targets([[False, True]]).tolist()
   ([1, 0], [[0.0, 1.0]])
   """
-  if not hasattr(targets, "dtype"):
-    targets = np.asarray(targets)
+  targets = as_array(targets, "targets")
   check_targets(targets, num_images, num_classes)
   targets = jnp.asarray(targets)
   if jnp.issubdtype(targets.dtype, jnp.floating):
@@ -181,6 +181,7 @@ def towards(loss_fn: LossFn) -> LossFn:
   >>> towards(margin)(jnp.array([[3.0, 1.0, 2.5]]), jnp.array([2])).tolist()
   [-0.5]
   """
+  _check_is_loss(loss_fn)
   if loss_fn is dlr:
     raise ValueError(
       "loss_fn is dlr, which has no gradient towards a goal that is not among the two largest "
@@ -253,40 +254,86 @@ def over_exits(loss_fn: LossFn) -> LossFn:
   A single array of logits counts as the only exit. Targets may be a tuple too, one entry per exit.
   A loss of all exits (`of_all_exits`), such as one that was lifted already, is given back.
 
+  Raises:
+    TypeError: the loss is no function.
+    ValueError: (when called) it is not one number for each example; targets of another number of
+      exits.
+
   >>> z = jnp.zeros((1, 2))
   >>> over_exits(cross_entropy)((z, z), jnp.array([0])).round(3).tolist()
   [0.6930000185966492]
   """
-
+  _check_is_loss(loss_fn)
   if _takes_exits(loss_fn):
     return loss_fn
 
   def loss_over_exits(outputs, targets):
     exits = exits_of(outputs)
-    if not isinstance(targets, tuple):
+    if not isinstance(targets, tuple) or not any(map(np.ndim, targets)):
       targets = (targets,) * len(exits)
-    each = [loss_fn(*pair) for pair in zip(exits, targets, strict=True)]
+    if len(targets) != len(exits):
+      raise ValueError(
+        f"targets are a tuple of {len(targets)} arrays, one for each exit: the net has "
+        f"{len(exits)} exits"
+      )
+    each = [_per_example(loss_fn(*pair), pair[0]) for pair in zip(exits, targets, strict=True)]
     return each[0] if len(each) == 1 else sum(each[1:], each[0]) / len(each)
 
   return of_all_exits(loss_over_exits)
 
 
 def of_all_exits(loss_fn: LossFn) -> LossFn:
-  """Marks a loss as one that takes the tuple of exits as it is: `over_exits` leaves it alone."""
-  setattr(loss_fn, _TAKES_EXITS, True)
-  return loss_fn
+  """The loss, as one that takes the tuple of exits as it is: `over_exits` leaves it alone.
+
+  Args:
+    loss_fn: `(outputs, targets) -> [b]`; it is not changed itself.
+
+  Raises:
+    TypeError: it is no function.
+    ValueError: (when called) what it returns is not one number for each example.
+
+  >>> last = of_all_exits(lambda outputs, targets: cross_entropy(outputs[-1], targets))
+  >>> z = jnp.zeros((1, 2))
+  >>> over_exits(last)((z, 9 * z), jnp.array([0])).round(3).tolist()
+  [0.6930000185966492]
+  """
+  _check_is_loss(loss_fn)
+
+  @functools.wraps(loss_fn, updated=())
+  def loss_of_all_exits(outputs, *args, **options):
+    return _per_example(loss_fn(outputs, *args, **options), exits_of(outputs)[0])
+
+  setattr(loss_of_all_exits, _TAKES_EXITS, True)
+  return loss_of_all_exits
 
 
 def wrapped_as(
   loss_fn: Callable[..., Array], wrapper: Callable[..., Array]
 ) -> Callable[..., Array]:
-  """Marks what wraps a loss with `of_all_exits` where the loss itself is."""
+  """What wraps a loss: with `of_all_exits` where the loss itself is."""
   return of_all_exits(wrapper) if _takes_exits(loss_fn) else wrapper
 
 
 def _takes_exits(loss_fn: Callable[..., Array]) -> bool:
-  """Whether a loss is marked so."""
+  """Whether a loss, or what a partial is made of, is marked so."""
+  while isinstance(loss_fn, functools.partial):
+    loss_fn = loss_fn.func
   return getattr(loss_fn, _TAKES_EXITS, False)
+
+
+def _check_is_loss(loss_fn: Any) -> None:
+  """Raises TypeError for a name, or anything else that is no function."""
+  check_function(", such as losses.margin", loss_fn=loss_fn)
+
+
+def _per_example(loss: Any, logits: Array) -> Any:
+  """The loss itself; raises unless it is one number for each example."""
+  if jnp.shape(loss) != logits.shape[:1]:
+    raise ValueError(
+      f"loss_fn returned shape {jnp.shape(loss)}: expected {logits.shape[:1]}, one number for each "
+      "example, without a mean or sum over the batch"
+    )
+  return loss
 
 
 @of_all_exits
@@ -338,7 +385,8 @@ def slowdown_loss(
   `-cross_entropy_to_uniform(outputs) + weight * loss_fn(answer_fn(outputs), targets)`.
 
   Args:
-    weight: of the misclassification; 0 is an attack on the cost alone.
+    weight: of the misclassification, one number or one for each image; 0 is an attack on the cost
+      alone.
     loss_fn: per-example loss of one exit.
     answer_fn: `outputs -> logits [b, k]` that shall be wrong. Default: those of the last exit,
       where an image that is slowed down ends. Of the exit taken it is
@@ -347,17 +395,26 @@ def slowdown_loss(
   Returns:
     `(outputs, targets) -> [b]`, of all exits.
 
+  Raises:
+    TypeError, ValueError: a weight that is no finite number of at least 0; `loss_fn` or `answer_fn`
+      is no function.
+
   >>> early, last = jnp.zeros((1, 4)), jnp.zeros((1, 4))
   >>> loss = slowdown_loss(weight=3.0)((early, last), jnp.array([1]))
   >>> (loss / jnp.log(4)).tolist()
   [2.0]
   """
+  check_weight(weight=weight)
+  _check_is_loss(loss_fn)
+  check_function(" outputs -> logits [b, k]", answer_fn=answer_fn)
 
   def loss_of_exits(outputs, targets):
     slow = -cross_entropy_to_uniform(outputs, targets)
     if isinstance(weight, (int, float)) and not weight:
       return slow
-    return slow + weight * loss_fn(answer_fn(outputs), targets)
+    check_per_image(len(slow), weight=weight)
+    answer = answer_fn(outputs)
+    return slow + weight * _per_example(loss_fn(answer, targets), predictions(answer))
 
   return of_all_exits(loss_of_exits)
 
@@ -369,19 +426,36 @@ def cosines(
 
   Guarantees:
     `small_gradients_keep_their_angle`: their squares, which float32 can't hold, are not taken.
-    Derivatives are finite, and zero where an array is zero.
+    Derivatives are finite, and zero where an array is zero. What holds NaN or infinity gives NaN.
 
   Args:
-    first, second: of one shape.
+    first, second: floating-point, of one shape; float16 and bfloat16 are summed in float32.
     of_zero: what stands where one of them is zero and there is no angle.
+
+  Returns:
+    `[b]`, float32 at least.
+
+  Raises:
+    TypeError: no floating-point arrays.
+    ValueError: of two shapes, or empty.
 
   >>> one, other = jnp.array([[3.0, 4.0], [0.0, 0.0]]), jnp.array([[4.0, 3.0], [1.0, 0.0]])
   >>> cosines(one, other).round(4)
   Array([0.96, 0.  ], dtype=float32)
   """
-  rows = [jnp.reshape(each, (len(each), -1)) for each in (first, second)]
+  for name, each in (("first", first), ("second", second)):
+    if not hasattr(each, "dtype") or not jnp.issubdtype(each.dtype, jnp.floating):
+      kind = f"has dtype {each.dtype}" if hasattr(each, "dtype") else f"is a {type(each).__name__}"
+      raise TypeError(f"{name} {kind}: expected a floating-point array [b, ...]")
+  if jnp.shape(first) != jnp.shape(second) or jnp.ndim(first) < 2 or not first.size:
+    raise ValueError(
+      f"first has shape {jnp.shape(first)} and second {jnp.shape(second)}: expected one shape "
+      "[b, ...], of at least one number for each of at least one example"
+    )
+  dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
+  rows = [jnp.reshape(each, (len(each), -1)).astype(dtype) for each in (first, second)]
   sizes = [jnp.max(jnp.abs(each), axis=1, keepdims=True) for each in rows]
-  some = (sizes[0] > 0) & (sizes[1] > 0)
+  some = (sizes[0] != 0) & (sizes[1] != 0)  # of NaN too, so that the cosine is NaN
   one, other = (
     jnp.where(some, each, 1.0) / jax.lax.stop_gradient(jnp.where(some, size, 1.0))
     for each, size in zip(rows, sizes, strict=True)

@@ -1,5 +1,7 @@
 """Near misses and checks of arguments: what each refuses, and what it says."""
 
+import fractions
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,58 @@ def test_values_are_not_looked_at_under_jit():
     return x
 
   np.testing.assert_array_equal(traced(IMAGES + 9, np.array([7, 7, 7])), IMAGES + 9)
+
+
+NO_NUMBERS = [None, "0.5", True, 1j, np.array([0.5, 0.5]), [0.5]]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
+def test_what_is_no_number_is_refused_in_a_sentence(value):
+  for check, expected in (
+    (errors.check_positive, "expected a finite number above 0"),
+    (errors.check_not_negative, "expected at least 0"),
+    (errors.check_count, "expected a whole number, at least 1"),
+    (errors.check_probability, "expected a probability"),
+  ):
+    with pytest.raises(ValueError, match=f"n=.*{expected}"):
+      check(n=value)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_not_finite_is_no_count(value):
+  with pytest.raises(ValueError, match=f"n={value}: expected a whole number"):
+    errors.check_count(n=value)
+
+
+def test_traced_numbers_are_not_looked_at():
+  def check(n):
+    errors.check_positive(n=n)
+    errors.check_not_negative(n=n)
+    errors.check_probability(n=n)
+    errors.check_one(n=n)
+    return n
+
+  assert jax.jit(check)(-1.0) == -1.0
+
+
+@pytest.mark.parametrize("values", ["a", None, [1, None], [[1], [1, 2]], [1j], [True], {"a": 1}])
+def test_what_are_no_numbers_is_refused(values):
+  with pytest.raises(TypeError, match="costs=.*: expected numbers"):
+    errors.as_numbers(values, "costs")
+
+
+def test_numbers_of_every_kind_are_numbers():
+  for values in (
+    [0.5, 1],
+    (fractions.Fraction(1, 2), 1),
+    np.float16([0.5, 1]),
+    jnp.array([0.5, 1]),
+  ):
+    found = errors.as_numbers(values, "costs")
+    assert found.dtype == np.float64 and found.tolist() == [0.5, 1.0]
+
+
+def test_one_radius_may_be_asked_for():
+  errors.check_eps(np.float32(0.1), "linf", one=True)
+  with pytest.raises(ValueError, match=r"eps has shape \(2,\): expected one radius"):
+    errors.check_eps(np.full(2, 0.1), "linf", one=True)

@@ -1,6 +1,7 @@
 """One law for losses, objectives and evaluators: their targets, logits, images, keys and sigmas."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from unchecked import as_a_user  # noqa: F401
 
 from jax_robust import attacks, errors, losses, objectives
-from jax_robust.evaluate import evaluators, scoring
+from jax_robust.evaluate import diagnostics, evaluators, scoring
 from jax_robust.types import Progress, as_key, as_keys
 
 pytestmark = pytest.mark.fast
@@ -22,6 +23,10 @@ ALL_LOSSES = {
   **losses.LOSSES,
   "over_exits": losses.over_exits(losses.margin),
   "targeted_dlr": lambda outputs, targets: losses.targeted_dlr(outputs, targets, (LABELS + 1) % 5),
+  "slowdown_loss": lambda outputs, targets: losses.slowdown_loss(weight=1.0)(
+    (outputs, outputs) if hasattr(outputs, "dtype") else outputs, targets
+  ),
+  "of_all_exits": losses.over_exits(losses.of_all_exits(losses.margin)),
   "goals": lambda outputs, goals: losses.targeted_dlr(outputs, (LABELS + 1) % 5, goals),
 }
 every_loss = pytest.mark.parametrize("name", ALL_LOSSES)
@@ -214,6 +219,65 @@ def test_objectives_refuse_a_sigma_of_other_units(name):
     loss_of(name, sigma=64)
 
 
+@pytest.mark.parametrize(
+  ("name", "changes", "message"),
+  [
+    ("grad_align", {"eps": 8}, "eps=8: .*did you mean 8/255"),
+    ("grad_align", {"eps": np.full(5, 0.1)}, r"eps has shape \(5,\): expected one radius"),
+    ("grad_align", {"lbd": float("inf")}, "lbd=inf: expected a finite number"),
+    ("grad_align", {"lbd": "1"}, "lbd='1': expected a number"),
+    ("grad_align", {"lbd": np.ones(2)}, r"lbd has shape \(2,\): expected one number"),
+    ("grad_align", {"loss_fn": "margin"}, "loss_fn='margin': expected a function"),
+    ("multi_exit", {"penalties": [0.1, float("nan")]}, "penalties=nan: expected a finite number"),
+    ("multi_exit", {"penalties": [float("inf")]}, "penalties=inf: expected a finite number"),
+    ("multi_exit", {"penalties": 0.1}, "penalties=0.1: expected a list"),
+    ("multi_exit", {"penalties": ["a"]}, "penalties=.*: expected numbers"),
+    ("multi_exit", {"clean_weight": float("inf")}, "clean_weight=inf: expected a finite number"),
+    ("multi_exit", {"clean_weight": None}, "clean_weight=None: expected a number"),
+    ("multi_exit", {"attack": "fgsm"}, "attack='fgsm': expected a function"),
+    ("multi_exit", {"loss_fn": lambda z, y: z[0, 0]}, "one number for each example"),
+  ],
+)
+def test_objectives_refuse_options_that_are_none(name, changes, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    loss_of(name, **changes)
+
+
+def test_penalties_may_be_an_array_and_eps_traced():
+  assert loss_of("multi_exit", penalties=np.array([0.0])) == loss_of("multi_exit")
+  found = jax.jit(lambda eps: objectives.OBJECTIVES["grad_align"](
+    apply_fn, WEIGHT, {}, {"image": X, "target": ONE_HOT}, KEY, Progress(0, 0.0), eps=eps
+  )[0])(0.1)  # fmt: skip
+  assert float(found) == pytest.approx(loss_of("grad_align"), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"eps": 8}, "eps=8: .*did you mean 8/255"),
+    ({"eps": np.full(5, 0.1)}, r"eps has shape \(5,\): expected one radius"),
+    ({"num_replays": None}, "num_replays=None: expected a whole number"),
+    ({"step_size": lambda step: 0.1}, "step_size=.*: expected a number"),
+    ({"step_size": np.ones(2)}, r"step_size has shape \(2,\): expected one number"),
+  ],
+)
+def test_free_training_refuses_options_that_are_none(changes, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    objectives.UPDATES["free"].updates_per_batch(**changes)
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_free_training_refuses_a_carry_of_another_batch(num_rows):
+  update = objectives.UPDATES["free"].make_update(
+    apply_fn,
+    prepare_batch=lambda state, raw: types.SimpleNamespace(batch=raw),
+    apply_gradients=None,
+  )
+  carry = objectives.UPDATES["free"].init_carry(X.shape[1:], num_rows)
+  with pytest.raises(ValueError, match="perturbations of shape .* expected one for each row"):
+    update(types.SimpleNamespace(carry=carry), {"image": X, "target": ONE_HOT})
+
+
 EVALUATORS = {
   "clean": {},
   "attacked": {
@@ -222,16 +286,41 @@ EVALUATORS = {
   },
   "noisy": {"sigma": 0.25},
 }
-every_evaluator = pytest.mark.parametrize("name", EVALUATORS)
+_ATTACKED = EVALUATORS["attacked"]
+DIAGNOSTICS = {
+  "clean_exits": {},
+  "attacked_exits": _ATTACKED,
+  "feature_distance": _ATTACKED,
+  "gradient_alignment": _ATTACKED,
+}
+OPTIONS = {**EVALUATORS, **DIAGNOSTICS}
+ATTACKED = tuple(name for name, options in OPTIONS.items() if "attack" in options)
+every_evaluator = pytest.mark.parametrize("name", OPTIONS)
+every_attacked = pytest.mark.parametrize("name", ATTACKED)
+
+
+def with_features(logits_fn):
+  """The net as one of one block."""
+
+  @functools.wraps(logits_fn)
+  def blocks(x):
+    return (x,), logits_fn(x)
+
+  return blocks
 
 
 def correct(name, logits_fn=linear, x=X, targets=LABELS, rng=KEY, **changes):
-  options = {**EVALUATORS[name], **changes}
-  return np.asarray(evaluators.EVALUATORS[name](logits_fn, x, targets, rng, **options)["correct"])
+  """The verdicts, or all columns of a diagnosis, `[columns, b]`."""
+  model = with_features(logits_fn) if name == "feature_distance" else logits_fn
+  found = diagnostics.KNOWN[name](model, x, targets, rng, **{**OPTIONS[name], **changes})
+  if "correct" in found:
+    return np.asarray(found["correct"])
+  return np.stack([np.asarray(column, np.float32) for column in found.values()])
 
 
 def test_every_evaluator_is_in_the_table():
   assert set(EVALUATORS) == set(evaluators.EVALUATORS)
+  assert set(DIAGNOSTICS) == set(diagnostics.DIAGNOSTICS)
 
 
 @every_evaluator
@@ -239,10 +328,20 @@ def test_evaluators_take_every_form(name):
   expected = correct(name)
   for given in ({"targets": ONE_HOT, "rng": jax.random.PRNGKey(3)}, {"targets": LABELS.tolist()}):
     np.testing.assert_array_equal(correct(name, **given), expected)
+  one = {
+    "x": X[:1],
+    "targets": LABELS[:1],
+    "rng": jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(1)),
+  }
+  np.testing.assert_allclose(correct(name, **one)[..., 0], expected[..., 0], rtol=1e-5, atol=1e-6)
   noisy = lambda x, rng: linear(x)  # noqa: E731
+  if name == "feature_distance":
+    with pytest.raises(TypeError, match=r"blocks_fn takes \(x, rng\)"):
+      correct(name, noisy)
+    return
   np.testing.assert_array_equal(correct(name, noisy), expected)
   two_exits = lambda x: (-linear(x), linear(x))  # noqa: E731
-  if name != "attacked":
+  if name in ("clean", "noisy"):
     np.testing.assert_array_equal(correct(name, two_exits), expected)
 
 
@@ -266,6 +365,76 @@ def test_evaluators_refuse_what_are_no_logits(name):
       correct(name, lambda x, convert=convert: convert(linear(x)))
   with pytest.raises(TypeError, match="close over 'train'"):
     correct(name, lambda x, train: linear(x))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"eps": 8}, r"eps=8: .*did you mean 8/255"),
+    ({"eps": -0.1}, "eps=-0.1"),
+    ({"eps": float("nan")}, "eps=nan"),
+    ({"eps": None}, "eps=None"),
+    ({"eps": np.full(2, 0.1)}, r"ball\.eps has shape \(2,\): expected one radius, or one"),
+    ({"eps": np.full((2, 2, 4), 0.1)}, r"ball\.eps has shape \(2, 2, 4\)"),
+    ({"attack": None}, "attack=None: expected a function of the radius"),
+    ({"attack": ATTACK}, "takes other arguments: expected a function of the radius"),
+    ({"attack": lambda eps: None}, r"attack\(eps\)=None: expected a function"),
+    ({"attack": lambda eps: lambda f, x, y, k: x[:1]}, r"attack returned shape \(1, 2, 2, 1\)"),
+    ({"attack": lambda eps: lambda f, x, y, k: x + 9}, r"leave \[0, 1\]"),
+    ({"attack": lambda eps: lambda f, x, y, k: (9 * x).astype(int)}, "returned dtype int"),
+    ({"attack": lambda eps: lambda f, x, y, k: None}, "returned a NoneType"),
+  ],
+)
+@every_attacked
+def test_evaluators_refuse_what_is_no_attack_or_radius(name, changes, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    correct(name, **changes)
+
+
+@pytest.mark.parametrize("aim", [1, -2, "7", "mean", "\u00b2", "", None, True, 1.0, (0,)])
+def test_what_is_no_aim_is_refused(aim):
+  with pytest.raises(ValueError, match="aim=.*: (expected|did you mean)"):
+    correct("attacked_exits", aim=aim)
+
+
+@pytest.mark.parametrize(
+  ("blocks", "message"),
+  [
+    (linear, "blocks_fn returned .*expected \\(features, logits\\)"),
+    (lambda x: (x, linear(x)), "a tuple of"),
+    (lambda x: ((), linear(x)), "one entry per block"),
+    (lambda x: ((x,), linear(x), 0), "expected .features, logits."),
+    (lambda x: {"features": x}, "a dict: expected"),
+    (lambda x: ((x[:2],), linear(x)), r"shape \(2, 2, 2, 1\) and dtype float32 at block 0"),
+    (lambda x: ((x.sum((1, 2, 3)),), linear(x)), r"features of shape \(5,\)"),
+    (lambda x: ((x > 0.5,), linear(x)), "dtype bool"),
+    (lambda x: ((None,), linear(x)), "dtype object"),
+    (None, "blocks_fn=None: expected a function"),
+  ],
+)
+def test_what_are_no_features_are_refused(blocks, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    diagnostics.feature_distance(blocks, X, LABELS, KEY, **_ATTACKED)
+
+
+def test_features_of_half_precision_are_compared_in_single():
+  """Their means in bfloat16 would differ by steps of .004, or by nothing."""
+  single, half = (
+    diagnostics.feature_distance(
+      lambda x, dtype=dtype: ((x.astype(dtype).astype(jnp.bfloat16).astype(dtype),), linear(x)),
+      X, LABELS, KEY, **_ATTACKED,
+    )
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )  # fmt: skip
+  for name in single:
+    assert half[name].dtype == jnp.float32
+    np.testing.assert_array_equal(half[name], single[name])
+
+
+def test_gradients_that_are_not_finite_are_no_angle_of_0():
+  broken = lambda x: linear(x) + 0 * jnp.sqrt(jnp.abs(x - x)).sum((1, 2, 3))[:, None]  # noqa: E731
+  found = correct("gradient_alignment", broken)
+  assert np.isnan(found).any()
 
 
 def test_noisy_evaluation_refuses_a_sigma_of_other_units():

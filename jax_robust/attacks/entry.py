@@ -63,8 +63,7 @@ def check_inputs(
   check_ball(name, ball, x, per_pixel=per_pixel, minimum_norm=minimum_norm)
   if minimum_norm:
     check_not_half(name, x)
-  if not (start is None or isinstance(start, str)) and jnp.shape(start) != jnp.shape(x):
-    raise ValueError(f"start has shape {jnp.shape(start)}: expected that of x, {jnp.shape(x)}")
+  check_start(start, x)
   several = isinstance(targets, tuple) and all(np.ndim(one) for one in targets)
   given = targets if several else (targets,)  # as they are: a cast may hide a bad label
   each = tuple(as_targets(one, len(x)) for one in given)
@@ -84,6 +83,17 @@ def check_inputs(
   x, each = jax.lax.stop_gradient((jnp.asarray(x), each))
   goals = None if goals is None else jax.lax.stop_gradient(jnp.asarray(goals))
   return Inputs(checked_query, x, each if several else each[0], as_keys(rng, len(x)), goals)
+
+
+def check_start(start: Any, x: Any) -> None:
+  """Raises unless a start is a name, None, or floating-point images of the shape of x."""
+  if start is None or isinstance(start, str):
+    return
+  if np.shape(start) != np.shape(x):
+    raise ValueError(f"start has shape {np.shape(start)}: expected that of x, {np.shape(x)}")
+  if not hasattr(start, "dtype") or not jnp.issubdtype(start.dtype, jnp.floating):
+    kind = f"has dtype {start.dtype}" if hasattr(start, "dtype") else f"is a {type(start).__name__}"
+    raise TypeError(f"start {kind}: expected floating-point images, as x")
 
 
 def check_not_half(name: str, x: Any) -> None:

@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_robust import losses
-from jax_robust.errors import check_count
+from jax_robust.attacks.returned import check_attacked
+from jax_robust.errors import check_function, check_images
 from jax_robust.nets.exits import Exit, exits_of, select_exit
 from jax_robust.nets.randomised import keyed
 from jax_robust.types import Attack, Images, LogitsFn, LossFn, as_keys
+
+_SUCH_AS = ", such as functools.partial(attacks.pgd, ball=attacks.linf_ball(8 / 255))"
 
 
 def aimed(attack: Attack, rule: Exit | Callable[[LogitsFn], LogitsFn]) -> Attack:
@@ -36,16 +39,25 @@ def aimed(attack: Attack, rule: Exit | Callable[[LogitsFn], LogitsFn]) -> Attack
   Returns:
     `attack(logits_fn, x, targets, rng) -> x_adv`; it takes the attack's keywords.
 
+  Raises:
+    TypeError: the attack is no function, such as its name; the rule gives none.
+    ValueError: the rule is no exit; (when called) the net has no such exit.
+
   >>> from jax_robust import attacks
   >>> fgsm = functools.partial(attacks.fgsm, ball=attacks.linf_ball(0.25))
   >>> net, x = lambda x: (x, -3 * x), jnp.full((1, 2), 0.5)
   >>> [aimed(fgsm, k)(net, x, jnp.array([0]), jax.random.key(0)).tolist() for k in (0, 1)]
   [[[0.25, 0.75]], [[0.75, 0.25]]]
   """
+  check_function(_SUCH_AS, attack=attack)
   choose = rule if callable(rule) else functools.partial(select_exit, exit=rule)
+  if choose is not rule:
+    choose(exits_of)  # raises at once where the rule is no exit, whatever the net
 
   def aimed_attack(logits_fn, x, targets, rng, **options):
-    return attack(choose(logits_fn), x, targets, rng, **options)
+    chosen = choose(logits_fn)
+    check_function(" of images, a logits_fn", **{"rule(logits_fn)": chosen})
+    return attack(chosen, x, targets, rng, **options)
 
   return aimed_attack
 
@@ -66,6 +78,10 @@ def max_average(attack: Attack, *, loss_fn: LossFn = losses.cross_entropy) -> At
   Returns:
     `attack(logits_fn, x, targets, rng) -> x_adv`; it takes the attack's keywords.
 
+  Raises:
+    TypeError, ValueError: the attack or the loss is no function; (when called) as `largest_average`
+      and `jax_robust.attacks`.
+
   Reference: Hu et al. 2020, "Triple Wins" (arXiv:2002.10025).
 
   >>> from jax_robust import attacks
@@ -75,10 +91,17 @@ def max_average(attack: Attack, *, loss_fn: LossFn = losses.cross_entropy) -> At
   [[0.75, 0.25]]
   """
 
+  check_function(_SUCH_AS, attack=attack)
+  losses.over_exits(loss_fn)  # raises where it is no loss
+
   def max_average_attack(logits_fn, x, targets, rng, **options):
+    check_images(x)
     keys = as_keys(rng, len(x))
+    losses.as_labels(targets, len(x))  # before the model sees what may be one image
     num_exits = len(jax.eval_shape(lambda x, keys: exits_of(keyed(logits_fn)(x, keys)), x, keys))
     points = [aimed(attack, k)(logits_fn, x, targets, keys, **options) for k in range(num_exits)]
+    for each in points:
+      check_attacked(each, x)
     return largest_average(logits_fn, points, targets, keys, loss_fn=loss_fn)
 
   return max_average_attack
@@ -104,8 +127,19 @@ def largest_average(
 
   Returns:
     Points `[b, ...]`.
+
+  Raises:
+    TypeError, ValueError: no points, or some that are no images in [0, 1] of one shape; targets,
+      keys, outputs or a loss as `jax_robust.attacks` refuses them.
   """
-  check_count(points=len(points))
+  if not isinstance(points, Sequence) or not points:
+    kind = "an empty" if isinstance(points, Sequence) else "a"
+    raise ValueError(
+      f"points is {kind} {type(points).__name__}: expected a list of arrays [b, ...], at least one"
+    )
+  for each in points:
+    check_attacked(each, points[0], "the attack of a point")
+  losses.as_labels(targets, len(points[0]))
   keys, query = as_keys(rng, len(points[0])), keyed(logits_fn)
   average = losses.over_exits(loss_fn)
   each = jnp.stack([average(query(jnp.asarray(x), keys), targets) for x in points])

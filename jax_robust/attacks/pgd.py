@@ -330,14 +330,16 @@ def n_fgsm(
   inputs = check_inputs("n_fgsm", logits_fn, x, targets, rng, ball, per_pixel=True, goals=goals)
   query, x, keys = inputs.query, inputs.x, inputs.keys
   check_step_size(noise_scale=noise_scale, step_size=step_size)
-  noise = ball.sample(keys, x) * per_example(noise_scale, x)
+  noise = ball.sample(keys, x) * per_example(noise_scale, x, "noise_scale")
   x_noisy = jnp.clip(x + noise, 0.0, 1.0)
   noise_keys = fold(keys, MODEL_NOISE)
   loss_of = _expected_loss(*_towards(inputs, loss_fn), 0)
   with derivatives.needed("n_fgsm", query, x, keys):
     gradient = jax.grad(lambda x: jnp.sum(loss_of(x, noise_keys, 0)[0]))(x_noisy)
   step_size = ball.eps if step_size is None else step_size
-  x_adv = jnp.clip(x_noisy + per_example(step_size, x) * ball.ascent(gradient), 0.0, 1.0)
+  x_adv = jnp.clip(
+    x_noisy + per_example(step_size, x, "step_size") * ball.ascent(gradient), 0.0, 1.0
+  )
   none_lost = jnp.zeros(x.shape[0], jnp.int32)
   x_adv = give_back_lost("n_fgsm", x_adv, none_lost, query, x, noise_keys)
   return jax.lax.stop_gradient(x_adv)

@@ -102,8 +102,10 @@ def make_move(
   def ascend(gradient, velocity, x_adv, count):
     size = size_of_step(ball, step_size, num_steps, count)
     if momentum is not None:
-      gradient = velocity = per_example(momentum, x_adv) * velocity + _of_mean_size_one(gradient)
-    return x_adv + per_example(size, x_adv) * ball.ascent(gradient), velocity
+      gradient = velocity = per_example(momentum, x_adv, "momentum") * velocity + _of_mean_size_one(
+        gradient
+      )
+    return x_adv + per_example(size, x_adv, "step_size") * ball.ascent(gradient), velocity
 
   return (lambda x: ()) if momentum is None else jnp.zeros_like, ascend
 

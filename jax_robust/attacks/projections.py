@@ -18,17 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from jax_robust.errors import check_per_image
+
 Images = Float[Array, "b *dims"]
 Radius = Shaped[Array | np.ndarray, "..."] | float
 
 
-def per_example(value: Radius, x: Array) -> Array:
+def per_example(value: Radius, x: Array, name: str = "eps") -> Array:
   """Returns a scalar or a `[b]` array in the dtype and rank of x, to broadcast over pixels.
 
   What has more axes is one value per pixel, of one image or of all.
+
+  Raises:
+    ValueError: a vector of another length than x; `name` is what it is called.
   """
   value = jnp.asarray(value, x.dtype)
   if value.ndim < 2:
+    check_per_image(len(x), **{name: value})
     return jnp.reshape(value, (-1,) + (1,) * (x.ndim - 1))
   return value if value.ndim == x.ndim else jnp.expand_dims(value, range(x.ndim - value.ndim))
 

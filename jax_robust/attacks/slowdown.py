@@ -14,7 +14,7 @@ from jax_robust.attacks.balls import Ball, check_norm
 from jax_robust.attacks.entry import Inputs, check_inputs
 from jax_robust.attacks.pgd import pgd
 from jax_robust.attacks.pgd_steps import MODEL_NOISE, StepSize
-from jax_robust.errors import check_step_size
+from jax_robust.errors import check_weight
 from jax_robust.nets.exits import exits_of, predictions
 from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold, fold_ids
 
@@ -52,7 +52,7 @@ def slowdown(
     logits_fn: of two exits or more.
     goals: with a weight, the class that each image shall be taken for.
     loss_fn: of the misclassification; nothing without a weight.
-    weight: of the misclassification; default none.
+    weight: of the misclassification, one number or one for each image; default none.
     answer_fn: which logits shall be wrong: see `losses.slowdown_loss`.
     step_size: default 2.5 eps / num_steps.
     start: default within one step of the image.
@@ -71,7 +71,6 @@ def slowdown(
   >>> slowdown(two_exits, x, labels, jax.random.key(0), ball=linf_ball(0.125)).tolist()
   [[0.625, 0.375]]
   """
-  check_step_size(weight=weight)
   to_goal = goals is not None
   loss = losses.slowdown_loss(
     weight=weight, loss_fn=losses.towards(loss_fn) if to_goal else loss_fn, answer_fn=answer_fn
@@ -100,7 +99,8 @@ def universal_slowdown(
   """One perturbation that slows down whatever image it is added to, made on a set of images.
 
   PGD on the sum of the images' losses at `clip(x + delta, 0, 1)`, from one uniform draw in the
-  ball. Apply it as `jnp.clip(x + delta, 0, 1)`.
+  ball. Apply it as `ball.project(x + delta, x)`, which is that clip but for the rounding of
+  x + delta, which may leave the ball.
 
   Guarantees:
     `perturbation_is_in_the_ball`: |delta| <= eps (1 + 1e-6), in float64 of what is returned.
@@ -112,7 +112,7 @@ def universal_slowdown(
     ball: an l-infinity ball of one radius.
     loss_fn, weight, answer_fn: as those of `slowdown`.
     num_steps: sign steps, all on the whole set; static.
-    step_size: in units of the image.
+    step_size: in units of the image, one number.
     unroll: as that of `pgd`.
 
   Returns:
@@ -130,7 +130,7 @@ def universal_slowdown(
   >>> universal_slowdown(two_exits, x, labels, jax.random.key(0), ball=ball).tolist()
   [-0.0625, 0.0625]
   """
-  inputs = _set_of_images("universal_slowdown", logits_fn, x, targets, rng, ball)
+  inputs = _set_of_images("universal_slowdown", logits_fn, x, targets, rng, ball, step_size)
   groups = jnp.zeros(len(inputs.x), jnp.int32)
   return _perturbations(
     inputs, groups, 1, ball=ball, step_size=step_size, loss_fn=loss_fn, weight=weight,
@@ -154,7 +154,7 @@ def class_universal_slowdown(
 ) -> Float[Array, "k *dims"]:
   """`universal_slowdown` of each class, made on the images of that class, all in one run.
 
-  Apply it as `jnp.clip(x + delta[labels], 0, 1)`.
+  Apply it as `ball.project(x + delta[labels], x)`.
 
   Guarantees: those of `universal_slowdown`, of each class, and
     `classes_are_apart`: the perturbation of a class depends on its own images only.
@@ -173,7 +173,7 @@ def class_universal_slowdown(
   >>> class_universal_slowdown(two_exits, x, labels, jax.random.key(0), ball=ball).tolist()
   [[0.0, 0.0], [-0.0625, 0.0625]]
   """
-  inputs = _set_of_images("class_universal_slowdown", logits_fn, x, targets, rng, ball)
+  inputs = _set_of_images("class_universal_slowdown", logits_fn, x, targets, rng, ball, step_size)
   one_exit = jax.eval_shape(lambda: exits_of(inputs.query(inputs.x, inputs.keys))[0])
   return _perturbations(
     inputs, losses.as_labels(inputs.targets), one_exit.shape[1], ball=ball, step_size=step_size,
@@ -181,15 +181,18 @@ def class_universal_slowdown(
   )  # fmt: skip
 
 
-def _set_of_images(name, logits_fn, x, targets, rng, ball) -> Inputs:
+def _set_of_images(name, logits_fn, x, targets, rng, ball, step_size) -> Inputs:
   """The inputs, checked; raises unless the ball is an l-infinity one of one radius."""
   check_norm(name, ball, "linf")
-  if np.ndim(ball.eps):
-    raise ValueError(
-      f"ball.eps has shape {np.shape(ball.eps)}: {name} takes a ball of one radius, as it makes "
-      "one perturbation for many images"
-    )
-  return check_inputs(name, logits_fn, x, targets, rng, ball)
+  check_weight(step_size=step_size)
+  inputs = check_inputs(name, logits_fn, x, targets, rng, ball)
+  for key, value in (("ball.eps", ball.eps), ("step_size", step_size)):
+    if np.ndim(value):
+      raise ValueError(
+        f"{key} has shape {np.shape(value)}: {name} takes a ball of one radius and steps of one "
+        "size, as it makes one perturbation for many images"
+      )
+  return inputs
 
 
 def _perturbations(inputs, groups, num_groups, *, ball, step_size, **options):

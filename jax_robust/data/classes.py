@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_robust.data.sources import Source
+from jax_robust import errors
+from jax_robust.data.sources import Source, check_source
 
 _LISTED = 20
 
@@ -45,6 +46,9 @@ def same_classes(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
   >>> same_classes(["cat", "dog", "ship"], ["Dog", "cat"]).tolist()
   [1, 0]
   """
+  for side, names in (("ours", ours), ("theirs", theirs)):
+    if not isinstance(names, (list, tuple)) or not all(isinstance(each, str) for each in names):
+      raise ValueError(f"{side}={errors.shown(names)}: expected a list of names, which are texts")
   exact = {name: place for place, name in enumerate(ours)}
   keys: dict[str, list[int]] = {}
   for place, key in enumerate(_keys(ours)):
@@ -83,6 +87,12 @@ def agree(source: Source, wanted: Classes, *, may_lack: bool = True) -> Source:
   Raises:
     ValueError: a class is none of those wanted; without names, there are more classes than wanted.
   """
+  check_source(source)
+  if not isinstance(wanted, Classes) or len(wanted.names) not in (0, wanted.num):
+    raise ValueError(
+      f"wanted={errors.shown(wanted)}: expected Classes(num, names), with a name for each of "
+      "them or none, such as classes_of(source)"
+    )
   if source.class_names and wanted.names:
     table = same_classes(wanted.names, source.class_names)
     return _relabelled(source, table.astype(np.int32), wanted)

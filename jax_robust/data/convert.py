@@ -3,12 +3,13 @@
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from jax_robust.data import files, idx, listing, manifest, npy
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import ShardSet, open_shards
 from jax_robust.data.sources import Source, Stream
-from jax_robust.errors import DataFileError
+from jax_robust.errors import DataFileError, check_count, shown
 
 
 def open_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
@@ -20,8 +21,12 @@ def open_source(path: str | os.PathLike, *, num_classes: int | None = None) -> S
       one.
 
   Raises:
+    TypeError, ValueError: no path; a number of classes that is none.
     DataFileError: there is nothing, nothing known, or something damaged.
   """
+  if num_classes is not None:
+    check_count(num_classes=num_classes)
+    num_classes = int(num_classes)
   open_fn = _OPENERS[_kind(path)]
   source = open_fn(path, num_classes=num_classes)
   if num_classes not in (None, source.num_classes):
@@ -41,6 +46,7 @@ def open_split(folder: str | os.PathLike, split: str) -> Source | None:
   Raises:
     DataFileError: something is damaged.
   """
+  folder, split = _checked_path(folder), str(_checked_path(split, "split"))
   for path in (pathlib.Path(folder, split), pathlib.Path(folder, f"{split}.npz")):
     if path.exists():
       return open_source(path)
@@ -50,7 +56,7 @@ def open_split(folder: str | os.PathLike, split: str) -> Source | None:
 
 def split_class_names(folder: str | os.PathLike, split: str) -> tuple[str, ...]:
   """What the classes of a split of a folder are called, without reading images; () if unknown."""
-  path = pathlib.Path(folder, split)
+  path = _checked_path(folder) / _checked_path(split, "split")
   if not path.is_dir():
     return ()
   if _kind(path) == "shards":
@@ -79,6 +85,7 @@ def make_shards(
       which also says what is guaranteed, returned and raised.
     generator: What made the images; None takes the source's file name.
   """
+  folder = _checked_path(folder)
   if not isinstance(source, (Source, Stream)):
     open_fn = files.npz_stream if _kind(source) == "npz" else open_source
     source = open_fn(source, num_classes=num_classes)
@@ -95,6 +102,14 @@ def make_shards(
   )
 
 
+def _checked_path(path: Any, name: str = "folder") -> pathlib.Path:
+  """A path; raises for what is none, and for "", which would be the folder that one is in."""
+  if not isinstance(path, (str, os.PathLike)) or not str(path):
+    remedy = "; of arrays, data.sources.array_source(images, labels)" if name == "path" else ""
+    raise TypeError(f"{name}={shown(path)}: expected the path of a file or folder{remedy}")
+  return pathlib.Path(path)
+
+
 _OPENERS: dict[str, Callable[..., Source]] = {
   "shards": lambda path, *, num_classes: open_shards(path),  # whose manifest has the classes
   "folders": files.png_folder_source,
@@ -105,7 +120,7 @@ _OPENERS: dict[str, Callable[..., Source]] = {
 
 def _kind(path) -> str:
   """The key of `_OPENERS` for what lies at `path`."""
-  path = pathlib.Path(path)
+  path = _checked_path(path, "path")
   if not path.exists():
     raise DataFileError(path, "there is no such file or folder", "Check the path.")
   if path.is_dir():

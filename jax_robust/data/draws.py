@@ -11,13 +11,13 @@ import numpy as np
 
 from jax_robust.data.sources import (
   Source,
+  check_source,
   labels_of,
   select,
-  split_heldout,
   subset,
   warn_if_sorted,
 )
-from jax_robust.errors import check_name, first_few
+from jax_robust.errors import check_count, check_name, first_few
 
 FIRST, BY_CLASS, AUTO = "first", "class", "auto"
 RULES = (AUTO, FIRST, BY_CLASS)
@@ -35,7 +35,7 @@ def rule_of(rule: str, name: str) -> str:
   ('first', 'class')
   """
   check_name("draw", rule, RULES)
-  return (BY_CLASS if "/" in name else FIRST) if rule == AUTO else rule
+  return (BY_CLASS if "/" in str(name) else FIRST) if rule == AUTO else rule
 
 
 def order(labels: np.ndarray, *, seed: int = SEED) -> np.ndarray:
@@ -51,7 +51,10 @@ def order(labels: np.ndarray, *, seed: int = SEED) -> np.ndarray:
 
   Args:
     labels: integers [n].
-    seed: of the draw.
+    seed: of the draw, a whole number of at least 0.
+
+  Raises:
+    ValueError: labels or a seed that are none.
 
   >>> labels = np.repeat([0, 1], [6, 2])
   >>> labels[order(labels)][:4].tolist().count(1)
@@ -61,6 +64,12 @@ def order(labels: np.ndarray, *, seed: int = SEED) -> np.ndarray:
   earliest deadline first.
   """
   labels = np.asarray(labels)
+  if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iub":
+    raise ValueError(
+      f"labels have shape {labels.shape} and dtype {labels.dtype}: expected integers [n]; of "
+      "one-hot labels, numpy.argmax(labels, 1)"
+    )
+  check_count(0, seed=seed)  # PCG64(None) draws a new order each time
   total = len(labels)
   # Raw bits and sorts: NumPy promises these for all its versions.
   bits = np.random.PCG64(seed).random_raw(2 * total)
@@ -88,19 +97,28 @@ def hold_out(source: Source, num_heldout: int, *, draw: str = BY_CLASS) -> tuple
   Args:
     source: images and labels.
     num_heldout: how many, at least one and not all.
-    draw: `class`, or `first`.
+    draw: `class`; or `first`, the first ones, for sets whose order is random, as that of the
+      published ones is. Where they come sorted by class, that is warned of.
 
   Raises:
+    TypeError: no source.
     ValueError: there are not as many, or a class would have no image left to train on.
+
+  Reference: Rebuffi et al., Fixing Data Augmentation to Improve Adversarial Robustness, 2021, hold
+  out the first 1,024 training images.
   """
-  if draw == FIRST:
-    return split_heldout(source, num_heldout)
+  check_source(source)
   check_name("draw", draw, (FIRST, BY_CLASS))
+  check_count(0, num_heldout=num_heldout)
+  num_heldout = int(num_heldout)
   if not 0 < num_heldout < source.num_examples:
     raise ValueError(
       f"num_heldout={num_heldout}: expected 1 to {source.num_examples - 1}, "
       f"less than the number of samples of {source.name}"
     )
+  if draw == FIRST:
+    warn_if_sorted(source, num_heldout)
+    return subset(source, num_heldout, source.num_examples), subset(source, 0, num_heldout)
   labels = labels_of(source)
   places = order(labels)
   kept = np.sort(places[num_heldout:])  # in the order of the set, as without a draw
@@ -119,14 +137,21 @@ def take(source: Source, num_examples: int, *, draw: str = BY_CLASS) -> Source:
 
   Args:
     source: images and labels.
-    num_examples: how many.
-    draw: `class`, or `first`.
+    num_examples: how many, a whole number.
+    draw: `class`, or `first`: see `hold_out`.
+
+  Raises:
+    TypeError: no source.
+    ValueError: a number or a draw that is none.
   """
+  check_source(source)
+  check_name("draw", draw, (FIRST, BY_CLASS))
+  check_count(0, num_examples=num_examples)
+  num_examples = int(num_examples)
   if not num_examples or num_examples >= source.num_examples:
     return source
   if draw == FIRST:
     warn_if_sorted(source, num_examples)
     return subset(source, 0, num_examples)
-  check_name("draw", draw, (FIRST, BY_CLASS))
   rows = order(labels_of(source))[:num_examples]
   return select(source, rows, f"{num_examples} of {source.name} by class")

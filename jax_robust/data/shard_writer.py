@@ -77,7 +77,10 @@ def write_shards(
   class_names = getattr(samples, "class_names", ()) if class_names is None else class_names
   class_names = class_names if len(class_names) == num_classes else ()
   check_count(0, seed=seed)
-  recipe = {"generator": generator, "licence": licence, "seed": operator.index(seed)}
+  for key, text in (("generator", generator), ("licence", licence)):
+    if not isinstance(text, str):
+      raise ValueError(f"{key}={text!r}: expected text, for the manifest")
+  recipe = {"generator": generator, "licence": licence, "seed": int(seed)}
   _refuse_other_content(folder, counts=counts, num_classes=num_classes, **recipe)
   batches = samples.batches() if hasattr(samples, "batches") else samples
   batches = _checked(batches, name, num_examples, num_classes)
@@ -99,6 +102,11 @@ def write_shards(
   return open_shards(folder)
 
 
+def _is_whole(value: object) -> bool:
+  """Whether a value is a whole number of Python or NumPy, of any sign."""
+  return isinstance(value, (int, float, np.integer, np.floating)) and value == np.rint(value)
+
+
 def shard_counts(
   num_examples: int, *, num_shards: int | None = None, shard_size: int | None = None
 ) -> tuple[int, ...]:
@@ -111,12 +119,15 @@ def shard_counts(
   """
   if num_shards is not None and shard_size is not None:
     raise ValueError(f"num_shards={num_shards}, shard_size={shard_size}: expected one of the two")
+  if num_shards is not None and (isinstance(num_shards, bool) or not _is_whole(num_shards)):
+    raise ValueError(f"num_shards={num_shards!r}: expected a whole number, 1 to {num_examples}")
   if num_shards is None:
     shard_size = _DEFAULT_SHARD_SIZE if shard_size is None else shard_size
     check_count(shard_size=shard_size)
     num_shards = -(-num_examples // shard_size)
   if not 1 <= num_shards <= num_examples:
     raise ValueError(f"num_shards={num_shards}: expected 1 to num_examples={num_examples}")
+  num_shards = int(num_shards)
   edges = [shard * num_examples // num_shards for shard in range(num_shards + 1)]
   return tuple(stop - start for start, stop in itertools.pairwise(edges))
 

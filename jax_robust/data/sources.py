@@ -6,14 +6,13 @@ and `batches()`.
 """
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jax_robust.data import scales
-from jax_robust.errors import check_name, warn
+from jax_robust.errors import check_count, check_name, shown, warn
 
 Samples = tuple[np.ndarray, np.ndarray]
 """(images uint8 [n, h, w, c], labels int32 [n])."""
@@ -63,6 +62,7 @@ class Source:
 
   def batches(self, batch_size: int = 1024) -> Iterator[Samples]:
     """Yields all samples in order, `batch_size` at a time."""
+    check_count(batch_size=batch_size)
     for start in range(0, self.num_examples, batch_size):
       yield self.read(np.arange(start, min(start + batch_size, self.num_examples)))
 
@@ -149,7 +149,12 @@ def label_layout_problem(labels: Any, num_images: int) -> str | None:
       "(numpy.argmax(labels, 1) where they are one-hot)"
     )
   if len(labels.shape) != 1:
-    return f"the labels' shape is {list(labels.shape)}, expected [n]"
+    remedy = ""
+    if len(labels.shape) == 2:
+      remedy = (
+        ": labels.reshape(-1)" if labels.shape[1] == 1 else ": of one-hot, numpy.argmax(labels, 1)"
+      )
+    return f"the labels' shape is {list(labels.shape)}, expected [n]{remedy}"
   if labels.shape[0] != num_images:
     return f"there are {num_images} images but {labels.shape[0]} labels"
   return None
@@ -196,9 +201,13 @@ def array_source(
   images, labels = np.asarray(images), np.asarray(labels)
   if problem := layout_problem(images, labels):
     raise ValueError(f"{name}: {problem}")
-  num_classes = int(labels.max()) + 1 if num_classes is None else operator.index(num_classes)
+  if num_classes is None:
+    num_classes = int(labels.max()) + 1
+  check_count(num_classes=num_classes)
+  num_classes = int(num_classes)
   if problem := label_problem(labels, num_classes):
     raise ValueError(f"{name}: {problem}")
+  class_names = _checked_names(class_names, name)
   if class_names and len(class_names) != num_classes:
     raise ValueError(f"{name}: there are {len(class_names)} class_names for {num_classes} classes")
   labels = labels.astype(np.int32)
@@ -213,13 +222,37 @@ def array_source(
     images.shape[1:],
     num_classes,
     read,
-    class_names=tuple(class_names),
+    class_names=class_names,
     read_labels=labels.copy,
   )
 
 
+def _checked_names(class_names: Any, name: str) -> tuple[str, ...]:
+  """Names as a tuple; raises unless they are texts, in a list: one text would be its letters."""
+  is_list = not isinstance(class_names, (str, bytes)) and np.ndim(class_names) == 1
+  found = tuple(class_names) if is_list else (None,)
+  if not all(isinstance(each, str) for each in found):
+    raise ValueError(
+      f"{name}: class_names={shown(class_names)}: expected a list of texts, in the order of the "
+      "labels"
+    )
+  return tuple(map(str, found))
+
+
+def check_source(source: Any) -> None:
+  """Raises TypeError unless it is a source, with what makes one of arrays, a path or a stream."""
+  if not isinstance(source, Source):
+    remedy = (
+      "a stream becomes one by data.convert.make_shards(stream, folder)"
+      if isinstance(source, Stream)
+      else "such as data.sources.array_source(images, labels) or data.convert.open_source(path)"
+    )
+    raise TypeError(f"source is a {type(source).__name__}: expected a Source; {remedy}")
+
+
 def labels_of(source: Source) -> np.ndarray:
   """All labels of a source, int32 [n]; the images are read too where it can't do without."""
+  check_source(source)
   if source.read_labels is not None:
     return source.read_labels()
   return np.concatenate([labels for _, labels in source.batches()])
@@ -227,6 +260,7 @@ def labels_of(source: Source) -> np.ndarray:
 
 def select(source: Source, rows: np.ndarray, name: str) -> Source:
   """A view of the given samples of `source`, in their order; nothing is copied."""
+  check_source(source)
   rows = as_indices(rows, source.num_examples, source.name)
 
   def read(indices):
@@ -246,6 +280,10 @@ def select(source: Source, rows: np.ndarray, name: str) -> Source:
 
 def subset(source: Source, start: int, stop: int) -> Source:
   """A view of samples `start` to `stop` (exclusive) of `source`; nothing is copied."""
+  check_source(source)
+  for limit, value in (("start", start), ("stop", stop)):
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+      raise ValueError(f"{limit}={value!r}: expected a whole number")
   if not 0 <= start < stop <= source.num_examples:
     raise ValueError(
       f"start={start}, stop={stop}: expected 0 <= start < stop <= {source.num_examples}, "
@@ -265,24 +303,6 @@ def subset(source: Source, start: int, stop: int) -> Source:
     class_names=source.class_names,
     read_labels=lambda: labels_of(source)[start:stop],
   )
-
-
-def split_heldout(source: Source, num_heldout: int = 1024) -> tuple[Source, Source]:
-  """Sets the first `num_heldout` samples aside: (train, heldout), both views of `source`.
-
-  For sets whose order is random, as the published ones' is. Where samples come sorted by class, the
-  first ones are of one class, which is warned of: `draws.hold_out` draws them by class.
-
-  Reference: Rebuffi et al., Fixing Data Augmentation to Improve Adversarial Robustness, 2021, hold
-  out the first 1,024 training images.
-  """
-  if not 0 < num_heldout < source.num_examples:
-    raise ValueError(
-      f"num_heldout={num_heldout}: expected 1 to {source.num_examples - 1}, "
-      f"less than the number of samples of {source.name}"
-    )
-  warn_if_sorted(source, num_heldout)
-  return subset(source, num_heldout, source.num_examples), subset(source, 0, num_heldout)
 
 
 def warn_if_sorted(source: Source, num_first: int) -> None:

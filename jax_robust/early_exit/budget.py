@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jax_robust.early_exit.costs import exit_fractions
-from jax_robust.early_exit.rules import NEVER, first_confident
+from jax_robust.early_exit.rules import NEVER, check_confidence, first_confident
+from jax_robust.errors import as_numbers, check_count
 
 UNIFORM = 20
 BUDGETS = tuple(range(1, 2 * UNIFORM))
@@ -30,7 +31,8 @@ def target_fractions(budget: float, num_exits: int) -> Float[np.ndarray, " exits
   >>> target_fractions(20, 4).tolist(), target_fractions(10, 2).round(3).tolist()
   ([0.25, 0.25, 0.25, 0.25], [0.667, 0.333])
   """
-  if not 0 < budget < np.inf:
+  number = as_numbers(budget, "budget")
+  if number.ndim or not 0 < number < np.inf:
     raise ValueError(f"budget={budget}: expected p > 0, such as one of 1 to 39; 20 is uniform")
   check_several_exits(num_exits)
   logs = np.log(budget / UNIFORM) * np.arange(1, num_exits + 1, dtype=np.float64)
@@ -40,6 +42,7 @@ def target_fractions(budget: float, num_exits: int) -> Float[np.ndarray, " exits
 
 def check_several_exits(num_exits: int) -> None:
   """Raises ValueError unless there is an exit before the last, with the remedy."""
+  check_count(num_exits=num_exits)
   if num_exits < 2:
     raise ValueError(
       f"the net has {num_exits} exit: early exits need at least 2, so a net whose outputs are a "
@@ -55,7 +58,8 @@ def choose_thresholds(
   Exit after exit, but for the last: images are ranked by confidence, those that are marked are
   passed over, and the threshold is the confidence of the floor(n P_k)-th of the rest, or `NEVER`
   where there are not so many, or none is wanted. Then every image whose confidence at this exit
-  reaches the threshold is marked, for good, whether it was marked before or not.
+  reaches the threshold is marked, for good, whether it was marked before or not. One whose
+  confidence is NaN is passed over, and leaves nowhere.
 
   Guarantees:
     `shares_are_met_on_the_heldout`: where no two confidences of an exit are equal, exactly
@@ -78,7 +82,8 @@ def choose_thresholds(
   >>> choose_thresholds(confidence, [0.5, 0.5]).tolist()
   [0.75]
   """
-  confidence, shares = np.asarray(confidence), np.asarray(fractions, np.float64)
+  confidence = np.asarray(check_confidence(confidence))
+  shares = as_numbers(fractions, "fractions")
   num_exits, num_images = confidence.shape
   check_several_exits(num_exits)
   if not num_images:
@@ -92,7 +97,7 @@ def choose_thresholds(
   marked = np.zeros(num_images, bool)
   for k in range(num_exits - 1):
     order = np.argsort(-confidence[k], kind="stable")
-    waiting = order[~marked[order]]
+    waiting = order[~marked[order] & ~np.isnan(confidence[k, order])]
     wanted = int(np.floor(num_images * shares[k]))
     if 1 <= wanted <= len(waiting):
       thresholds[k] = confidence[k, waiting[wanted - 1]]
@@ -131,6 +136,9 @@ def sweep(
   Returns:
     One entry for each budget.
   """
+  if np.ndim(budgets) != 1:
+    raise ValueError(f"budgets={budgets}: expected a list of numbers above 0")
+  heldout, confidence = check_confidence(heldout, "heldout"), check_confidence(confidence)
   found = []
   for budget in budgets:
     thresholds = choose_thresholds(heldout, target_fractions(budget, len(heldout)))

@@ -14,7 +14,7 @@ from jax_robust.early_exit.grid import (
   taken_on_grid,
 )
 from jax_robust.early_exit.rules import NEVER, answer
-from jax_robust.errors import check_probability
+from jax_robust.errors import as_numbers, check_count, check_probability
 
 Numbers: TypeAlias = Sequence[float] | np.ndarray
 
@@ -33,7 +33,7 @@ def check_costs(costs: Numbers, num_exits: int) -> Float[np.ndarray, " exits"]:
   Raises:
     ValueError: another number of costs; costs that are not above 0, or that fall.
   """
-  found = np.asarray(costs, np.float64)
+  found = as_numbers(costs, "costs")
   if found.shape != (num_exits,):
     raise ValueError(f"costs have shape {found.shape}: expected one for each of {num_exits} exits")
   if not (found[0] > 0 and np.isfinite(found).all() and (np.diff(found) >= 0).all()):
@@ -47,10 +47,22 @@ def check_costs(costs: Numbers, num_exits: int) -> Float[np.ndarray, " exits"]:
 def exit_fractions(taken: Int[np.ndarray, " n"], num_exits: int) -> Float[np.ndarray, " exits"]:
   """The share of images that leave at each exit.
 
+  Raises:
+    ValueError: no images; exits that are no integers `[n]`, or none of the net's.
+
   >>> exit_fractions(np.array([0, 0, 2, 0]), 3).tolist()
   [0.75, 0.0, 0.25]
   """
-  return np.bincount(np.asarray(taken), minlength=num_exits) / len(taken)
+  check_count(num_exits=num_exits)
+  taken = np.asarray(taken)
+  if taken.ndim != 1 or not len(taken) or not np.issubdtype(taken.dtype, np.integer):
+    raise ValueError(
+      f"taken has shape {taken.shape} and dtype {taken.dtype}: expected the numbers of exits, "
+      "integers [n], of at least 1 image"
+    )
+  if (bad := taken[(taken < 0) | (taken >= num_exits)]).size:
+    raise ValueError(f"taken holds {bad[0]}: expected 0 to {num_exits - 1}, the exits of the net")
+  return np.bincount(taken, minlength=num_exits) / len(taken)
 
 
 def expected_cost(fractions: Numbers, costs: Numbers) -> float:
@@ -129,7 +141,7 @@ def common_threshold(
 
   Args:
     outputs: logits of all exits on held-out images, `[exits, n, k]`.
-    labels: integers `[n]`.
+    labels: as `errors.check_targets` describes them, one for each image.
     costs: as those of `check_costs`.
     max_drop: the share of the last exit's accuracy that may be lost; the publication has .05 and
       .15.
@@ -151,7 +163,10 @@ def common_threshold(
   exits = as_outputs(outputs)
   costs = check_costs(costs, len(exits))
   right = classes_of(exits) == labels_of(exits, labels)
-  lines = np.sort(np.asarray(grid, np.float64))[::-1]
+  lines = as_numbers(grid, "grid")
+  if lines.ndim != 1:
+    raise ValueError(f"grid has shape {lines.shape}: expected thresholds [m], each for all exits")
+  lines = np.sort(lines)[::-1]
   taken = taken_on_grid(exits, lines)
   accuracy = per_image(right, taken).mean(axis=1)
   cost = costs[taken].mean(axis=1)
@@ -178,7 +193,7 @@ def slowdown_report(
 
   Args:
     outputs_clean, outputs_attacked: logits of all exits, `[exits, n, k]`, of the same images.
-    labels: integers `[n]`.
+    labels: as `errors.check_targets` describes them, one for each image.
     thresholds: of each exit but the last, as those of `check_thresholds`.
     costs: as those of `check_costs`.
 
@@ -222,7 +237,7 @@ def _of_rule(outputs, labels, thresholds, costs):
 
 def _check_fractions(fractions: Numbers) -> Float[np.ndarray, " exits"]:
   """As float64; raises ValueError unless they are shares of a whole."""
-  found = np.asarray(fractions, np.float64)
+  found = as_numbers(fractions, "fractions")
   if found.ndim != 1 or not (found >= 0).all() or not abs(found.sum() - 1) < 1e-6:
     raise ValueError(
       f"fractions={found.tolist()}: expected shares of at least 0 that add up to 1, one per exit"

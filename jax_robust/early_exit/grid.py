@@ -8,33 +8,45 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jax_robust.early_exit.rules import confidences, first_to_pass
-from jax_robust.errors import check_labels
+from jax_robust.errors import as_numbers, check_targets
+from jax_robust.losses import as_labels
+from jax_robust.nets.exits import exits_of
 
 
 def as_outputs(outputs: Any) -> tuple:
   """Stored logits `[exits, n, k]`, or a sequence of `[n, k]`, as the tuple that a net returns.
 
   Raises:
-    ValueError: fewer than two exits, or no images.
+    TypeError, ValueError: fewer than two exits, or no images; what are no logits of one shape.
   """
-  exits = tuple(jnp.asarray(each) for each in outputs)
+  is_array = hasattr(outputs, "dtype") and np.ndim(outputs) == 3
+  if not is_array and not isinstance(outputs, (tuple, list)):
+    said = f"have shape {np.shape(outputs)}" if hasattr(outputs, "dtype") else "are no such"
+    raise ValueError(f"outputs {said}: expected logits [exits, n, k], or a list of [n, k]")
+  exits = tuple(jnp.asarray(as_numbers(z, "outputs") if _is_list(z) else z) for z in outputs)
   if len(exits) < 2:
     raise ValueError(f"outputs have {len(exits)} exits: expected two or more, none to choose among")
   if not exits[0].size:
     raise ValueError("outputs have no images: expected at least 1")
-  return exits
+  return exits_of(exits)
+
+
+def _is_list(value: Any) -> bool:
+  """Whether a value is no array."""
+  return not hasattr(value, "dtype")
 
 
 def as_grid(grid: Any, num_exits: int) -> Float[np.ndarray, "m rest"]:
   """Thresholds as float32 `[m, exits - 1]`; one for all exits, `[m]`, is repeated.
 
   Raises:
+    TypeError: no numbers.
     ValueError: no thresholds, NaN, or another number of them than of exits but the last.
 
   >>> as_grid([0.9, 0.5], 3).shape
   (2, 2)
   """
-  found = np.asarray(grid, np.float32)
+  found = as_numbers(grid, "grid").astype(np.float32)
   if found.ndim == 1:
     found = np.repeat(found[:, None], num_exits - 1, axis=1)
   if found.ndim != 2 or not found.size or found.shape[1] != num_exits - 1:
@@ -81,15 +93,12 @@ def classes_of(exits: tuple) -> Int[np.ndarray, "exits n"]:
 
 
 def labels_of(exits: tuple, labels: Any) -> Int[np.ndarray, " n"]:
-  """The labels as an array; raises an error unless they are some, and fit the exits' outputs."""
-  labels = np.asarray(labels)
+  """The labels as integers `[n]`; raises where they are none, or don't fit the exits' outputs."""
   num_images, num_classes = exits[0].shape
-  if labels.shape != (num_images,):
-    raise ValueError(f"labels have shape {labels.shape}: expected ({num_images},), as the outputs")
-  if not np.issubdtype(labels.dtype, np.integer):
-    raise TypeError(f"labels have dtype {labels.dtype}: expected integer labels, .astype(int)")
-  check_labels(labels, num_classes)
-  return labels
+  if np.ndim(labels) == 1 and np.asarray(labels).dtype == np.bool_:  # which images are right?
+    raise TypeError("labels have dtype bool: expected integer labels, the classes of the images")
+  check_targets(labels, num_images, num_classes, name="labels")
+  return np.asarray(as_labels(labels))
 
 
 def per_image(values: np.ndarray, taken: Int[np.ndarray, "... n"]) -> np.ndarray:

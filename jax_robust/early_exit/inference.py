@@ -11,7 +11,8 @@ from jaxtyping import Float, Int, Shaped
 
 from jax_robust.early_exit.budget import check_several_exits
 from jax_robust.early_exit.rules import Thresholds, check_thresholds, confidences
-from jax_robust.errors import check_count
+from jax_robust.errors import check_count, check_function, check_images
+from jax_robust.nets.exits import described, exits_of
 
 SMALLEST = 8
 """Rows of the smallest program: below it a block takes about as long for any number of images."""
@@ -77,9 +78,12 @@ def make_deployed(
 
   Raises:
     ValueError: one exit; thresholds of another model; no images in a batch.
+    TypeError, ValueError: (of `answers`) no images in [0, 1]; a block that returns something else.
   """
   check_several_exits(num_exits)
   check_count(batch_size=batch_size)
+  check_function(" (state, number) -> (state, logits)", run_block=run_block)
+  batch_size = int(batch_size)
   bounds = check_thresholds(thresholds, num_exits)
   sizes = row_counts(batch_size)
 
@@ -91,11 +95,16 @@ def make_deployed(
     taken, logits = np.full(len(x), num_exits - 1, np.int32), np.zeros((len(x), 0))
     num_rows = np.zeros(num_exits, np.int64)
     for number in range(num_exits):
-      state, outputs = run_block(state, number)
+      state, outputs = _checked_pair(run_block(state, number), number, size)
       num_rows[number] = size
       confidence, outputs = (np.asarray(each)[places] for each in (_confidence(outputs), outputs))
       if not number:
         logits = np.zeros((len(x), outputs.shape[1]), outputs.dtype)
+      if outputs.shape[1] != logits.shape[1]:
+        raise ValueError(
+          f"run_block returned logits of {outputs.shape[1]} classes at block {number}, and of "
+          f"{logits.shape[1]} before: expected the same"
+        )
       leaves = confidence >= bounds[number] if number < len(bounds) else np.ones(len(rows), bool)
       logits[rows[leaves]], taken[rows[leaves]] = outputs[leaves], number
       rows, places = rows[~leaves], places[~leaves]
@@ -109,13 +118,22 @@ def make_deployed(
 
   def answers(x: np.ndarray) -> Answers:
     x = np.asarray(x)
-    if not len(x):
-      raise ValueError("x has no images")
+    check_images(x)
     parts = [of_batch(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
     logits, taken, num_rows = zip(*parts, strict=True)
     return Answers(np.concatenate(logits), np.concatenate(taken), np.sum(num_rows, axis=0))
 
   return answers
+
+
+def _checked_pair(found: Any, number: int, size: int) -> tuple[Any, Any]:
+  """State and logits of a block; raises where it returned something else."""
+  if not isinstance(found, tuple) or len(found) != 2:
+    raise ValueError(
+      f"run_block returned {described(found)} at block {number}: expected (state, logits)"
+    )
+  exits_of(found[1], size)
+  return found
 
 
 def _size_for(count: int, sizes: Sequence[int]) -> int:

@@ -71,7 +71,7 @@ def risk_control(
 
   Args:
     outputs: logits of all exits on held-out images, `[exits, n, k]`.
-    labels: integers `[n]`; unused by 'disagreement'.
+    labels: as `errors.check_targets` describes them; unused by 'disagreement'.
     delta: the loss that may be expected at most, in (0, 1).
     alpha: probability that it is exceeded, in (0, 1).
     loss: what an image loses by leaving early, a number in [0, 1], 0 at the last exit. 'accuracy':

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jax_robust.errors import as_numbers, check_count, check_function, is_traced
 from jax_robust.nets.constants import without_jit
 from jax_robust.nets.exits import exits_of
 from jax_robust.types import LogitsFn, Outputs
@@ -21,12 +22,18 @@ NEVER = 1e8
 
 
 def confidences(outputs: Outputs) -> Float[Array, "exits b"]:
-  """The largest probability of each exit's softmax, of each image.
+  """The largest probability of each exit's softmax, of each image; in float32 at least.
 
   >>> confidences((jnp.zeros((1, 2)), jnp.zeros((1, 2)))).tolist()
   [[0.5], [0.5]]
   """
-  return jnp.stack([jnp.max(jax.nn.softmax(logits), axis=-1) for logits in exits_of(outputs)])
+  each = [logits.astype(_at_least_32(logits.dtype)) for logits in exits_of(outputs)]
+  return jnp.stack([jnp.max(jax.nn.softmax(logits), axis=-1) for logits in each])
+
+
+def _at_least_32(dtype: Any) -> Any:
+  """The dtype that confidences are computed in: near 1, bfloat16 has steps of .004."""
+  return jnp.promote_types(dtype, jnp.float32)
 
 
 def check_thresholds(thresholds: Thresholds, num_exits: int) -> np.ndarray:
@@ -38,12 +45,14 @@ def check_thresholds(thresholds: Thresholds, num_exits: int) -> np.ndarray:
     num_exits: of the net.
 
   Raises:
+    TypeError: no numbers.
     ValueError: another number of thresholds than of exits but the last; one that is NaN.
 
   >>> check_thresholds([0.5, 0.75, -1e8], 3).tolist()
   [0.5, 0.75]
   """
-  found = np.asarray(thresholds, np.float32).reshape(-1)
+  check_count(num_exits=num_exits)
+  found = as_numbers(thresholds, "thresholds").astype(np.float32).reshape(-1)
   if len(found) == num_exits and found[-1] <= 0:
     found = found[:-1]
   if len(found) != num_exits - 1:
@@ -87,12 +96,12 @@ def first_confident(
     thresholds: as those of `check_thresholds`.
 
   Raises:
-    ValueError: thresholds of another model.
+    TypeError, ValueError: as `check_confidence`; thresholds of another model.
 
   >>> first_confident(np.array([[0.9, 0.6], [0.5, 0.5]], np.float32), [0.75]).tolist()
   [0, 1]
   """
-  confidence = jnp.asarray(confidence)
+  confidence = jnp.asarray(check_confidence(confidence))
   return first_to_pass(
     confidence, jnp.asarray(check_thresholds(thresholds, len(confidence)), confidence.dtype)
   )
@@ -105,6 +114,32 @@ def first_to_pass(
   passes = confidence[:-1] >= bounds[:, None]
   rest = jnp.ones_like(confidence[-1:], bool)
   return jnp.argmax(jnp.concatenate([passes, rest]), axis=0).astype(jnp.int32)
+
+
+def check_confidence(confidence: Any, name: str = "confidence") -> Any:
+  """Confidences `[exits, n]` as an array; NaN, of an image that has none, passes.
+
+  Raises:
+    TypeError: no numbers.
+    ValueError: of another shape, or outside [0, 1], such as logits (not checked when traced).
+
+  >>> check_confidence([[2.0, 0.5]])
+  Traceback (most recent call last):
+  ...
+  ValueError: confidence holds 2.0: expected confidences in [0, 1], early_exit.confidences(outputs)
+  """
+  found = confidence if hasattr(confidence, "dtype") else as_numbers(confidence, name)
+  if np.ndim(found) != 2:
+    raise ValueError(
+      f"{name} has shape {np.shape(found)}: expected [exits, n], early_exit.confidences(outputs)"
+    )
+  if not is_traced(found):
+    values = np.asarray(found)
+    if (bad := values[(values < 0) | (values > 1)]).size:
+      raise ValueError(
+        f"{name} holds {bad[0]}: expected confidences in [0, 1], early_exit.confidences(outputs)"
+      )
+  return found
 
 
 def answer(
@@ -136,6 +171,7 @@ def early_exit(logits_fn: LogitsFn, thresholds: Thresholds) -> LogitsFn:
   >>> early_exit(two_exits, [0.9])(jnp.array([[1.0, 0.0], [0.125, 0.25]])).tolist()
   [[9.0, 0.0], [-1.125, -2.25]]
   """
+  check_function(" x -> outputs of all exits", logits_fn=logits_fn)
   query = without_jit(logits_fn)
 
   @functools.wraps(query)

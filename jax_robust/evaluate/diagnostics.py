@@ -11,17 +11,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jax_robust import losses
-from jax_robust.attacks import aimed, fgsm, linf_ball
+from jax_robust.attacks import fgsm, linf_ball
+from jax_robust.attacks.balls import check_ball
 from jax_robust.attacks.classes import is_finite
 from jax_robust.attacks.non_finite import put_back
-from jax_robust.errors import check_images, check_name, check_targets
-from jax_robust.evaluate.evaluators import EVALUATORS, Columns, is_correct
+from jax_robust.errors import check_function, check_images, check_name, check_targets
+from jax_robust.evaluate.evaluators import EVALUATORS, Columns, attack_images, is_correct
 from jax_robust.losses import as_labels
-from jax_robust.nets.exits import exits_of
-from jax_robust.nets.randomised import keyed
+from jax_robust.nets.exits import described, exits_of, select_exit
+from jax_robust.nets.randomised import keyed, takes_rng
 from jax_robust.types import Attack, Images, LogitsFn, Rng, as_keys, fold
 
 AIMS = ("average", "own", "last")
@@ -108,14 +110,15 @@ def attacked_exits(
 
   Raises:
     ValueError: `aim` is none of these, or the net has no such exit.
+    TypeError, ValueError: as `evaluators.attacked`.
   """
   exits_at = _exits_fn(outputs_fn, x, labels)
   given, labels, keys = labels, as_labels(labels, len(x)), as_keys(keys, len(x))
   clean = exits_at(x, keys)
 
   def exits_under_attack(aim):
-    change = attack(eps) if aim == "average" else aimed(attack(eps), aim)
-    return exits_at(change(outputs_fn, x, given, keys), keys)
+    target = outputs_fn if aim == "average" else select_exit(outputs_fn, aim)
+    return exits_at(attack_images(attack, eps, target, x, given, keys), keys)
 
   aim = read_aim(aim, len(clean))
   if aim == "own":
@@ -143,7 +146,7 @@ def read_aim(aim: int | str, num_exits: int | None = None) -> Any:
   ('average', 2)
   """
   text = str(aim)
-  if isinstance(aim, bool) or not text.removeprefix("-").isdigit():
+  if isinstance(aim, bool) or not text.removeprefix("-").isdecimal():
     check_name("aim", aim, AIMS)
     return aim
   if num_exits is not None and not -num_exits <= int(text) < num_exits:
@@ -178,23 +181,56 @@ def feature_distance(
 
   Returns:
     Values `[b]` for each block: `absolute/B`; `relative/B`, divided by `||h_b(x)||_2`, since
-    blocks differ in width; `pooled/B`, the distance of the means over space.
+    blocks differ in width; `pooled/B`, the distance of the means over space. All in float32,
+    whatever the net's features are.
+
+  Raises:
+    TypeError, ValueError: `blocks_fn` takes or returns something else; as `attacked_exits`.
 
   Reference: Chen et al., 2022, "Fast adversarial training in a multi-exit network", Neural Networks
   150, which shows means over images, for FGSM and PGD; which tensor it means is an inference.
   """
-  outputs_fn = lambda x: blocks_fn(x)[1]  # noqa: E731
+  blocks_at = _blocks_fn(blocks_fn)
+  outputs_fn = lambda x: blocks_at(x)[1]  # noqa: E731
   exits_at = _exits_fn(outputs_fn, x, labels)
+  as_labels(labels, len(x))  # before the net sees what may be one image
   keys = as_keys(keys, len(x))
   exits_at(x, keys)
-  x_adv = attack(eps)(outputs_fn, x, labels, keys)
+  x_adv = attack_images(attack, eps, outputs_fn, x, labels, keys)
   found = {}
-  for number, (before, after) in enumerate(zip(blocks_fn(x)[0], blocks_fn(x_adv)[0], strict=True)):
+  for number, (before, after) in enumerate(zip(blocks_at(x)[0], blocks_at(x_adv)[0], strict=True)):
     distance = _norm(after - before)
     found[f"absolute/{number}"] = distance
     found[f"relative/{number}"] = distance / jnp.maximum(_norm(before), _TINY)
     found[f"pooled/{number}"] = _norm(_pool(after) - _pool(before))
   return found
+
+
+def _blocks_fn(blocks_fn: BlocksFn) -> BlocksFn:
+  """`x -> (features, logits)`, the features in float32; raises where it gives something else."""
+  check_function(" x -> (features, logits), a tuple of each", blocks_fn=blocks_fn)
+  if takes_rng(blocks_fn):
+    raise TypeError("blocks_fn takes (x, rng): expected a function of images, in eval mode")
+
+  def blocks_at(x):
+    found = blocks_fn(x)
+    is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], (tuple, list))
+    if not is_pair or not found[0]:
+      raise ValueError(
+        f"blocks_fn returned {described(found)}: expected (features, logits), a tuple of each, "
+        "with one entry per block"
+      )
+    for number, each in enumerate(found[0]):
+      shape, dtype = np.shape(each), getattr(each, "dtype", np.dtype(object))
+      is_floating = jnp.issubdtype(dtype, jnp.floating)
+      if not is_floating or len(shape) < 2 or shape[:1] != (len(x),):
+        raise ValueError(
+          f"blocks_fn returned features of shape {shape} and dtype {dtype} at block {number}: "
+          f"expected floating-point features [{len(x)}, ...]"
+        )
+    return tuple(each.astype(jnp.float32) for each in found[0]), found[1]
+
+  return blocks_at
 
 
 _TINY = 1e-12  # keeps quotients of vectors that vanish finite
@@ -236,18 +272,23 @@ def gradient_alignment(
     Values `[b]`: `noise`, the cosine of the two gradients; `directions`, that of the perturbations
     of FGSM, from x with a step of eps, and of the attack, both clipped to [0, 1]; `vanished`, 1
     where one of the gradients is 0. Such an image counts as 0 in `noise`; GradAlign leaves it out:
-    the mean of `noise` over `1 - vanished` does so.
+    the mean of `noise` over `1 - vanished` does so. A gradient that is not finite gives NaN.
+
+  Raises:
+    TypeError, ValueError: as `attacked_exits`.
 
   Reference: Andriushchenko and Flammarion, 2020, "Understanding and Improving Fast Adversarial
   Training", https://arxiv.org/abs/2007.02617.
   """
   exits_at = _exits_fn(outputs_fn, x, labels)
   given, labels, keys = labels, as_labels(labels, len(x)), as_keys(keys, len(x))
+  ball = linf_ball(eps)
+  check_ball("gradient_alignment", ball, x, per_pixel=True, minimum_norm=False)
   loss_fn = losses.over_exits(losses.cross_entropy)
   gradient = jax.grad(lambda x: jnp.sum(loss_fn(exits_at(x, keys), labels)))
-  here, there = gradient(x), gradient(x + linf_ball(eps).sample(fold(keys, _NOISE), jnp.asarray(x)))
-  one_step = fgsm(outputs_fn, x, given, keys, ball=linf_ball(eps)) - x
-  several = attack(eps)(outputs_fn, x, given, keys) - x
+  here, there = gradient(x), gradient(x + ball.sample(fold(keys, _NOISE), jnp.asarray(x)))
+  one_step = fgsm(outputs_fn, x, given, keys, ball=ball) - x
+  several = attack_images(attack, eps, outputs_fn, x, given, keys) - x
   # Not by the norm, whose squares underflow where a net is sure of itself.
   is_zero = [jnp.all(rows.reshape(len(x), -1) == 0, axis=1) for rows in (here, there)]
   return {

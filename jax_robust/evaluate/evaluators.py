@@ -6,6 +6,7 @@ measured, be they flags or values; others are for pictures. `diagnostics` has th
 more than the answer.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -15,7 +16,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_robust.attacks.classes import is_finite
 from jax_robust.attacks.non_finite import put_back
-from jax_robust.errors import check_images, check_sigma, check_targets
+from jax_robust.attacks.returned import check_attacked
+from jax_robust.errors import (
+  check_function,
+  check_images,
+  check_sigma,
+  check_targets,
+  shown,
+)
 from jax_robust.losses import as_labels
 from jax_robust.nets.exits import predictions
 from jax_robust.nets.randomised import keyed
@@ -43,6 +51,37 @@ def _check(logits_fn: LogitsFn, x: Images, labels: Any) -> tuple[LogitsFn, Int[A
     return logits
 
   return logits_of, as_labels(labels, len(x))
+
+
+def attack_images(
+  attack: Callable[[Any], Attack], eps: Any, logits_fn: LogitsFn, x: Images, labels: Any, keys: Rng
+) -> Array:
+  """The images that `attack(eps)` makes of x, checked as what comes from any attack.
+
+  Raises:
+    TypeError: `attack` is no function of the radius that gives an attack.
+    TypeError, ValueError: as `attacks.returned.check_attacked`.
+  """
+  check_function(_OF_EPS, attack=attack)
+  try:
+    inspect.signature(attack).bind(eps)
+  except TypeError:
+    raise TypeError(
+      f"attack={shown(attack)} takes other arguments: expected a function{_OF_EPS}"
+    ) from None
+  except ValueError:  # without a signature
+    pass
+  made = attack(eps)
+  check_function(f": attack is to be one{_OF_EPS}", **{"attack(eps)": made})
+  x_adv = made(logits_fn, x, labels, keys)
+  check_attacked(x_adv, x)
+  return x_adv
+
+
+_OF_EPS = (
+  " of the radius that gives an attack, such as lambda eps: functools.partial("
+  "attacks.pgd, ball=attacks.linf_ball(eps))"
+)
 
 
 def clean(logits_fn: LogitsFn, x: Images, labels: Any, keys: Rng) -> Columns:
@@ -87,10 +126,14 @@ def attacked(
   Returns:
     `correct` `[b]`; `x_adv` `[b, ...]`; `probs` and `probs_adv` `[b, k]`; `lost` `[b]`, whether
     the logits of the attacked image were not finite.
+
+  Raises:
+    TypeError, ValueError: `attack` gives none; what it returns are no images in [0, 1] of the shape
+      of x; as `jax_robust.attacks` lists them.
   """
   query, labels = _check(logits_fn, x, labels)
   keys = as_keys(keys, len(x))
-  x_adv = attack(eps)(logits_fn, x, labels, keys)
+  x_adv = attack_images(attack, eps, logits_fn, x, labels, keys)
   logits, logits_adv = query(x, keys), query(x_adv, keys)
   lost = ~is_finite(logits_adv)
   logits_adv = put_back(lost, logits, logits_adv)

@@ -6,6 +6,7 @@ exits (`losses.over_exits`), which is what a gradient attack on the whole tuple 
 """
 
 import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -43,12 +44,12 @@ def exits_of(outputs: Any, num_images: int | None = None) -> tuple[Array, ...]:
   exits = outputs if isinstance(outputs, tuple) else (outputs,)
   if not exits or not all(hasattr(z, "ndim") and hasattr(z, "dtype") for z in exits):
     raise ValueError(
-      f"logits_fn returned {_describe(outputs)}: expected logits [b, k], or a tuple of them with "
+      f"logits_fn returned {described(outputs)}: expected logits [b, k], or a tuple of them with "
       f"one entry per exit; wrap it, such as lambda x: {_logits_of(outputs)}"
     )
   if len({z.shape for z in exits}) > 1:
     raise ValueError(
-      f"logits_fn returned {_describe(outputs)}: expected a tuple of exits, all of one shape "
+      f"logits_fn returned {described(outputs)}: expected a tuple of exits, all of one shape "
       f"[b, k]; if the first is the logits, write lambda x: {_logits_of(outputs)}"
     )
   for logits in exits:
@@ -155,17 +156,21 @@ def select_exit(logits_fn: LogitsFn, exit: Exit) -> LogitsFn:
 
 def _read(exit: Any) -> tuple[int, bool]:
   """A choice of `select_exit` as the number of an exit, and whether the mean up to it is meant."""
-  if exit in ("last", "mean"):
-    return -1, exit == "mean"
-  if isinstance(exit, int) and not isinstance(exit, bool):
-    return exit, False
-  name, _, number = str(exit).partition(":")
-  if name == "mean" and number.isdecimal():
-    return int(number), True
+  if isinstance(exit, str):
+    name, _, number = exit.partition(":")
+    if exit in ("last", "mean"):
+      return -1, exit == "mean"
+    if name == "mean" and number.isdecimal():
+      return int(number), True
+  elif not isinstance(exit, bool):
+    try:
+      return operator.index(exit), False  # of NumPy too
+    except TypeError:
+      pass
   raise ValueError(f"exit={exit!r}: expected a number, 'last' or 'mean', or such as 'mean:1'")
 
 
-def _describe(outputs: Any) -> str:
+def described(outputs: Any) -> str:
   """The type, and of a tuple or list the shapes, for a message."""
   if isinstance(outputs, (tuple, list)):
     shapes = ", ".join(str(getattr(each, "shape", type(each).__name__)) for each in outputs)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.errors import check_count, check_eps, check_step_size
+from jax_robust.errors import check_count, check_eps, check_one
 from jax_robust.nets.loops import default_unroll, scan
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Update, UpdateRecipe
@@ -54,7 +54,8 @@ def make_free(
     last replay; `finite` is that of all.
 
   Raises:
-    TypeError, ValueError: eps or step_size is no number of at least 0; no replay.
+    TypeError, ValueError: eps or step_size is no number of at least 0; no replay; (when called) a
+      batch of another size than the carry.
 
   Reference: Shafahi et al., 2019, "Adversarial Training for Free!",
   https://arxiv.org/abs/1904.12843.
@@ -66,6 +67,12 @@ def make_free(
     batch = prepare_batch(state, raw).batch
     x, targets = common.read_batch(batch)
     kept = state.carry["rows"]["delta"]
+    if kept.shape != x.shape:
+      raise ValueError(
+        f"the carry holds perturbations of shape {kept.shape} and the batch images of shape "
+        f"{x.shape}: expected one for each row; make it by zero_perturbations(image_shape, "
+        "batch_size), and keep batches of one size"
+      )
 
     def loss_fn(params, delta, model_state):
       # The gradient in delta passes through the clipping, so it is 0 where the image leaves [0, 1].
@@ -101,6 +108,7 @@ def zero_perturbations(
 ) -> dict[str, Any]:
   """`UpdateRecipe.init_carry` of free training: no perturbation, for each row of the batch."""
   del options
+  check_count(batch_size=batch_size)
   return {"rows": {"delta": jnp.zeros((batch_size, *image_shape))}}
 
 
@@ -112,9 +120,10 @@ def count_updates(
   Raises:
     TypeError, ValueError: as `make_free`.
   """
-  check_eps(eps, "linf")
+  check_eps(eps, "linf", one=True)
   check_count(num_replays=num_replays)
-  check_step_size(step_size=step_size)
+  if step_size is not None:
+    check_one(step_size=step_size)
   return int(num_replays)
 
 

@@ -1,13 +1,14 @@
 """GradAlign: FGSM training, with a penalty on gradients that turn within the ball."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
 from jax_robust.attacks.balls import linf_ball
-from jax_robust.errors import check_eps, check_not_negative
+from jax_robust.errors import check_eps, check_one, is_traced
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Batch, LossFn, Progress
 
@@ -56,15 +57,15 @@ def grad_align(
     which falls towards 0 as catastrophic overfitting sets in.
 
   Raises:
-    TypeError, ValueError: eps is no radius in [0, 1]; lbd below 0.
+    TypeError, ValueError: eps is no radius in [0, 1]; lbd is no finite number of at least 0.
 
   Reference: Andriushchenko and Flammarion, 2020, "Understanding and Improving Fast Adversarial
   Training", https://arxiv.org/abs/2007.02617.
   """
   del progress
-  check_eps(eps, "linf")
+  check_eps(eps, "linf", one=True)
   weight = published_weight(eps) if lbd is None else lbd
-  check_not_negative(lbd=weight)
+  check_one(lbd=weight)
   x, targets, keys = common.read_batch(batch, rng)
 
   def input_gradient(params, x):
@@ -90,10 +91,11 @@ def grad_align(
   return loss, (new_state, metrics)
 
 
-def published_weight(eps: float) -> float:
+def published_weight(eps: Any) -> Any:
   """`exp(255 eps ln(10) / 8 + ln(.02))`: lambda of CIFAR-10, .2 at 8/255 and 2 at 16/255.
 
   >>> round(published_weight(8 / 255), 6), round(published_weight(16 / 255), 6)
   (0.2, 2.0)
   """
-  return math.exp(255 * float(eps) * math.log(10) / 8 + math.log(0.02))
+  power = 255 * (eps if is_traced(eps) else float(eps)) * math.log(10) / 8 + math.log(0.02)
+  return jnp.exp(power) if is_traced(eps) else math.exp(power)

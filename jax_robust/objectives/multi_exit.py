@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jax_robust import losses
-from jax_robust.errors import check_name, check_not_negative
+from jax_robust.errors import as_numbers, check_function, check_name, check_one, check_weight, shown
 from jax_robust.names import natural
 from jax_robust.nets.exits import exits_of
 from jax_robust.objectives import common
@@ -67,6 +67,8 @@ def multi_exit(
 
   Raises:
     ValueError: another number of penalties than of exits, or of layers named `logits`.
+    TypeError, ValueError: weights that are no finite numbers of at least 0; attack or loss is no
+      function.
 
   Reference: Chen et al., 2022, "Fast adversarial training in a multi-exit network", Neural Networks
   150. Its text gives the lambdas; that the norm is squared, and the sum over the exits with equal
@@ -74,7 +76,9 @@ def multi_exit(
   """
   del progress
   check_name("penalty", penalty, PENALTIES)
-  check_not_negative(clean_weight=clean_weight, penalties=min(penalties or (0.0,)))
+  check_one(clean_weight=clean_weight)
+  check_function(attack=attack)
+  loss_fn, penalties = losses.over_exits(loss_fn), _read_penalties(penalties)
   x, targets, keys = common.read_batch(batch, rng)
   logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)
   x_adv = attack(logits_fn, x, targets, keys)
@@ -140,6 +144,19 @@ def last_kernels(params: Any, num_exits: int, *, required: bool = True) -> list[
       "layer must have that name, for its weights to be penalised"
     )
   return [found[path] for path in sorted(found, key=lambda path: [*map(natural, path)])]
+
+
+def _read_penalties(penalties: Any) -> tuple[float, ...] | None:
+  """Penalties as floats; raises where they are no finite numbers of at least 0, in a list."""
+  if penalties is None:
+    return None
+  found = as_numbers(penalties, "penalties")
+  if found.ndim != 1:
+    raise ValueError(
+      f"penalties={shown(penalties)}: expected a list, a number for each exit, or [0.0] for none"
+    )
+  check_weight(penalties=found)
+  return tuple(found.tolist())
 
 
 def _weights(penalties: Sequence[float] | None, num_exits: int) -> Sequence[float]:

@@ -78,7 +78,7 @@ def _make_change(config, subject, setting, kind, thresholds) -> Callable:
   """`(x, labels, ids) -> x_adv` of one kind, in the ball of the evaluation's attack."""
   ball = attacks.BALLS[setting.norm](setting.eps)
   if kind.endswith("universal"):
-    return _add(_universal(config, subject, kind, ball, setting.eps))
+    return _add(_universal(config, subject, kind, ball, setting.eps), ball)
   options: dict[str, Any] = {"ball": ball, "step_size": _STEP * setting.eps}
   if kind == "both":
     options |= {"weight": 1.0, "answer_fn": lambda out: early_exit.answer(out, thresholds)[0]}
@@ -105,11 +105,11 @@ def _universal(config, subject, kind, ball, eps) -> np.ndarray:
   return np.asarray(find(subject.variables, x, labels))
 
 
-def _add(delta: np.ndarray) -> Callable:
+def _add(delta: np.ndarray, ball: attacks.Ball) -> Callable:
   """`(x, labels, ids) -> x` moved by the perturbation, or by that of the label's class."""
 
   def change(x, labels, ids):
     moves = delta[np.asarray(labels)] if delta.ndim == x.ndim else delta[None]
-    return jnp.clip(x + moves, 0.0, 1.0)
+    return ball.project(x + moves, jnp.asarray(x))
 
   return change

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
-from jax_robust.errors import check_positive, check_probability, check_sigma
+from jax_robust.errors import as_numbers, check_positive, check_probability, check_sigma
 from jax_robust.smoothing import bounds
 from jax_robust.smoothing.noise import ESTIMATION, SELECTION
 from jax_robust.smoothing.sampler import Ids, Images, Sampler, Votes, as_sampler, in_order
@@ -130,7 +130,7 @@ def each_decision(
 ) -> Iterator[tuple[int, Votes, RadiusDecisions]]:
   """`certify_at`, images in the order in which they are finished: (place, votes, result)."""
   _check(sigma=sigma, n0=n0, n=n, alpha=alpha, futility=futility)
-  radii = np.asarray(radii, np.float64)
+  radii = as_numbers(radii, "radii")
   if radii.ndim != 1 or not radii.size or not np.all((radii >= 0) & (radii < np.inf)):
     raise ValueError(f"radii={radii}: expected a list of numbers, none negative")
   distance = sampler.total_variation(sigma)

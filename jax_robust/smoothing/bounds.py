@@ -1,13 +1,13 @@
 """Certificates and predictions from vote counts: exact binomial bounds, in float64 on the host."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import special
 
-from jax_robust.errors import check_count, check_probability, check_sigma
+from jax_robust.errors import as_numbers, check_count, check_probability, check_sigma
 
 ABSTAIN = -1
 """The label of an image about which nothing is claimed."""
@@ -77,7 +77,7 @@ def certify(
     The certificates, one per image.
 
   Raises:
-    ValueError: sigma, alpha or counts out of range.
+    ValueError: sigma, alpha, total_variation or counts out of range.
 
   Reference: Cohen, Rosenfeld and Kolter, 2019, "Certified adversarial robustness via randomized
   smoothing", https://arxiv.org/abs/1902.02918.
@@ -88,6 +88,7 @@ def certify(
   ([1, -1], [1.068, 0.0])
   """
   check_sigma(sigma)
+  _check_total_variation(total_variation)
   selection = _votes("selection_counts", selection_counts)
   estimation = _votes("estimation_counts", estimation_counts)
   if selection.shape != estimation.shape:
@@ -126,7 +127,7 @@ def predict(
     The labels and p-values; abstains where p > alpha.
 
   Raises:
-    ValueError: alpha or counts out of range.
+    ValueError: alpha, total_variation or counts out of range.
 
   Reference: Hung and Fithian, 2019, "Rank verification for exponential families", as used by Cohen
   et al., 2019, https://arxiv.org/abs/1902.02918.
@@ -135,9 +136,8 @@ def predict(
   [0, -1]
   """
   check_probability(alpha=alpha)
+  _check_total_variation(total_variation)
   counts = _votes("counts", counts)
-  if counts.shape[-1] < 2:
-    raise ValueError(f"counts have shape {counts.shape}: expected two classes or more, last")
   label = np.argmax(counts, axis=-1)
   second, first = np.moveaxis(np.sort(counts, axis=-1)[..., -2:], -1, 0).astype(np.float64)
   # P(X >= first) of Binomial(first + second, 1/2), which is symmetric.
@@ -206,19 +206,29 @@ def radius(
   """The l2 radius `sigma * Phi^-1(p_low)` of a class whose probability is at least `p_low`; 0 where
   that is below 1/2.
 
+  Raises:
+    TypeError, ValueError: sigma out of range, or what is no probability.
+
   >>> radius(np.array([0.4, 0.5, 0.8413447]), sigma=2.0).round(4).tolist()
   [0.0, 0.0, 2.0]
   """
   check_sigma(sigma)
+  p_low = as_numbers(p_low, "p_low")
+  if (bad := p_low[~((p_low >= 0) & (p_low <= 1))]).size:
+    raise ValueError(f"p_low={bad[0]}: expected a probability in [0, 1]")
   return np.asarray(sigma * special.ndtri(np.maximum(p_low, 0.5)))
 
 
 def max_radius(*, sigma: float | int, n: int, alpha: float) -> float:
   """The radius of n votes that are all for one class: no certificate is larger.
 
+  Raises:
+    ValueError: sigma, n or alpha out of range.
+
   >>> round(max_radius(sigma=1.0, n=100_000, alpha=0.001), 5)
   3.81146
   """
+  check_count(n=n)
   return float(radius(lower_bound(n, n, alpha=alpha), sigma=sigma))
 
 
@@ -232,6 +242,7 @@ def least_count(total: int, *, alpha: float) -> int:
   [550, 5156, 50490]
   """
   check_budget(n=total, alpha=alpha)
+  total = int(total)
   low, high = total // 2, total  # `low` does not certify, `high` does
   while high - low > 1:
     middle = (low + high) // 2
@@ -275,19 +286,42 @@ def _votes(name: str, counts: np.ndarray) -> np.ndarray:
     raise ValueError(f"{name} have dtype {counts.dtype}: expected integers")
   if counts.ndim == 0 or counts.size == 0 or counts.min() < 0 or counts.sum(axis=-1).min() < 1:
     raise ValueError(f"{name}: expected votes by class, none negative, at least one per image")
-  return counts
+  if counts.shape[-1] < 2:
+    raise ValueError(f"{name} have shape {counts.shape}: expected two classes or more, last")
+  return counts.astype(np.int64)  # differences of unsigned counts wrap around
+
+
+def _check_total_variation(value: Any) -> None:
+  """Raises ValueError unless it is a distance of distributions: NaN or -1 would prove anything."""
+  if not 0 <= as_numbers(value, "total_variation") <= 1:
+    raise ValueError(f"total_variation={value}: expected a number in [0, 1]")
 
 
 def _trials(counts: Counts, totals: Counts, least: int) -> tuple[np.ndarray, np.ndarray]:
-  """Successes and trials as float64 of one shape; raises ValueError where they are impossible."""
-  counts, totals = np.broadcast_arrays(np.asarray(counts), np.asarray(totals))
-  bad = (counts < 0) | (counts > totals) | (totals < least)
+  """Successes and trials as float64 of one shape; raises where they are impossible."""
+  given = _whole(counts, "counts"), _whole(totals, "totals")
+  try:
+    counts, totals = np.broadcast_arrays(*given)
+  except ValueError:
+    raise ValueError(
+      f"counts have shape {given[0].shape} and totals {given[1].shape}: expected one shape, or one "
+      "number"
+    ) from None
+  bad = ~((counts >= 0) & (counts <= totals) & (totals >= least))
   if bad.any():
     raise ValueError(
-      f"counts={counts[bad][0]}, totals={totals[bad][0]}: expected 0 <= count <= total, "
+      f"counts={counts[bad][0]:.0f}, totals={totals[bad][0]:.0f}: expected 0 <= count <= total, "
       f"total >= {least}"
     )
-  return counts.astype(np.float64), totals.astype(np.float64)
+  return counts, totals
+
+
+def _whole(counts: Any, name: str) -> np.ndarray:
+  """Counts as float64; raises for fractions, such as shares, and for what is not finite."""
+  found = as_numbers(counts, name)
+  if (bad := found[~(np.isfinite(found) & (found == np.rint(found)))]).size:
+    raise ValueError(f"{name}={bad[0]}: expected whole numbers, of successes and of trials")
+  return found
 
 
 def _beta_quantile(

@@ -87,7 +87,7 @@ def each_certificate(
   distance = sampler.total_variation(sigma)
 
   def plan():
-    votes = yield {SELECTION: n0, ESTIMATION: n}
+    votes = yield {SELECTION: int(n0), ESTIMATION: int(n)}
     return bounds.certify(
       votes[SELECTION], votes[ESTIMATION], sigma=sigma, alpha=alpha, total_variation=distance
     )
@@ -143,7 +143,7 @@ def each_prediction(
   distance = sampler.total_variation(sigma)
 
   def plan():
-    votes = yield {PREDICTION: n}
+    votes = yield {PREDICTION: int(n)}
     return bounds.predict(votes[PREDICTION], alpha=alpha, total_variation=distance)
 
   return sampler.run(x, rng, plan, sigma=sigma, ids=ids)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jax_robust.errors import check_images, check_targets
+from jax_robust.errors import as_numbers, check_images, check_targets
 from jax_robust.smoothing.certification import each_prediction
 from jax_robust.smoothing.noise import PREDICTION
 from jax_robust.smoothing.sampler import Ids, Images, Sampler, as_sampler
@@ -56,8 +56,9 @@ def confidence_path(
   [[0.8, 0.5, 0.2]]
   """
   check_images(x)
+  check_images(ends)
   x, ends = np.asarray(x), np.asarray(ends)
-  at = np.asarray(positions, np.float64)
+  at = as_numbers(positions, "positions")
   if x.shape != ends.shape or np.shape(labels)[:1] != x.shape[:1]:
     raise ValueError(
       f"x has shape {x.shape}, ends {ends.shape}, labels {np.shape(labels)}: expected one end and "

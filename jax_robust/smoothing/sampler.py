@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Shaped
 
-from jax_robust.errors import check_count, check_name, check_sigma
+from jax_robust.errors import check_count, check_function, check_name, check_sigma, shown
 from jax_robust.nets.constants import lift, without_jit
 from jax_robust.nets.devices import Devices
 from jax_robust.nets.exits import single_exit
@@ -75,8 +75,8 @@ class Sampler:
     image_shape, noise, batch_size: as above.
 
   Raises:
-    TypeError, ValueError: an unknown noise; a batch size below 1; a model with several exits, or
-      whose outputs are no logits (`nets.exits.exits_of`).
+    TypeError, ValueError: an unknown noise; a batch size below 1; an image shape that is none; a
+      model with several exits, or whose outputs are no logits (`nets.exits.exits_of`).
 
   >>> logits_fn = lambda x: jax.numpy.concatenate([x, 1 - x], axis=1)
   >>> sampler = Sampler(logits_fn, image_shape=(1,), batch_size=250)
@@ -95,8 +95,12 @@ class Sampler:
   ):
     check_count(batch_size=batch_size)
     check_name("noise", noise, NOISES)
-    self.image_shape, self.noise = tuple(image_shape), NOISES[noise]
+    check_function(" x -> logits", logits_fn=logits_fn)
+    if not isinstance(devices, Devices):
+      raise TypeError(f"devices={shown(devices)}: expected nets.devices.Devices(...)")
+    self.image_shape, self.noise = _checked_shape(image_shape), NOISES[noise]
     self._devices, chunks = devices, CHUNK * devices.count
+    batch_size = int(batch_size)
     self.batch_size = -(-batch_size // chunks) * chunks
     model = keyed(without_jit(logits_fn))
     example = (
@@ -149,6 +153,7 @@ class Sampler:
         noise, off the grid; (when iterated) logits that are NaN or infinite.
     """
     check_sigma(sigma)
+    check_function(" that yields totals by stage", plan=plan)
     x, rng = np.asarray(x), as_key(rng)
     if x.shape[1:] != self.image_shape:
       more = ", such as x[None]" if x.shape == self.image_shape else ""
@@ -206,6 +211,17 @@ class Sampler:
       raise RuntimeError("a plan wants no more draws, but has not returned")
 
 
+def _checked_shape(image_shape: Any) -> tuple[int, ...]:
+  """The shape of one image; raises unless it is one or several whole numbers above 0."""
+  if not isinstance(image_shape, (tuple, list)) or not image_shape:
+    raise ValueError(
+      f"image_shape={shown(image_shape)}: expected that of one image, such as (32, 32, 3)"
+    )
+  for size in image_shape:
+    check_count(image_shape=size)
+  return tuple(map(int, image_shape))
+
+
 def as_sampler(model: LogitsFn | Sampler, x: Images, options: Mapping[str, Any]) -> Sampler:
   """The sampler itself, or one made for a `logits_fn` and images of the shape of x.
 
@@ -233,13 +249,18 @@ def in_order(found: Iterable[tuple[int, Votes, Any]]) -> Any:
 
 def _chunks(place: int, image: Image, totals: Mapping[int, int]) -> Iterator[Request]:
   """The chunks between the draws that were requested of an image and new totals."""
+  if not isinstance(totals, Mapping):
+    raise ValueError(f"a plan yields {shown(totals)}: expected {{stage: total}}")
   for stage, total in totals.items():
+    if stage not in range(len(image.requested)):
+      raise ValueError(f"a plan asks for stage {stage}: expected SELECTION, ESTIMATION, PREDICTION")
+    check_count(0, draws=total)
     first = int(image.requested[stage])
     if first % CHUNK and total > first:
       raise ValueError(f"{total} draws after {first}: expected whole chunks of {CHUNK} before more")
-    for start in range(first, total, CHUNK):
-      yield Request(place, stage, start // CHUNK, min(CHUNK, total - start))
-    image.requested[stage] = total
+    for start in range(first, int(total), CHUNK):
+      yield Request(place, stage, start // CHUNK, min(CHUNK, int(total) - start))
+    image.requested[stage] = int(total)
 
 
 def _rows(x: np.ndarray, ids: np.ndarray, batch: Sequence[Request], num_rows: int) -> Rows:

@@ -49,6 +49,18 @@ def transferred(logits_fn, x, targets, rng, *, ball):
   )
 
 
+def universal(attack):
+  """A universal perturbation, added to the images that it was made on."""
+
+  def attacked(logits_fn, x, targets, rng, *, ball, **options):
+    delta = attack(logits_fn, x, targets, rng, ball=ball, num_steps=1, unroll=1, **options)
+    if attack is attacks.class_universal_slowdown:
+      delta = delta[losses.as_labels(targets)]
+    return ball.project(x + delta.reshape(-1, *x.shape[1:]), jnp.asarray(x))
+
+  return on_two_exits(attacked)
+
+
 CALLS = {
   **{name: functools.partial(attacks.ATTACKS[name]) for name in ("fgsm", "rs_fgsm", "n_fgsm")},
   **{
@@ -66,6 +78,10 @@ CALLS = {
   "fab_targeted": functools.partial(attacks.fab_targeted, num_steps=1, num_targets=1),
   "square": functools.partial(attacks.square, num_queries=1),
   "slowdown": on_two_exits(functools.partial(attacks.slowdown, num_steps=1, unroll=1)),
+  "universal_slowdown": universal(attacks.universal_slowdown),
+  "class_universal_slowdown": universal(attacks.class_universal_slowdown),
+  "aimed": on_two_exits(attacks.aimed(attacks.fgsm, "mean")),
+  "max_average": on_two_exits(attacks.max_average(attacks.fgsm)),
   "autoattack": autoattack,
   "transfer": transferred,
 }
@@ -74,11 +90,12 @@ CALLS = {
 NEED_L2 = ("cw_l2", "ddn")
 MINIMUM_NORM = (*NEED_L2, "fab", "fab_targeted")
 PER_PIXEL = ("fgsm", "rs_fgsm", "n_fgsm", "pgd", "bim", "mim", "cw_linf", "apgd", "apgd_targeted",
-             "slowdown", "transfer")  # fmt: skip
+             "slowdown", "transfer", "aimed", "max_average")  # fmt: skip
+ONE_RADIUS = ("autoattack", "universal_slowdown", "class_universal_slowdown")
 ONLY_32 = (*MINIMUM_NORM, "autoattack")
 
 VARIANTS = ("rs_fgsm", "n_fgsm", "bim", "mim", "cw_linf", "apgd_targeted", "fab_targeted",
-            "slowdown")  # fmt: skip
+            "slowdown", "class_universal_slowdown", "aimed", "max_average")  # fmt: skip
 """They hand their arguments to another attack of the table."""
 
 every_attack = pytest.mark.parametrize("name", CALLS)
@@ -279,7 +296,7 @@ def test_a_radius_per_pixel_is_kept_or_refused(name):
 @each_kind_of_attack
 def test_a_radius_per_image_is_kept_or_refused(name):
   eps = np.array([0.0, 0.05, 0.1], np.float32)
-  if name == "autoattack":
+  if name in ONE_RADIUS:
     with pytest.raises(ValueError, match="a ball of one radius"):
       call(name, ball=make_ball(name, eps))
   else:
@@ -384,6 +401,33 @@ def drawn(x, rng):
     ("pgd", {"step_size": -0.1}, "step_size=-0.1: expected a finite number of at least 0"),
     ("pgd", {"step_size": float("nan")}, "step_size=nan"),
     ("pgd", {"step_size": "2/255"}, "step_size='2/255'"),
+    ("pgd", {"step_size": np.ones(2)}, r"step_size has shape \(2,\): expected one number, or one"),
+    ("mim", {"momentum": np.ones(2)}, r"momentum has shape \(2,\): .* for each of 3 images"),
+    ("n_fgsm", {"noise_scale": np.ones(2)}, r"noise_scale has shape \(2,\)"),
+    (
+      "pgd",
+      {"start": (255 * X).astype(np.uint8)},
+      "start has dtype uint8: expected",
+    ),
+    ("pgd", {"start": X.tolist()}, "start is a list: expected floating-point"),
+    ("pgd", {"num_steps": None}, "num_steps=None: expected a whole number, at least 0"),
+    ("pgd", {"num_steps": float("inf")}, "num_steps=inf: expected a whole number"),
+    ("pgd", {"loss_fn": "margin"}, "loss_fn='margin': expected a function, such as losses.margin"),
+    ("pgd", {"loss_fn": lambda z, y: losses.margin(z, y).mean()}, r"loss_fn returned shape \(\)"),
+    ("slowdown", {"weight": -1.0}, "weight=-1.0: expected a finite number of at least 0"),
+    ("slowdown", {"weight": None}, "weight=None: expected a number"),
+    ("slowdown", {"weight": np.ones(2)}, r"weight has shape \(2,\): .* for each of 3 images"),
+    ("slowdown", {"weight": np.ones((3, 1))}, r"weight has shape \(3, 1\)"),
+    ("slowdown", {"weight": 1.0, "answer_fn": None}, "answer_fn=None: expected a function"),
+    ("slowdown", {"weight": 1.0, "answer_fn": lambda z: z}, "a tuple of 2 exits"),
+    ("slowdown", {"weight": 1.0, "loss_fn": lambda z, y: losses.margin(z, y).mean()}, "one number"),
+    ("universal_slowdown", {"step_size": -0.1}, "step_size=-0.1: expected"),
+    ("universal_slowdown", {"step_size": None}, "step_size=None: expected a number"),
+    ("universal_slowdown", {"step_size": np.ones(3)}, r"step_size has shape \(3,\): .*of one size"),
+    ("class_universal_slowdown", {"step_size": "2/255"}, "step_size='2/255'"),
+    ("class_universal_slowdown", {"targets": (LABELS, LABELS)}, "targets are a tuple of 2 arrays"),
+    ("max_average", {"targets": (LABELS, LABELS)}, "targets are a tuple of 2 arrays"),
+    ("pgd", {"targets": (LABELS, LABELS)}, "tuple of 2 arrays, one for each exit: .* has 1 exits"),
     ("pgd", {"start": X[:2]}, r"start has shape \(2, 2, 2, 3\): expected that of x"),
     (
       "apgd",
@@ -404,6 +448,55 @@ def drawn(x, rng):
 def test_steps_that_are_none_are_refused(name, options, message):
   with pytest.raises((TypeError, ValueError), match=message):
     call(name, **options)
+
+
+BALL = attacks.linf_ball(0.1)
+LARGEST = functools.partial(attacks.largest_average, linear, targets=LABELS, rng=KEY)
+AVERAGE = functools.partial(attacks.max_average(lambda f, x, y, rng: x[:1]), linear)
+
+
+@pytest.mark.parametrize(
+  ("run", "message"),
+  [
+    (lambda: attacks.aimed("fgsm", 0), "attack='fgsm': expected a function, such as functools"),
+    (lambda: attacks.aimed(attacks.fgsm, "first"), "exit='first': expected a number, 'last'"),
+    (lambda: attacks.aimed(attacks.fgsm, None), "exit=None: expected a number"),
+    (lambda: attacks.aimed(attacks.fgsm, True), "exit=True: expected a number"),
+    (
+      lambda: attacks.aimed(attacks.fgsm, 7)(linear, X, LABELS, KEY, ball=make_ball("")),
+      "to 0, the",
+    ),
+    (
+      lambda: attacks.aimed(attacks.fgsm, lambda f: 3)(linear, X, LABELS, KEY),
+      "rule.*=3: expected",
+    ),
+    (lambda: attacks.max_average(None), "attack=None: expected a function"),
+    (
+      lambda: attacks.max_average(attacks.fgsm, loss_fn="dlr"),
+      "loss_fn='dlr': expected a function",
+    ),
+    (lambda: AVERAGE(X, LABELS, KEY), r"attack returned shape \(1, 2, 2, 3\): expected that of x"),
+    (lambda: LARGEST([]), "points is an empty list: expected a list of arrays"),
+    (lambda: LARGEST(None), "points is a NoneType"),
+    (lambda: LARGEST(X), "points is a ndarray"),
+    (lambda: LARGEST([X, X[:, :1]]), r"returned shape \(3, 1, 2, 3\): expected that of x"),
+    (lambda: LARGEST([X, 255 * X]), r"images 0, 1, 2 leave \[0, 1\]"),
+    (
+      lambda: LARGEST([(255 * X).astype(np.uint8)]),
+      "returned dtype uint8: expected floating-point",
+    ),
+    (lambda: LARGEST([X[0]]), "one for each of 2 images; of one image"),
+    (lambda: LARGEST([X[:0]]), "at least 1"),
+  ],
+)
+def test_attacks_on_exits_refuse_what_is_no_attack_exit_or_point(run, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    run()
+
+
+def test_numbers_of_exits_may_be_those_of_numpy():
+  run = lambda k: attacks.aimed(attacks.fgsm, k)(linear, X, LABELS, KEY, ball=BALL)  # noqa: E731
+  np.testing.assert_array_equal(run(np.int64(0)), run(0))
 
 
 def test_step_sizes_of_a_schedule_are_checked():

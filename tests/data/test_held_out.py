@@ -105,3 +105,38 @@ def test_labels_are_drawn_by_without_decoding_images(tmp_path, monkeypatch):
     np.testing.assert_array_equal(labels, expected)
     part = sources.subset(source, 1, 3)
     np.testing.assert_array_equal(sources.labels_of(part), expected[1:3])
+
+
+@pytest.mark.parametrize(
+  ("run", "message"),
+  [
+    (lambda source: draws.take(source, -5), "num_examples=-5: expected a whole number, at least 0"),
+    (lambda source: draws.take(source, 2.5), "num_examples=2.5: expected a whole number"),
+    (lambda source: draws.take(source, None), "num_examples=None: expected a whole number"),
+    (lambda source: draws.take(source, -5, draw="first"), "num_examples=-5"),
+    (lambda source: draws.take(source, 0, draw="clas"), "draw='clas': did you mean 'class'"),
+    (lambda source: draws.hold_out(source, 2.5), "num_heldout=2.5: expected a whole number"),
+    (lambda source: draws.hold_out(source, None), "num_heldout=None: expected a whole number"),
+    (lambda source: draws.hold_out(source, True), "num_heldout=True: expected a whole number"),
+    (lambda source: draws.hold_out(source, -1, draw="first"), "num_heldout=-1"),
+    (lambda source: draws.hold_out("pets", 3), r"source is a str: .*convert\.open_source\(path\)"),
+    (
+      lambda source: draws.hold_out((1, 2), 3),
+      r"source is a tuple: .*array_source\(images",
+    ),
+    (lambda source: draws.take(None, 3), "source is a NoneType: expected a Source"),
+    (lambda source: draws.take(STREAM, 3), r"source is a Stream: .*make_shards\(stream, folder\)"),
+    (lambda source: draws.order(SORTED * 1.0), r"dtype float64: expected integers \[n\]"),
+    (lambda source: draws.order(np.eye(5)[SORTED]), r"of one-hot labels, numpy\.argmax"),
+    (lambda source: draws.order([]), r"labels have shape \(0,\)"),
+    (lambda source: draws.order(None), r"labels have shape \(\)"),
+    (lambda source: draws.order(SORTED, seed=None), "seed=None: expected a whole number"),
+    (lambda source: draws.order(SORTED, seed=-1), "seed=-1: expected a whole number, at least 0"),
+  ],
+)
+def test_what_is_no_draw_is_refused(run, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    run(_sorted_set())
+
+
+STREAM = sources.Stream("stream", 1, (1, 1, 1), 1, lambda: iter(()))

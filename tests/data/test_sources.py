@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from jax_robust.data import sources
+from jax_robust.data import classes, convert, draws, sources
 from jax_robust.data.sources import array_source
 from jax_robust.errors import DataFileError
 
@@ -69,7 +69,10 @@ _OK = np.zeros((3, 2, 2, 1), np.uint8)
     (_OK[:0], [], 3, "empty"),
     (_OK, [0, 1], 3, "3 images but 2 labels"),
     (_OK, [0.0, 1.0, 2.0], 3, "labels' dtype is float64"),
-    (_OK, [[0], [1], [2]], 3, r"labels' shape is \[3, 1\]"),
+    (_OK, [[0], [1], [2]], 3, r"labels' shape is \[3, 1\], expected \[n\]: labels.reshape\(-1\)"),
+    (_OK, [[1, 0], [0, 1], [0, 1]], 3, r"of one-hot, numpy\.argmax\(labels, 1\)"),
+    (_OK, [0, 1, 2], 2.5, "num_classes=2.5: expected a whole number"),
+    (_OK, [0, 1, 2], "3", "num_classes='3': expected a whole number"),
     (_OK, [0, 1, 3], 3, "label of sample 2 is 3"),
     (_OK, [0, -1, 2], 3, "label of sample 1 is -1"),
   ],
@@ -83,19 +86,21 @@ def test_num_classes_defaults_to_the_labels():
   assert array_source(_OK, np.array([0, 5, 1])).num_classes == 6
 
 
-def test_split_heldout_is_disjoint_and_complete(source):
-  train, heldout = sources.split_heldout(source, 6)
+@pytest.mark.parametrize("draw", ["first", "class"])
+def test_held_out_and_the_rest_are_disjoint_and_complete(source, draw):
+  train, heldout = draws.hold_out(source, 6, draw=draw)
   read = {view: view.read(np.arange(view.num_examples))[0][:, 0, 0, 0] for view in (train, heldout)}
-  assert read[heldout].tolist() == list(range(6))
-  assert read[train].tolist() == list(range(6, 20))
+  assert sorted([*read[train], *read[heldout]]) == list(range(20))
+  assert draw == "class" or read[heldout].tolist() == list(range(6))
+  assert read[train].tolist() == sorted(read[train].tolist())
   assert train.num_classes == 4 and heldout.image_shape == (4, 5, 3)
   for num in (0, 20):
     with pytest.raises(ValueError, match=f"num_heldout={num}"):
-      sources.split_heldout(source, num)
+      draws.hold_out(source, num, draw=draw)
 
 
 def test_views_of_views(source):
-  train, _ = sources.split_heldout(source, 5)
+  train, _ = draws.hold_out(source, 5, draw="first")
   assert sources.subset(train, 2, 4).read(np.array([0, 1]))[0][:, 0, 0, 0].tolist() == [7, 8]
   with pytest.raises(ValueError, match="start=2, stop=16"):
     sources.subset(train, 2, 16)
@@ -123,3 +128,51 @@ def test_error_names_file_reason_remedy_and_survives_pickling():
   error = pickle.loads(pickle.dumps(DataFileError("a/b.npz", "is empty", "Fetch it again.")))
   assert str(error) == "a/b.npz: is empty. Fetch it again."
   assert isinstance(error, ValueError) and error.remedy == "Fetch it again."
+
+
+@pytest.mark.parametrize("names", ["abc", ["a", "b", None], [1, 2, 3], None, {"a": 1}, b"abc"])
+def test_names_are_a_list_of_texts(names):
+  with pytest.raises(ValueError, match="made: class_names=.*: expected a list of texts"):
+    array_source(_OK, np.arange(3), name="made", class_names=names)
+  assert array_source(_OK, np.arange(3), class_names=np.array(["a", "b", "c"])).class_names == (
+    "a", "b", "c",
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("run", "message"),
+  [
+    (lambda source: sources.subset(source, 0.0, 3), "start=0.0: expected a whole number"),
+    (lambda source: sources.subset(source, 0, 2.5), "stop=2.5: expected a whole number"),
+    (lambda source: sources.subset(source, None, 3), "start=None"),
+    (lambda source: list(source.batches(-1)), "batch_size=-1: expected a whole number, at least 1"),
+    (lambda source: list(source.batches(None)), "batch_size=None"),
+    (lambda source: sources.labels_of((1, 2)), "source is a tuple: expected a Source"),
+    (lambda source: sources.select([], np.array([0]), "v"), "source is a list"),
+    (lambda source: convert.open_source(""), "path='': expected the path of a file or folder"),
+    (lambda source: convert.open_source(None), "path=None: expected the path"),
+    (lambda source: convert.open_source(b"/tmp"), "path=b'/tmp'"),
+    (lambda source: convert.open_source("x", num_classes=2.5), "num_classes=2.5: expected a whole"),
+    (lambda source: convert.open_split(None, "train"), "folder=None: expected the path"),
+    (lambda source: convert.open_split("x", None), "split=None"),
+    (
+      lambda source: convert.make_shards((1, 2), "x"),
+      r"path=\(1, 2\): .*array_source",
+    ),
+    (lambda source: convert.make_shards(source, None), "folder=None: expected the path"),
+    (lambda source: convert.make_shards(source, "x", num_shards=2.5), "num_shards=2.5: expected"),
+    (lambda source: convert.make_shards(source, "x", num_shards="2"), "num_shards='2': expected"),
+    (lambda source: convert.make_shards(source, "x", licence=None), "licence=None: expected text"),
+    (
+      lambda source: classes.same_classes([1, 2], ["1"]),
+      "ours=.*: expected a list of names",
+    ),
+    (lambda source: classes.same_classes(["1"], None), "theirs=None: expected a list"),
+    (lambda source: classes.agree(source, (3, ("a",))), r"wanted=.*expected Classes\(num, names\)"),
+    (lambda source: classes.agree(source, classes.Classes(5, ("a",))), "a name for each of them"),
+    (lambda source: classes.agree("x", classes.Classes(1, ())), "source is a str"),
+  ],
+)
+def test_what_is_no_source_path_or_number_is_refused(source, run, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    run(source)

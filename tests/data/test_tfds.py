@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jax_robust.data import sources, tfds
+from jax_robust.data import tfds
 from jax_robust.errors import DataFileError
 
 RNG = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def test_stable_order(data_dir):
 
 def test_heldout_split_of_tfds(data_dir):
   source = tfds.load_tfds("mnist", "train", data_dir=str(data_dir))
-  train, heldout = sources.split_heldout(source, 128)
+  train, heldout = draws.hold_out(source, 128, draw="first")
   assert train.num_examples == 472
   np.testing.assert_array_equal(heldout.read(np.arange(128))[0], source.read(np.arange(128))[0])
 

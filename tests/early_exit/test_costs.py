@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_refused(call, said):
 @pytest.mark.parametrize(
   ("labels", "num", "message"),
   [
-    (LABELS * 1.0, 60, "labels have dtype float64: expected integer labels"),
+    (LABELS * 1.0, 60, r"labels have shape \(60,\) and dtype float64: expected integer labels"),
     (LABELS > 0, 60, "labels have dtype bool"),
     (LABELS[:0], 0, "outputs have no images"),
   ],

@@ -168,13 +168,13 @@ def test_small_gradients_have_a_direction():
 def test_a_lost_point_is_no_attack(aim):
   """Of each exit by itself: here the late one's logits overflow where the attack has been."""
   still = diagnostics.clean_exits(two_exits, X, LABELS, KEY)
-  moved = lambda logits_fn, x, targets, rng: x + 1  # noqa: E731
-  breakable = lambda x: (early(x), jnp.where(flat(x)[:, :1] > 0.5, jnp.inf, late(x)))  # noqa: E731
+  moved = lambda logits_fn, x, targets, rng: x + 0.2  # noqa: E731
+  breakable = lambda x: (early(x), jnp.where(flat(x)[:, :1] > 0.3, jnp.inf, late(x)))  # noqa: E731
   found = diagnostics.attacked_exits(
     breakable, X, LABELS, KEY, attack=lambda eps: moved, eps=EPS, aim=aim
   )
-  lost = np.asarray(flat(X + 1)[:, 0] > 0.5)
+  lost = np.asarray(flat(X + 0.2)[:, 0] > 0.3)
   assert lost.any() and np.any(still["1"][lost])
   np.testing.assert_array_equal(found["lost"], lost)
   np.testing.assert_array_equal(found["1"][lost], still["1"][lost])
-  np.testing.assert_array_equal(found["0"], still["0"] & (np.argmax(early(X + 1), -1) == LABELS))
+  np.testing.assert_array_equal(found["0"], still["0"] & (np.argmax(early(X + 0.2), -1) == LABELS))

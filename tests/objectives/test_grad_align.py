@@ -139,7 +139,7 @@ def test_the_published_weights():
   [
     ({"eps": -0.1}, "eps=-0.1: expected a finite radius >= 0"),
     ({"eps": 8}, "eps=8: .*did you mean 8/255"),
-    ({"lbd": -1.0}, "lbd=-1.0: expected at least 0"),
+    ({"lbd": -1.0}, "lbd=-1.0: expected a finite number of at least 0"),
   ],
 )
 def test_what_is_refused(options, message):

@@ -125,9 +125,9 @@ def test_late_exits_are_compared_with_early_ones():
     (2, {"penalties": [0.1, 0.1, 0.2]}, r"has 3 entries, and the net has 2 exits"),
     (3, {"penalties": [0.1]}, r"has 1 entries, and the net has 3 exits"),
     (8, {}, "has 7 entries, and the net has 8 exits: give one for each, or"),
-    (2, {"penalties": [0.1, -0.1]}, "penalties=-0.1: expected at least 0"),
+    (2, {"penalties": [0.1, -0.1]}, "penalties=-0.1: expected a finite number of at least 0"),
     (2, {"penalty": "square"}, r"penalty='square': did you mean 'squared'\?"),
-    (2, {"clean_weight": -1.0}, "clean_weight=-1.0: expected at least 0"),
+    (2, {"clean_weight": -1.0}, "clean_weight=-1.0: expected a finite number of at least 0"),
   ],
 )
 def test_what_is_refused(count, options, message):

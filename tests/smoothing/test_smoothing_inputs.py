@@ -129,3 +129,102 @@ def test_bounds_refuse_a_sigma_of_other_units(sigma):
   ):
     with pytest.raises(ValueError, match=f"sigma={sigma}: expected"):
       function()
+
+
+VOTES = np.array([10, 90])
+CERTIFY = functools.partial(smoothing.certify, VOTES, VOTES)
+
+
+@pytest.mark.parametrize(
+  ("run", "message"),
+  [
+    (lambda: smoothing.clopper_pearson(3.5, 10, confidence=0.95), "counts=3.5: expected whole"),
+    (lambda: smoothing.clopper_pearson(0.35, 1, confidence=0.95), "counts=0.35: expected whole"),
+    (lambda: smoothing.clopper_pearson(np.nan, 10, confidence=0.95), "counts=nan"),
+    (lambda: smoothing.clopper_pearson(3, np.nan, confidence=0.95), "totals=nan"),
+    (lambda: smoothing.clopper_pearson(3, np.inf, confidence=0.95), "totals=inf"),
+    (lambda: smoothing.clopper_pearson("3", 10, confidence=0.95), "counts='3': expected numbers"),
+    (lambda: smoothing.clopper_pearson(None, 10, confidence=0.95), "counts=None: expected numbers"),
+    (lambda: smoothing.clopper_pearson(1j, 10, confidence=0.95), "counts=1j: expected numbers"),
+    (
+      lambda: smoothing.clopper_pearson([1, 2], [9, 9, 9], confidence=0.9),
+      r"shape \(2,\) and totals",
+    ),
+    (lambda: smoothing.clopper_pearson(3, 10, confidence=95), "confidence=95: expected a prob"),
+    (lambda: smoothing.clopper_pearson(3, 10, confidence=None), "confidence=None: expected"),
+    (lambda: smoothing.lower_bound(np.nan, 10, alpha=0.1), "counts=nan"),
+    (lambda: smoothing.lower_bound(11, 10, alpha=0.1), "counts=11, totals=10: expected 0 <= count"),
+    (lambda: CERTIFY(sigma=0.25, alpha=None), "alpha=None: expected a probability"),
+    (
+      lambda: CERTIFY(sigma=0.25, alpha=0.1, total_variation=-0.5),
+      "total_variation=-0.5: expected",
+    ),
+    (lambda: CERTIFY(sigma=0.25, alpha=0.1, total_variation=np.nan), "total_variation=nan"),
+    (lambda: CERTIFY(sigma=0.25, alpha=0.1, total_variation=None), "total_variation=None"),
+    (lambda: smoothing.predict(VOTES, alpha=0.1, total_variation=-0.5), "total_variation=-0.5"),
+    (
+      lambda: smoothing.certify(VOTES[1:], VOTES[1:], sigma=0.25, alpha=0.1),
+      r"selection_counts have shape \(1,\): expected two classes",
+    ),
+    (lambda: smoothing.radius(np.nan, sigma=0.25), "p_low=nan: expected a probability"),
+    (lambda: smoothing.radius([0.9, 1.5], sigma=0.25), "p_low=1.5: expected a probability"),
+    (lambda: smoothing.radius(None, sigma=0.25), "p_low=None: expected numbers"),
+    (lambda: smoothing.max_radius(sigma=0.25, n=np.inf, alpha=0.1), "n=inf: expected a whole"),
+    (lambda: smoothing.max_radius(sigma=0.25, n=np.nan, alpha=0.1), "n=nan: expected a whole"),
+    (lambda: smoothing.check_budget(n=None, alpha=0.1), "n=None: expected a whole number"),
+    (lambda: smoothing.check_budget(n=np.inf, alpha=0.1), "n=inf: expected a whole number"),
+  ],
+)
+def test_bounds_refuse_what_are_no_counts_or_probabilities(run, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    run()
+
+
+def test_counts_without_a_sign_are_counts():
+  """250 - 255 of uint8 would be 251."""
+  small = CERTIFY(sigma=0.25, alpha=0.1)
+  votes = VOTES.astype(np.uint8)
+  found = smoothing.certify(votes, votes, sigma=0.25, alpha=0.1)
+  assert found.count - found.total == -10 and found.count.dtype == np.int64
+  jax.tree.map(np.testing.assert_array_equal, found, small)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"image_shape": 2}, "image_shape=2: expected that of one image, such as"),
+    ({"image_shape": None}, "image_shape=None"),
+    ({"image_shape": ()}, r"image_shape=\(\)"),
+    ({"image_shape": "2"}, "image_shape='2'"),
+    ({"image_shape": (-2,)}, "image_shape=-2: expected a whole number, at least 1"),
+    ({"image_shape": (2.5,)}, "image_shape=2.5: expected a whole number"),
+    ({"batch_size": None}, "batch_size=None: expected a whole number"),
+    ({"batch_size": float("inf")}, "batch_size=inf: expected a whole number"),
+    ({"devices": 8}, "devices=8: expected"),
+    ({"logits_fn": "net"}, "logits_fn='net': expected a function"),
+  ],
+)
+def test_samplers_refuse_what_is_none(options, message):
+  given = {"logits_fn": voter, "image_shape": (2,), "batch_size": 200, **options}
+  with pytest.raises((TypeError, ValueError), match=message):
+    smoothing.Sampler(given.pop("logits_fn"), **given)
+
+
+@pytest.mark.parametrize("name", ["certify_images", "predict_images"])
+def test_numbers_of_draws_may_be_written_as_floats(name, sampler):
+  run = functools.partial(getattr(smoothing, name), sampler, X, 0, sigma=0.25)
+  more = ({"n0": 100}, {"n0": 1e2}) if name == "certify_images" else ({}, {})
+  expected, found = run(n=200, **more[0]), run(n=2e2, **more[1])
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  for n in (None, float("inf"), "200", 200.5):
+    with pytest.raises(ValueError, match=f"n={n!r}: expected a whole number"):
+      run(n=n)
+
+
+@pytest.mark.parametrize("totals", [{9: 100}, {0: 100.5}, {0: -100}, {0: None}, 100])
+def test_plans_that_ask_for_what_is_none_are_refused(totals, sampler):
+  def plan():
+    yield totals
+
+  with pytest.raises(ValueError, match="stage 9: expected|draws=.*: expected a whole|yields 100"):
+    list(sampler.run(X, 0, plan, sigma=0.25))
