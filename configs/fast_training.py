@@ -186,7 +186,7 @@ def set_evaluation(config, arg) -> None:
   config.evaluation.checkpoint = "latest"
   if arg.method == "fast_fgsm":
     config.overfitting = presets.overfitting(
-      stop=True, gap=0.0, num_images=128, attack=attack("pgd_10", arg.eps, num_steps=5)
+      stop=True, gap=0.0, lost=0.0, num_images=128, attack=attack("pgd_10", arg.eps, num_steps=5)
     )
     config.evaluation.checkpoint = "accepted"
 

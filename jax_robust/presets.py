@@ -140,16 +140,24 @@ def depth_evals(attack: Mapping[str, Any]) -> dict:
 
 
 def overfitting(*, stop: bool = False, **changes: Any) -> dict:
-  """`config.overfitting`: PGD-10 on 512 held-out images at every evaluation, and two rules.
+  """`config.overfitting`: PGD-10 on 512 held-out images at every evaluation, and three rules.
 
   The rule of Fast-FGSM's program (Wong et al., 2020), but for the images, which are held out rather
   than the first batch of the epoch:
 
     attack = {**attacks.RECIPES["pgd_10"], "num_steps": 5}
-    overfitting(stop=True, gap=0.0, num_images=128, attack=attack)
+    overfitting(stop=True, gap=0.0, lost=0.0, num_images=128, attack=attack)
   """
   attack = dict(attacks.RECIPES["pgd_10"])
-  return {"attack": attack, "num_images": 512, "drop": 0.2, "gap": 0.3, "stop": stop, **changes}
+  return {
+    "attack": attack,
+    "num_images": 512,
+    "drop": 0.2,
+    "gap": 0.3,
+    "lost": 0.5,
+    "stop": stop,
+    **changes,
+  }
 
 
 def trades_attack(**changes) -> dict:

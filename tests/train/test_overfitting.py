@@ -1,4 +1,4 @@
-"""The detector of overfitting: both rules in closed form, and what a run does about an alarm."""
+"""The detector of overfitting: its rules in closed form, and what a run does about an alarm."""
 
 import json
 
@@ -51,6 +51,18 @@ def test_a_fall_of_the_bound_itself_is_none():
   assert alarms_of([values([0.75]), values([0.5])], drop=0.25) == []
 
 
+def test_a_weak_net_that_loses_half_of_its_best_is_named():
+  """As measured of a net that was .2 robust: it falls by too little for the other rules."""
+  history = [values([each], [0.2]) for each in (0.15, 0.22, 0.2, 0.15, 0.1, 0.03)]
+  assert alarms_of(history) == []
+  assert alarms_of(history, lost=0.5) == [(5, 0, "lost"), (6, 0, "lost")]
+  record = {}
+  for step, each in enumerate(history):
+    record, _ = overfitting.judge(json.loads(json.dumps(record)), step, each, lost=0.5)
+  assert record["best"] == {"overfitting/several/0": 0.22}
+  assert record["alarms"][0]["rule"] == "lost" and len(record["alarms"]) == 1
+
+
 def test_nan_is_a_fall_and_the_record_is_data():
   history = [values([0.5, 0.5]), values([float("nan"), 0.5])]
   assert alarms_of(history) == [(2, 0, "drop")]
@@ -71,7 +83,9 @@ def test_the_first_alarm_of_each_exit_and_rule_is_kept():
   assert [alarm["step"] for alarm in record["alarms"]] == [1] and not record["stopped"]
 
 
-@pytest.mark.parametrize("options", [{"drop": 20}, {"gap": -0.1}, {"drop": float("nan")}])
+@pytest.mark.parametrize(
+  "options", [{"drop": 20}, {"gap": -0.1}, {"lost": 2}, {"drop": float("nan")}]
+)
 def test_bounds_are_differences_of_accuracies(options):
   with pytest.raises(ValueError, match=f"{next(iter(options))}=.*expected a difference"):
     overfitting.judge({}, 0, {}, **options)
