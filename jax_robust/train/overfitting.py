@@ -70,9 +70,9 @@ def judge(
     stop: whether an alarm ends the run, the weights of the last evaluation without one being kept.
 
   Returns:
-    The record: `last`, what was measured; `best`, the best of each exit; `alarms`, the first one of each exit and rule, with its
-    step; `accepted`, the step of the last evaluation without an alarm, or None; `stopped`. And the
-    alarms of this evaluation.
+    The record: `last`, what was measured; `best`, the best of each exit; `alarms`, the first one of
+    each exit and rule, with its step; `accepted`, the step of the last evaluation without an alarm,
+    or None; `stopped`. And the alarms of this evaluation.
 
   Raises:
     ValueError: a bound outside [0, 1].
