@@ -202,7 +202,7 @@ def array_source(
   if problem := layout_problem(images, labels):
     raise ValueError(f"{name}: {problem}")
   if num_classes is None:
-    num_classes = int(labels.max()) + 1
+    num_classes = max(1, int(labels.max()) + 1)  # a negative label is named below
   check_count(num_classes=num_classes)
   num_classes = int(num_classes)
   if problem := label_problem(labels, num_classes):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jax_robust.data import tfds
+from jax_robust.data import draws, tfds
 from jax_robust.errors import DataFileError
 
 RNG = np.random.default_rng(0)
