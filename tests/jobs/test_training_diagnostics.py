@@ -73,11 +73,12 @@ def test_a_stop_keeps_the_weights_of_the_last_accepted_evaluation(make, tmp_path
   told = json.loads((tmp_path / "results" / "train.json").read_text())["overfitting"]
   assert result["step"] == 4 and told == result["overfitting"]
   assert told["stopped"] and told["accepted"] == 2
-  assert [(each["step"], each["exit"], each["rule"]) for each in told["alarms"]] == [(4, 0, "drop")]
+  found = [(each["step"], each["exit"], each["rule"]) for each in told["alarms"]]
+  assert found == [(4, 0, "drop"), (4, 0, "lost")]
   alarm = [
     row for row in metrics.read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "alarm"
   ]
-  assert alarm == [{"step": 4, "kind": "alarm", "drop/0": 0.4}]
+  assert alarm == [{"step": 4, "kind": "alarm", "drop/0": 0.4, "lost/0": 0.4}]
   assert jobs.run(config, str(tmp_path)) == result
   config.job = "evaluate"
   weights = jobs.run(config, str(tmp_path))["weights"]
@@ -89,6 +90,7 @@ MISTAKES = [
   ({"overfitting__drp": "1"}, "overfitting.drp': did you mean 'overfitting.drop'"),
   ({"overfitting__attack__eps": "none"}, "attack.eps=none"),
   ({"overfitting__drop": "20"}, r"config.overfitting: drop=20.0: expected a difference"),
+  ({"overfitting__lost": "20"}, r"config.overfitting: lost=20.0: expected a difference"),
   ({"overfitting__aim": "avrage"}, "config.overfitting: aim='avrage': did you mean 'average'"),
   ({"overfitting__num_images": "-1"}, "num_images=-1"),
   ({"overfitting__stop": "true", "evaluation__checkpoint": "latest"}, "'accepted', or 'best'"),
