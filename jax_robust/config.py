@@ -19,10 +19,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from jax_robust import paths
-from jax_robust.errors import ConfigError, near_miss, near_path, shown
+from jax_robust.errors import ConfigError, brought_by, near_miss, near_path, shown
+
+with brought_by("train"):
+  import ml_collections
 
 UNITS = ("steps", "epochs", "examples")
 

@@ -7,13 +7,14 @@ is an argument of the jitted function pass unseen there, and the checks cost not
 function closes over, such as the labels of an attack that is called eagerly, is concrete.
 """
 
+import contextlib
 import difflib
 import inspect
 import math
 import numbers
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +47,22 @@ class DataFileError(UserError):
 
 class WorkdirError(UserError):
   """The workdir belongs to another run, or its files are damaged."""
+
+
+@contextlib.contextmanager
+def brought_by(extra: str) -> Iterator[None]:
+  """Around an import of another package: says by which extra of `jax_robust` it is installed.
+
+  >>> with brought_by("plots"):
+  ...   import no_such_module
+  Traceback (most recent call last):
+  ImportError: No module named 'no_such_module': pip install 'jax_robust[plots]'
+  """
+  try:
+    yield
+  except ModuleNotFoundError as error:
+    message = f"{error}: pip install 'jax_robust[{extra}]'"
+    raise ImportError(message, name=error.name, path=error.path) from error
 
 
 _LONGEST_SHOWN = 200  # characters of a value in a message

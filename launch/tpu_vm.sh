@@ -65,7 +65,7 @@ setup() {
     tar -xzf "$HOME/jax_robust.tar.gz" -C "$HOME/jax_robust"; cd "$HOME/jax_robust"
     command -v "$HOME/.local/bin/uv" > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
     "$HOME/.local/bin/uv" venv --python 3.12 .venv
-    "$HOME/.local/bin/uv" pip install --python .venv/bin/python ".[tpu]"'
+    "$HOME/.local/bin/uv" pip install --python .venv/bin/python ".[train,tpu]"'
   if [[ -n "$NFS" ]]; then
     on_hosts all "NFS=$(printf '%q' "$NFS")"'
       mountpoint -q /mnt/shared && exit 0

@@ -10,6 +10,7 @@ from quick_compilation import XLA_FLAGS
 
 LAZY = ("tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn")
 HEAVY = (*LAZY, "flax", "orbax", "ml_collections")
+TRAIN_ONLY = (*HEAVY, "chex", "PIL", "safetensors")
 
 
 def run(code, repository):
@@ -62,9 +63,16 @@ def block(*names):
 """
 
 CORE = """
-import jax, jax.numpy as jnp
+import importlib, jax, jax.numpy as jnp
 from jax_robust import attacks, losses
 import jax_robust.objectives, jax_robust.evaluate.scoring, jax_robust.evaluate.intervals
+for module in ("models", "config", "main", "train.state", "train.step", "train.checkpoint"):
+  try:
+    importlib.import_module("jax_robust." + module)
+  except ImportError as error:
+    assert str(error).endswith("pip install 'jax_robust[train]'"), error
+  else:
+    raise AssertionError(module + " was imported")
 x, y = jnp.full((2, 2, 2, 1), 0.5), jnp.array([0, 1])
 logits_fn = lambda x: x.reshape(2, -1)[:, :3]
 attack = attacks.make_attack("pgd", norm="linf", eps=0.1, num_steps=2, step_size=0.1)
@@ -122,7 +130,8 @@ def without(repository, tmp_path_factory):
   """What each of four programs prints in one process, in which ever fewer packages are missing."""
   folder = tmp_path_factory.mktemp("without")
   stages = [
-    *(f"block(*{HEAVY})", CORE, DATA),
+    *(f"block(*{TRAIN_ONLY})", CORE),
+    *(f"block(*{HEAVY})", DATA),
     *(f"block(*{(*LAZY, 'ml_collections')})", LOOP),
     *(f"block(*{LAZY})", TRAINING),
   ]

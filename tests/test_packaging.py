@@ -28,7 +28,8 @@ def test_types_are_shipped(repository):
 def test_constraints_pin_every_dependency_and_nothing_of_one_machine(repository):
   project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
   extras = project["optional-dependencies"]
-  wanted = [*project["dependencies"], *extras["test"], *extras["dev"], *extras["frameworks"]]
+  named = ("plots", "train", "test", "dev", "frameworks")
+  wanted = [*project["dependencies"], *(each for name in named for each in extras[name])]
   names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
   names -= {"jax_robust", "tensorflow"}  # itself, and macOS' TensorFlow
   lines = (repository / "constraints.txt").read_text().splitlines()
@@ -49,8 +50,10 @@ def test_packages_hold_no_stray_top_level_folder(repository):
 
 def test_every_dependency_is_used(repository):
   project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
-  names = {re.match(r"[\w.-]+", requirement)[0] for requirement in project["dependencies"]}
-  names.remove("importlib_resources")  # see there
+  extras = project["optional-dependencies"]
+  wanted = [*project["dependencies"], *extras["plots"], *extras["train"]]
+  names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
+  names -= {"importlib_resources", "jax_robust"}  # see there, and itself
   modules = {
     "ml-collections": "ml_collections", "orbax-checkpoint": "orbax", "pillow": "PIL",
     "scikit-learn": "sklearn", "tensorflow-cpu": "tensorflow", "tensorflow-datasets":

@@ -13,7 +13,7 @@ import numpy as np
 
 from jax_robust.data import npy
 from jax_robust.data.sources import ALPHA, ImageShape
-from jax_robust.errors import DataFileError
+from jax_robust.errors import DataFileError, brought_by
 
 MOST_PIXELS = 1 << 25
 """Of an image: larger ones are made to fill the memory, or want to be scaled down first."""
@@ -108,7 +108,8 @@ def check_headers(files: Sequence[str], name: str) -> ImageShape:
 
 def _opened(file, where):
   """PIL's image of a file, of which only the header is read."""
-  from PIL import Image
+  with brought_by("train"):
+    from PIL import Image
 
   if isinstance(file, (str, os.PathLike)):
     npy.open_file(file).close()  # no pipe or device, which would hang

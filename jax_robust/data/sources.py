@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jax_robust.data import scales
-from jax_robust.errors import check_count, check_name, shown, warn
+from jax_robust.errors import brought_by, check_count, check_name, shown, warn
 
 Samples = tuple[np.ndarray, np.ndarray]
 """(images uint8 [n, h, w, c], labels int32 [n])."""
@@ -333,7 +333,8 @@ def digits(split: str = "train") -> Source:
   >>> digits("test").image_shape
   (8, 8, 1)
   """
-  from sklearn.datasets import load_digits
+  with brought_by("train"):
+    from sklearn.datasets import load_digits
 
   check_name("split", split, ("train", "test"))
   data = load_digits()

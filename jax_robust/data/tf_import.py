@@ -17,8 +17,8 @@ def import_tensorflow():
     import tensorflow as tf
   except ImportError as error:
     raise ImportError(
-      f"tf.data pipelines and TFDS need TensorFlow ({error}): pip install tensorflow-cpu, or train "
-      "from shards, npz files or arrays with batch.backend='resident'"
+      f"tf.data pipelines and TFDS need TensorFlow ({error}): pip install 'jax_robust[train]', or "
+      "train from shards, npz files or arrays with batch.backend='resident'"
     ) from error
   for kind in ("GPU", "TPU"):
     with contextlib.suppress(RuntimeError):  # TensorFlow is already running: too late to hide

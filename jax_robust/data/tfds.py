@@ -278,7 +278,7 @@ def _import():
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise ImportError(
-      f"TFDS data need tensorflow-datasets ({error}): pip install tensorflow-datasets, or train "
-      "from shards, npz files or arrays"
+      f"TFDS data need tensorflow-datasets ({error}): pip install 'jax_robust[train]', or "
+      "train from shards, npz files or arrays"
     ) from error
   return tf, tfds

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jax_robust.atomic import write_atomically
+from jax_robust.errors import brought_by
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
@@ -16,8 +17,9 @@ _DPI = 160
 
 def make_figure(width: float, height: float):
   """A figure of so many inches that needs no display."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
+  with brought_by("plots"):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 import numpy as np
 
 from jax_robust.data.sources import Samples, Stream
-from jax_robust.errors import check_count, check_name
+from jax_robust.errors import brought_by, check_count, check_name
 
 COVARIANCES = ("full", "pca", "diagonal", "shrinkage")
 BALANCES = ("equal", "as_fitted")
@@ -241,6 +241,7 @@ def _principal(x: np.ndarray, rank: int) -> np.ndarray:
 
 def _ledoit_wolf(x: np.ndarray) -> float:
   """The shrinkage that minimises the expected squared error, for centred rows over √(n − 1)."""
-  from sklearn.covariance import ledoit_wolf_shrinkage
+  with brought_by("train"):
+    from sklearn.covariance import ledoit_wolf_shrinkage
 
   return float(ledoit_wolf_shrinkage(x * np.sqrt(len(x) - 1), assume_centered=True))

@@ -9,6 +9,7 @@ import numpy as np
 
 from jax_robust import config as config_lib
 from jax_robust.atomic import write_atomically
+from jax_robust.errors import brought_by
 from jax_robust.models import convert
 from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.types import LogitsFn
@@ -23,7 +24,8 @@ def export(config: Any, path: pathlib.Path) -> dict[str, Any]:
 
 def _write(target: pathlib.Path, arrays, stored, info) -> dict[str, Any]:
   """Writes weights, config and manifest; the manifest last: where it is, the rest is whole."""
-  from safetensors.numpy import save
+  with brought_by("train"):
+    from safetensors.numpy import save
 
   target.mkdir(exist_ok=True)
   content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()})

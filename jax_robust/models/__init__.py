@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
+from jax_robust.errors import brought_by, check_name, check_options
 
-from jax_robust.errors import check_name, check_options
+with brought_by("train"):
+  import flax.linen as nn
+
 from jax_robust.models.classifier import Classifier
 from jax_robust.models.layers import BatchNorm
 from jax_robust.models.lenet import LeNet

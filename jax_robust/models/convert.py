@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jax_robust.errors import check_name
+from jax_robust.errors import brought_by, check_name
 
 Names = str | Mapping[str, str]
 
@@ -168,7 +168,8 @@ def _read_npz(path: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
 
 def _read_safetensors(path: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
   """The arrays of a safetensors file."""
-  from safetensors import SafetensorError, safe_open
+  with brought_by("train"):
+    from safetensors import SafetensorError, safe_open
 
   try:
     with safe_open(path, framework="numpy") as file:

@@ -16,12 +16,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from jax_robust.atomic import Anchor
-from jax_robust.errors import UserError
+from jax_robust.errors import UserError, brought_by
 from jax_robust.train import metrics
+
+with brought_by("train"):
+  import orbax.checkpoint as ocp
 
 LATEST, BEST = KINDS = ("latest", "best")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from jax_robust.atomic import write_atomically
-from jax_robust.errors import UserError
+from jax_robust.errors import UserError, brought_by
 
 TIME_PREFIX = "time/"
 """Fields that differ between two runs of the same config, by name."""
@@ -104,8 +104,10 @@ class _Board:
   disk, and then blocks the loop."""
 
   def __init__(self, folder: pathlib.Path, resume_step: int):
-    from tensorboardX import event_file_writer  # heavy, and wanted only where something is written
-    from tensorboardX.proto import event_pb2, summary_pb2
+    with brought_by("train"):
+      # Heavy, and wanted only where something is written.
+      from tensorboardX import event_file_writer
+      from tensorboardX.proto import event_pb2, summary_pb2
 
     self._event, self._summary = event_pb2.Event, summary_pb2.Summary
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, UInt32
 
+from jax_robust.errors import brought_by
 from jax_robust.types import ApplyFn
+
+with brought_by("train"):
+  import flax.linen as nn
 
 
 class TrainState(NamedTuple):

@@ -8,16 +8,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
+from jax_robust.errors import brought_by
 from jax_robust.nets.loops import scan
 from jax_robust.train import optim
 from jax_robust.train.state import TrainState
 from jax_robust.types import ApplyFn, Batch, Metrics, Objective, Progress, Update, fold_ids
+
+with brought_by("train"):
+  import chex
 
 Prepare = Callable[[Mapping[str, Any], jax.Array], Batch]
 

@@ -72,7 +72,7 @@ def test_docker_installs_the_extra(launch, repository, extra):
     text=True,
     check=True,
   )
-  assert expanded.stdout.split() == ["--no-cache-dir", f".[{extra}]" if extra else "."]
+  assert expanded.stdout.split() == ["--no-cache-dir", f".[train,{extra}]" if extra else ".[train]"]
 
 
 def test_docker_runs_main_as_an_unprivileged_user(launch, documents):

@@ -72,7 +72,7 @@ def test_tpu_setup_installs_this_checkout_on_all_hosts(tpu, repository):
   assert git == f"git -C {repository} archive --format=tar.gz --output={archive} HEAD\n"
   assert copy[3:7] == ["scp", archive, "jax-robust:jax_robust.tar.gz", "--worker=all"]
   assert install[3:6] == ["ssh", "jax-robust", "--worker=all"]
-  assert '".[tpu]"' in install[6] and "--python 3.12" in install[6]
+  assert '".[train,tpu]"' in install[6] and "--python 3.12" in install[6]
   subprocess.run(["bash", "-n", "-c", install[6].removeprefix("--command=")], check=True)
 
 
