@@ -13,8 +13,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from jax_robust import config as config_lib
-from jax_robust import errors, job_table, paths, presets
+try:
+  from jax_robust import config as config_lib
+  from jax_robust import errors, job_table, paths, presets
+except ImportError as error:  # the extra `train` is not installed, as the message says
+  if __name__ == "__main__":
+    sys.exit(f"error: {error}")
+  raise
 
 HELP = """\
 Train, attack and export robust image classifiers.
