@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_robust import errors
+from jax_robust.data import columns
 from jax_robust.data.sources import Source, check_source
 
 _LISTED = 20
@@ -107,6 +108,7 @@ def agree(source: Source, wanted: Classes, *, may_lack: bool = True) -> Source:
     )
   names = wanted.names or source.class_names
   names = names if len(names) == wanted.num else ()
+  source = columns.map_probabilities(source, np.arange(source.num_classes), wanted.num)
   return dataclasses.replace(source, num_classes=wanted.num, class_names=names)
 
 
@@ -120,6 +122,7 @@ def _relabelled(source: Source, table: np.ndarray, wanted: Classes) -> Source:
     read_labels = source.read_labels
     if read_labels is not None:
       changes["read_labels"] = lambda: table[read_labels()]
+  source = columns.map_probabilities(source, table, wanted.num)
   return dataclasses.replace(source, **changes)
 
 
