@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks, models
-from jax_robust.data import classes, convert, draws, labels, shards, sources, tfds
+from jax_robust.data import classes, columns, convert, draws, labels, shards, sources, tfds
 from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
@@ -91,9 +91,17 @@ def load_train(config) -> sources.Source:
   options, source = config.data, load_split(config, config.data.train_split)
   if options.labels:
     given, class_names = labels.load_labels(options.labels)
+    probabilities = labels.load_probabilities(options.labels)
     with from_config("data.labels"):
-      source = labels.with_labels(source, given, class_names=class_names)
+      source = labels.with_labels(
+        source, given, probabilities=probabilities, class_names=class_names
+      )
   if options.label_noise:
+    if columns.probabilities_reader(source) is not None:
+      raise ConfigError(
+        f"config.data.label_noise={options.label_noise}: {source.name} is trained on "
+        "probabilities, and only labels can be replaced by wrong ones; set one of the two"
+      )
     with from_config("data.label_noise"):
       noisy = labels.inject_label_noise(
         sources.labels_of(source), options.label_noise, num_classes=source.num_classes,
