@@ -76,29 +76,29 @@ def draw_shares(
   """
   published = published or {}
   most = max(map(len, panels.values()))
-  figure = plot_style.make_figure(5.2 * len(panels), 0.42 * most + 1.3)
-  for axes, (measure, shares) in zip(
-    np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
-  ):
-    values = [100 * each.value for each in shares.values()]
-    ends = [[100 * (each.value - each.low) for each in shares.values()],
-            [100 * (each.high - each.value) for each in shares.values()]]  # fmt: skip
+  figure = plot_style.make_figure(5.2 * len(panels), 0.42 * most + 1.5)
+  found = np.ravel(figure.subplots(1, len(panels)))
+  for axes, (measure, shares) in zip(found, panels.items(), strict=True):
+    values = np.array([100 * each.value for each in shares.values()])
+    low, high = (100 * np.array([getattr(each, end) for each in shares.values()])
+                 for end in ("low", "high"))  # fmt: skip
     axes.barh(range(len(shares)), values, 0.62, color=plot_style.COLORS[0], alpha=0.75)
-    axes.errorbar(values, range(len(shares)), xerr=ends, fmt="none", ecolor="black", capsize=3)
+    axes.errorbar(
+      values, range(len(shares)), xerr=[values - low, high - values], fmt="none", ecolor="black",
+      capsize=3, label="95 % interval",
+    )  # fmt: skip
     theirs = published.get(measure, {})
     places = [place for place, name in enumerate(shares) if name in theirs]
-    if places:
-      axes.plot(
-        [100 * theirs[name] for name in shares if name in theirs], places, "D",
-        color=plot_style.COLORS[1], markersize=6, label="published",
-      )  # fmt: skip
+    axes.plot(
+      [100 * theirs[name] for name in shares if name in theirs], places, "D",
+      color=plot_style.COLORS[1], markersize=6, label="published",
+    )  # fmt: skip
     if chance is not None:
       axes.axvline(100 * chance, color="0.35", linestyle="--", linewidth=1, label="chance")
     axes.set_yticks(range(len(shares)), list(shares))
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel=f"{measure}, %")
-    axes.set_title("lines: 95 % intervals", loc="right", fontsize=8, color="0.4")
-    if places or chance is not None:
-      axes.legend(frameon=False, fontsize=8, loc="lower right")
     plot_style.add_grid(axes)
+  handles, names = found[0].get_legend_handles_labels()
+  figure.legend(handles, names, loc="outside upper right", ncols=3, frameon=False, fontsize=8)
   plot_style.save(path, figure)

@@ -5,6 +5,7 @@ wrong, with the labels that it gives them. A student sees nothing else, so that 
 training set is wrong, and is tested on true labels.
 """
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,11 +22,14 @@ from jax_robust.runs import build
 from jax_robust.studies import Finding, plan
 
 STUDENTS = {
-  "student": "the teacher's mistakes",
-  "uniform": "the same images with labels that are wrong at random",
-  "permuted": "the same images with the teacher's labels permuted among them",
+  "student": "student: the teacher's mistakes",
+  "uniform": "control: wrong labels at random",
+  "permuted": "control: its labels permuted",
+  "soft": "all images, its probabilities",
 }
-"""What is trained on the labels of a file, and on which."""
+"""What is trained on the labels of a file, and what pictures call it."""
+
+_ANOTHER = "another teacher"
 
 _PUBLISHED = {
   "teacher": 0.631, "teacher on its training images": 0.625, "mistakes": 18_768, "student": 0.497,
@@ -51,6 +55,11 @@ def own_mistakes(
   order, so that each is as frequent as before, and some are right by chance. Held is the claim
   where the student's 95 % interval lies above those of both.
 
+  How much of the teacher a net has learned is how often both say the same of test images. Beside
+  the student's there is the agreement of a net that has nothing but the data in common with the
+  teacher, 'another teacher', and that of one that learned the teacher's probabilities of all
+  training images in as many updates as the student, 'soft'.
+
   Args:
     config: of the teacher. Students differ in seed, labels and duration.
     path: the workdir: trainings lie in `runs/`, labels in `labels/`, pictures in `results/`.
@@ -59,8 +68,7 @@ def own_mistakes(
     num_seeds: of initial weights; `config.seed` is the first.
 
   Returns:
-    Accuracies on true labels, and how often each net agrees with the teacher on test images, beside
-    the agreement of the teacher of another seed.
+    Accuracies on true labels, and how often each net agrees with the teacher on test images.
 
   Raises:
     ValueError: a teacher without mistakes, a training set with other labels already, or a label
@@ -123,16 +131,17 @@ def _train_and_test(named: tuple[str, Any], path: pathlib.Path) -> plan.Answers:
 def _run_seed(config, path, seed, source, student_epochs, says: plan.Answers) -> _Seed:
   """The students of a teacher, trained as far as the workdir says."""
   true = labels_of(source)
-  files = {name: path / "labels" / f"{name}_{seed}.npz" for name in ("teacher", *STUDENTS)}
+  files = {name: path / "labels" / f"{name}_{seed}.npz" for name in STUDENTS}
   if not all(file.exists() for file in files.values()):
     _write_labels(config, path, seed, source, true, files)
-  given, mistakes = (other_labels.load_labels(files[name])[0] for name in ("teacher", "student"))
+  given, mistakes = (other_labels.load_labels(files[name])[0] for name in ("soft", "student"))
   check_all_wrong(mistakes, true, files["student"])
+  as_many_updates = float(np.mean(mistakes != LEFT_OUT))  # epochs of all images for one of these
   tests = {"teacher": says}
   for name in STUDENTS:
     student = plan.changed(
       config, data={"labels": str(files[name])}, seed=seed + plan.STUDENT,
-      total_epochs=student_epochs,
+      total_epochs=student_epochs * (as_many_updates if name == "soft" else 1),
     )  # fmt: skip
     tests[name] = _train_and_test((f"{name}_{seed}", student), path)
   return _Seed(tests, given, mistakes, true)
@@ -149,18 +158,19 @@ def _write_labels(config, path, seed: int, source: Source, true, files) -> None:
       f"{error}; a student needs some: train the teacher for a shorter time (config.total_…)"
     ) from error
   other_labels.warn_of_missing(mistakes[mistakes != LEFT_OUT], source)
+  noise = functools.partial(
+    other_labels.inject_label_noise, share=1.0, num_classes=source.num_classes, seed=seed
+  )
   changed = {
-    "teacher": says.labels,
     "student": mistakes,
-    "uniform": other_labels.inject_label_noise(
-      np.where(mistakes == LEFT_OUT, LEFT_OUT, true), 1.0, num_classes=source.num_classes, seed=seed
-    ),
-    "permuted": other_labels.inject_label_noise(
-      mistakes, 1.0, num_classes=source.num_classes, seed=seed, kind="permuted"
-    ),
+    "uniform": noise(np.where(mistakes == LEFT_OUT, LEFT_OUT, true)),
+    "permuted": noise(mistakes, kind="permuted"),
   }
   for name, labels in changed.items():
     other_labels.save_labels(files[name], labels, says.class_names)
+  other_labels.save_labels(
+    files["soft"], says.labels, says.class_names, probabilities=says.probabilities
+  )
 
 
 def _summary(found: list[_Seed], teachers: list[plan.Answers]) -> dict[str, Any]:
@@ -176,7 +186,7 @@ def _summary(found: list[_Seed], teachers: list[plan.Answers]) -> dict[str, Any]
     for name in names
     if name != "teacher"
   }
-  agreement["teacher of another seed"] = over_seeds(
+  agreement[_ANOTHER] = over_seeds(
     lambda i, each: each.tests["teacher"].agreement(teachers[(i + 1) % len(teachers)])
   )
   return {
@@ -210,12 +220,13 @@ def _draw(path: pathlib.Path, ours: Mapping[str, Any], first: _Seed) -> None:
     },
     names,
   )
+  shown = {"teacher": "teacher", **STUDENTS, _ANOTHER: _ANOTHER}
+  panels = {
+    measure: {shown[name]: share for name, share in ours[measure].items()}
+    for measure in ("accuracy", "agreement with the teacher")
+  }
   label_plots.draw_shares(
-    path / "results" / "own_mistakes.png",
-    {
-      "accuracy": ours["accuracy"],
-      "agreement with the teacher": ours["agreement with the teacher"],
-    },
-    published={"accuracy": {name: _PUBLISHED[name] for name in ("teacher", "student")}},
+    path / "results" / "own_mistakes.png", panels,
+    published={"accuracy": {shown[name]: _PUBLISHED[name] for name in ("teacher", "student")}},
     chance=1 / first.tests["teacher"].num_classes,
-  )
+  )  # fmt: skip

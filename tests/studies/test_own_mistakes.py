@@ -39,7 +39,7 @@ def labels_in(folder, name):
 
 def test_no_student_sees_a_correct_label(finished):
   folder, result = finished
-  true, given = labels_of(build.made_source("train")), labels_in(folder, "teacher")
+  true, given = labels_of(build.made_source("train")), labels_in(folder, "soft")
   mistakes, uniform = labels_in(folder, "student"), labels_in(folder, "uniform")
   assert ((mistakes == LEFT_OUT) == (given == true)).all()
   assert (mistakes[mistakes != LEFT_OUT] == given[given != true]).all()
@@ -59,14 +59,25 @@ def test_permuted_labels_are_as_frequent(finished):
 
 
 def test_students_differ_in_labels_alone(finished):
-  folder, _ = finished
+  folder, result = finished
   teacher, other = run_config(folder, "teacher_0"), run_config(folder, "teacher_1")
   assert (teacher["seed"], other["seed"], teacher["job"]) == (0, 1, "train")
   students = [run_config(folder, f"{name}_0") for name in own_mistakes.STUDENTS]
-  files = {student["data"].pop("labels").split("labels/")[1] for student in students}
-  assert files == {"student_0.npz", "uniform_0.npz", "permuted_0.npz"}
-  assert students[0] == students[1] == students[2]
-  assert students[0]["seed"] not in (0, 1) and students[0]["total_epochs"] == 1.0
+  files = [student["data"].pop("labels").split("labels/")[1] for student in students]
+  assert files == [f"{name}_0.npz" for name in own_mistakes.STUDENTS]
+  epochs = [student.pop("total_epochs") for student in students]
+  assert all(student == students[0] for student in students)
+  assert students[0]["seed"] not in (0, 1)
+  num = result["ours"]["mistakes"][0]
+  assert epochs == [1.0, 1.0, 1.0, pytest.approx(num / 72)]  # 'soft' sees all 72 images
+
+
+def test_a_student_learns_the_teachers_probabilities(finished):
+  folder, _ = finished
+  source = build.load_train(config_lib.from_data(run_config(folder, "soft_0")))
+  given = source.columns["probabilities"](np.arange(72))
+  assert given.argmax(1).tolist() == labels_in(folder, "soft").tolist()
+  assert (given.max(1) < 1).all() and given.sum(1) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_result_has_controls_agreement_and_pictures(finished):
@@ -74,7 +85,7 @@ def test_the_result_has_controls_agreement_and_pictures(finished):
   ours = result["ours"]
   assert ours["accuracy"].keys() == {"teacher", *own_mistakes.STUDENTS}
   assert ours["agreement with the teacher"].keys() == {
-    "teacher of another seed",
+    "another teacher",
     *own_mistakes.STUDENTS,
   }
   for name in ("own_mistakes", "own_mistakes_labels"):
