@@ -51,6 +51,7 @@ def get_config(arg=""):
     }
   config = presets.finish(config, arg)
   if arg.smoke:
+    config.data.num_heldout = 0
     config.model = {"name": "mlp", "hidden": (8,)}  # which has learned something after two steps
     config.study.update({"student_epochs": 1.0, "num_seeds": 1})
   return config

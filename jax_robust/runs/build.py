@@ -32,10 +32,23 @@ class Data(NamedTuple):
 
 
 def load_split(config, split: str, *, key: str = "name") -> sources.Source:
-  """One split of the data set that a key of the block `data` names.
+  """One split of the data set that a key of the block `data` names, or what `data.classes` leaves.
 
   It is TFDS's, a folder's, scikit-learn's digits, or noise.
   """
+  return _of_classes(config, _open_split(config, split, key))
+
+
+def _of_classes(config, source: sources.Source) -> sources.Source:
+  """What is left of a set by `data.classes`: all of it by default."""
+  if not config.data.classes:
+    return source
+  with from_config("data.classes"):
+    return classes.only(source, config.data.classes)
+
+
+def _open_split(config, split: str, key: str) -> sources.Source:
+  """One split of a data set, with all its classes."""
   options, name = config.data, config.data[key]
   if name == MADE:
     return made_source(split)
@@ -145,6 +158,8 @@ def draw_rule(config) -> str:
 def train_class_names(config) -> tuple[str, ...]:
   """What the classes of a folder's training split are called, without reading images; or ()."""
   name = config.data.name
+  if config.data.classes:
+    return ()
   return convert.split_class_names(name, config.data.train_split) if "/" in name else ()
 
 
@@ -161,12 +176,13 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
     )
   else:
     source = convert.open_source(path)
+  is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
+  source = _of_classes(config, source)
   if original.image_shape != source.image_shape:
     raise ConfigError(
       f"generated.path={path!r} has image_shape {source.image_shape}, {original.name} has "
       f"{original.image_shape}: make shards of images like the originals"
     )
-  is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
   try:
     return classes.agree(source, classes.classes_of(original), may_lack=not is_noted)
   except ValueError as error:

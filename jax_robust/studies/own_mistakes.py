@@ -79,15 +79,14 @@ def own_mistakes(
   """
   check_count(num_seeds=num_seeds)
   check_positive(student_epochs=student_epochs)
-  if config.data.labels or config.data.label_noise:
-    raise ValueError(
-      f"data.labels={config.data.labels!r}, data.label_noise={config.data.label_noise}: this study "
-      "makes the wrong labels itself; leave both out"
-    )
+  plan.check_true_labels(config)
   source = build.load_train(config)
   # The nets that the agreement is compared with are the teachers of the other seeds.
   seeds = range(config.seed, config.seed + max(num_seeds, 2))
-  teachers = {seed: _train_and_test(_teacher(config, seed), path) for seed in seeds}
+  teachers = {
+    seed: plan.train_and_test(plan.changed(config, seed=seed), path / "runs" / f"teacher_{seed}")
+    for seed in seeds
+  }
   found = [
     _run_seed(config, path, seed, source, student_epochs, teachers[seed])
     for seed in seeds[:num_seeds]
@@ -116,18 +115,6 @@ def check_all_wrong(given: np.ndarray, true: np.ndarray, where: Any) -> None:
     )
 
 
-def _teacher(config, seed: int) -> tuple[str, Any]:
-  """Name and config of the teacher of a seed."""
-  return f"teacher_{seed}", plan.changed(config, seed=seed)
-
-
-def _train_and_test(named: tuple[str, Any], path: pathlib.Path) -> plan.Answers:
-  """What a run says of the test images, once it is trained."""
-  name, config = named
-  plan.train(config, path / "runs" / name)
-  return plan.predict(config, path / "runs" / name)
-
-
 def _run_seed(config, path, seed, source, student_epochs, says: plan.Answers) -> _Seed:
   """The students of a teacher, trained as far as the workdir says."""
   true = labels_of(source)
@@ -143,14 +130,14 @@ def _run_seed(config, path, seed, source, student_epochs, says: plan.Answers) ->
       config, data={"labels": str(files[name])}, seed=seed + plan.STUDENT,
       total_epochs=student_epochs * (as_many_updates if name == "soft" else 1),
     )  # fmt: skip
-    tests[name] = _train_and_test((f"{name}_{seed}", student), path)
+    tests[name] = plan.train_and_test(student, path / "runs" / f"{name}_{seed}")
   return _Seed(tests, given, mistakes, true)
 
 
 def _write_labels(config, path, seed: int, source: Source, true, files) -> None:
   """Has the teacher label its training images, and writes the labels of all students."""
-  name, teacher = _teacher(config, seed)
-  says = plan.predict(teacher, path / "runs" / name, source)
+  run = path / "runs" / f"teacher_{seed}"
+  says = plan.predict(plan.changed(config, seed=seed), run, source)
   try:
     mistakes = other_labels.select_kept(says.labels, true, "mistakes")
   except ValueError as error:

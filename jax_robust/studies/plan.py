@@ -5,7 +5,7 @@ kill because all of its trainings do.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -130,6 +130,21 @@ def predict(config: Any, place: pathlib.Path, source: Source | None = None) -> A
   return Answers(scored.outputs[0], scored.labels, tuple(subject.source.class_names))
 
 
+def train_and_test(config: Any, place: pathlib.Path) -> Answers:
+  """What the net of a run says of its test images, once it is trained: `train`, then `predict`."""
+  train(config, place)
+  return predict(config, place)
+
+
+def check_true_labels(config: Any) -> None:
+  """Raises ValueError where a study that makes other labels itself is given some."""
+  if config.data.labels or config.data.label_noise:
+    raise ValueError(
+      f"data.labels={config.data.labels!r}, data.label_noise={config.data.label_noise}: this study "
+      "begins with the true labels and makes others itself; leave both out"
+    )
+
+
 def over_seeds(shares: Sequence[float], num_images: int) -> Interval:
   """Mean and 95 % interval of shares of images, one a seed.
 
@@ -156,3 +171,11 @@ def compare(ours: Interval, *controls: Interval) -> str:
   if any(ours.value <= each.value for each in controls):
     return NOT_HELD
   return UNDECIDED
+
+
+def all_of(answers: Iterable[str]) -> str:
+  """The answer to several questions at once: not held where one is not, held where all are."""
+  answers = tuple(answers)
+  if NOT_HELD in answers:
+    return NOT_HELD
+  return UNDECIDED if UNDECIDED in answers else HELD

@@ -26,6 +26,12 @@ def test_answers_are_by_intervals():
   assert plan.compare(low, middle) == NOT_HELD
 
 
+def test_several_questions_are_held_where_all_are():
+  assert plan.all_of([HELD, HELD]) == HELD
+  assert plan.all_of([HELD, UNDECIDED]) == UNDECIDED
+  assert plan.all_of([UNDECIDED, NOT_HELD, HELD]) == NOT_HELD
+
+
 def test_one_seed_has_the_interval_of_its_images():
   assert plan.over_seeds([0.25], 100) == binomial_interval(25, 100)
   assert plan.over_seeds([0.25, 0.35], 100) == student_interval(np.array([0.25, 0.35]))
