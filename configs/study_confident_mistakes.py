@@ -46,7 +46,7 @@ def get_config(arg=""):
     config.model = {
       "name": "small_cnn", "channels": (32, 64, 128), "strides": (2, 2, 2), "bn_momentum": 0.9
     }  # fmt: skip
-    config.batch.size, config.schedule.learning_rate, config.total_epochs = 128, 0.1, 40.0
+    config.batch.size, config.schedule.learning_rate, config.total_epochs = 128, 0.1, 30.0
   config = presets.finish(config, arg)
   if arg.smoke:
     config.model = {"name": "mlp", "hidden": (8,)}
