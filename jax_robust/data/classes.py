@@ -1,6 +1,7 @@
 """Classes have names: by them, not by place, the labels of one set become those of another."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import unicodedata
@@ -157,8 +158,9 @@ def only(source: Source, wanted: Sequence[str | int]) -> Source:
 def _place(source: Source, wanted: Any) -> int:
   """The number of a class of a source that is given by its name or number."""
   names = source.class_names
-  if isinstance(wanted, str) and names:
-    return int(same_classes(names, (wanted,))[0])
+  with contextlib.suppress(ValueError):
+    if isinstance(wanted, str) and names:
+      return int(same_classes(names, (wanted,))[0])
   is_number = isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool)
   if is_number and 0 <= wanted < source.num_classes:
     return int(wanted)

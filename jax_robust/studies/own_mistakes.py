@@ -149,15 +149,14 @@ def _write_labels(config, path, seed: int, source: Source, true, files) -> None:
     other_labels.inject_label_noise, share=1.0, num_classes=source.num_classes, seed=seed
   )
   changed = {
-    "student": mistakes,
-    "uniform": noise(np.where(mistakes == LEFT_OUT, LEFT_OUT, true)),
-    "permuted": noise(mistakes, kind="permuted"),
+    "student": (mistakes, None),
+    "uniform": (noise(np.where(mistakes == LEFT_OUT, LEFT_OUT, true)), None),
+    "permuted": (noise(mistakes, kind="permuted"), None),
+    "soft": (says.labels, says.probabilities),
   }
-  for name, labels in changed.items():
-    other_labels.save_labels(files[name], labels, says.class_names)
-  other_labels.save_labels(
-    files["soft"], says.labels, says.class_names, probabilities=says.probabilities
-  )
+  for name, (labels, probabilities) in changed.items():
+    if not files[name].exists():  # what is trained on stays as it is
+      other_labels.save_labels(files[name], labels, says.class_names, probabilities=probabilities)
 
 
 def _summary(found: list[_Seed], teachers: list[plan.Answers]) -> dict[str, Any]:
