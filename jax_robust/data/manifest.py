@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jax_robust.data import npy
+from jax_robust.data.columns import PROBABILITIES
 from jax_robust.data.sources import ImageShape
 from jax_robust.errors import DataFileError
 
@@ -200,6 +201,8 @@ def _check(manifest: Manifest, num_examples: int) -> None:
     raise ValueError("class_names has not num_classes entries")
   for column in manifest.columns:
     check_column(column.name, column.dtype, column.shape)
+    if column.name == PROBABILITIES and column.shape != (manifest.num_classes,):
+      raise ValueError(f"probabilities have entries {list(column.shape)}, one a class is expected")
     if len(column.sha256) != len(counts):
       raise ValueError(f"column {column.name!r} has {len(column.sha256)} checksums")
   if len({column.name for column in manifest.columns}) != len(manifest.columns):

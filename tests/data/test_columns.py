@@ -114,6 +114,7 @@ CHANGES = {
   "path": (lambda columns: columns[0].update(name="a/b"), "lower-case letters"),
   "objects": (lambda columns: columns[0].update(dtype="|O"), "expected numbers"),
   "checksums": (lambda columns: columns[0]["sha256"].pop(), "has 2 checksums"),
+  "classes": (lambda columns: columns[1].update(shape=[4]), r"probabilities have entries \[4\]"),
   "no dtype": (lambda columns: columns[0].pop("dtype"), "dtype"),
 }
 
