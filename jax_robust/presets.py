@@ -9,8 +9,8 @@ from jax_robust import attacks, errors, job_table
 from jax_robust import config as config_lib
 
 _DATA = {
-  "name": "cifar10", "num_heldout": 1024, "image_size": 0, "train_split": "train", "labels": "",
-  "label_noise": 0.0, "test_name": "", "test_split": "test",
+  "name": "cifar10", "num_heldout": 1024, "image_size": 0, "train_split": "train", "classes": (),
+  "labels": "", "label_noise": 0.0, "test_name": "", "test_split": "test",
 }  # fmt: skip
 
 

@@ -31,6 +31,8 @@ ARGUMENTS = {
     "method=free,recipe=common,epochs=8,net=small",
   ],
   "certify_smoothing": ["data=mnist"],
+  "study_own_mistakes": ["size=small"],
+  "study_confident_mistakes": ["size=small"],
 }
 CASES = [f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))]
 SMOKE = {

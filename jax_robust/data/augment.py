@@ -66,16 +66,23 @@ def soft_targets(
   label_smoothing: float,
   smoothing_scope: str,
   dtype: Any,
+  probabilities: Array | None = None,
 ) -> Array:
-  """`(1 - s) onehot + s / K`, with s = `label_smoothing` on the rows in scope and 0 elsewhere."""
+  """`(1 - s) p + s / K`, with s = `label_smoothing` on the rows in scope and 0 elsewhere.
+
+  p is one-hot, or the probabilities that a teacher gave.
+  """
   in_scope = {
     "generated": generated,
     "all": jnp.ones_like(generated),
     "none": jnp.zeros_like(generated),
   }[smoothing_scope]
-  one_hot = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-  smooth = (1 - label_smoothing) * one_hot + label_smoothing / num_classes
-  return jnp.where(in_scope[:, None], smooth, one_hot)
+  if probabilities is None:
+    given = jax.nn.one_hot(labels, num_classes, dtype=dtype)
+  else:
+    given = probabilities.astype(dtype)
+  smooth = (1 - label_smoothing) * given + label_smoothing / num_classes
+  return jnp.where(in_scope[:, None], smooth, given)
 
 
 def make_prepare(
@@ -112,7 +119,8 @@ def make_prepare(
 
   Args:
     num_classes: K, the width of a target.
-    label_smoothing: s in [0, 1): targets are (1 - s) onehot + s / K on the rows in scope.
+    label_smoothing: s in [0, 1): targets are (1 - s) p + s / K on the rows in scope, p being
+      one-hot or what the batch gives as probabilities.
     smoothing_scope: rows that are smoothed: "generated", "all" or "none".
     pad: pixels of zero padding before the crop; 0 crops nothing.
     flip: whether images are flipped left-right with probability 1/2.
@@ -131,7 +139,8 @@ def make_prepare(
 
   Returns:
     `prepare(batch, rng) -> batch`. It takes `image` uint8 `[b, h, w, c]`, `label` int32 `[b]`,
-    `generated` bool `[b]` and `row` int32 `[b]`; it returns `image` in [0, 1], `target` `[b, K]`
+    `generated` bool `[b]`, `row` int32 `[b]` and, where they stand in place of the labels,
+    `probabilities` float32 `[b, K]`; it returns `image` in [0, 1], `target` `[b, K]`
     and `label`, `generated`, `row` as they came. `rng` is a typed key, the same on all devices,
     that nothing else in the step uses.
 
@@ -184,6 +193,7 @@ def make_prepare(
       label_smoothing=float(label_smoothing),
       smoothing_scope=smoothing_scope,
       dtype=dtype,
+      probabilities=batch.get("probabilities"),
     )
     if mix is not None:
       x, target = mix(x, target, mix_key)

@@ -1,16 +1,18 @@
 """Classes have names: by them, not by place, the labels of one set become those of another."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_robust import errors
-from jax_robust.data.sources import Source, check_source
+from jax_robust.data import columns
+from jax_robust.data.sources import Source, check_source, labels_of, select
 
 _LISTED = 20
 
@@ -107,7 +109,71 @@ def agree(source: Source, wanted: Classes, *, may_lack: bool = True) -> Source:
     )
   names = wanted.names or source.class_names
   names = names if len(names) == wanted.num else ()
+  source = columns.map_probabilities(source, np.arange(source.num_classes), wanted.num)
   return dataclasses.replace(source, num_classes=wanted.num, class_names=names)
+
+
+def only(source: Source, wanted: Sequence[str | int]) -> Source:
+  """A view of the samples of some classes, which it numbers in the order in which they are named.
+
+  Args:
+    source: the set.
+    wanted: names of its classes, or their numbers; at least two.
+
+  Raises:
+    ValueError: a class that the set has not, one twice, or fewer than two; the classes that there
+      are are listed. Probabilities of all its classes, which say nothing of some.
+
+  >>> from jax_robust.data.sources import array_source
+  >>> x = array_source(np.zeros((4, 2, 2, 1), np.uint8), [0, 2, 1, 2], class_names=("a", "b", "c"))
+  >>> only(x, ("c", "a")).read(np.arange(3))[1]
+  array([1, 0, 0], dtype=int32)
+  """
+  check_source(source)
+  chosen = [_place(source, each) for each in wanted]
+  if len(chosen) < 2 or len(set(chosen)) < len(chosen):
+    raise ValueError(
+      f"classes={errors.shown(tuple(wanted))}: expected two or more of the classes of "
+      f"{source.name}, each once: {_listed(source.class_names or _numbers(source))}"
+    )
+  if columns.PROBABILITIES in source.columns:
+    raise ValueError(
+      f"{source.name} has probabilities of all its classes, which say nothing of some alone: make "
+      "it again with labels, or with the probabilities of these classes"
+    )
+  table = np.full(source.num_classes, -1, np.int32)
+  table[chosen] = np.arange(len(chosen))
+  rows = np.flatnonzero(table[labels_of(source)] >= 0)
+  names = [str(each) for each in wanted] if not source.class_names else None
+  names = tuple(names or (source.class_names[k] for k in chosen))
+  if not len(rows):
+    raise ValueError(f"{source.name} has no image of the classes {_listed(names)}")
+  view = select(source, rows, f"{source.name} of {_listed(names)}")
+  return dataclasses.replace(
+    view, num_classes=len(chosen), class_names=names, read=_mapped(view.read, table), rows=None,
+    read_labels=lambda: table[labels_of(source)[rows]],
+  )  # fmt: skip
+
+
+def _place(source: Source, wanted: Any) -> int:
+  """The number of a class of a source that is given by its name or number."""
+  names = source.class_names
+  with contextlib.suppress(ValueError):
+    if isinstance(wanted, str) and names:
+      return int(same_classes(names, (wanted,))[0])
+  is_number = isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool)
+  if is_number and 0 <= wanted < source.num_classes:
+    return int(wanted)
+  remedy = "" if names else ", given by number since it has no names"
+  raise ValueError(
+    f"{errors.shown(wanted)} is no class of {source.name}: expected some of "
+    f"{_listed(names or _numbers(source))}{remedy}"
+  )
+
+
+def _numbers(source: Source) -> list[str]:
+  """The numbers of the classes of a source, as text."""
+  return list(map(str, range(source.num_classes)))
 
 
 def _relabelled(source: Source, table: np.ndarray, wanted: Classes) -> Source:
@@ -120,6 +186,7 @@ def _relabelled(source: Source, table: np.ndarray, wanted: Classes) -> Source:
     read_labels = source.read_labels
     if read_labels is not None:
       changes["read_labels"] = lambda: table[read_labels()]
+  source = columns.map_probabilities(source, table, wanted.num)
   return dataclasses.replace(source, **changes)
 
 

@@ -1,7 +1,7 @@
 """Other labels for the images of a source: a teacher's, a file's, or wrong ones.
 
 A label of `LEFT_OUT` takes its image out of the set, so that one array says what is learned and
-from which images.
+from which images. Beside labels there may be probabilities, which are then what is learned.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jax_robust.atomic import write_atomically
+from jax_robust.data import columns
 from jax_robust.data.sources import Source, labels_of, select
 from jax_robust.errors import DataFileError, check_name, warn
 
@@ -20,9 +21,11 @@ LEFT_OUT = -1
 KEEP = ("all", "mistakes", "correct")
 NOISES = ("uniform", "permuted")
 
+_ARRAYS = ("label", "class_names", columns.PROBABILITIES)
+
 _REMEDY = (
   "Make it with numpy.save(FILE, labels), one integer for each image in the order of the set, "
-  f"{LEFT_OUT} for an image that is left out."
+  f"{LEFT_OUT} for an image that is left out; or numpy.savez(FILE, probabilities=…), [n, k]."
 )
 
 
@@ -30,21 +33,24 @@ def with_labels(
   source: Source,
   labels: Any,
   *,
+  probabilities: Any = None,
   class_names: Sequence[str] | None = None,
   name: str = "",
 ) -> Source:
   """A view of a source with other labels, without the images whose label is `LEFT_OUT`.
 
   Args:
-    source: images, whose own labels play no part.
+    source: images, whose own labels and probabilities play no part.
     labels: integers `[n]`, one for each of its images.
+    probabilities: `[n, k]`, of the classes of each image, for trainings to take in place of the
+      labels; those of images that are left out are not looked at.
     class_names: what the labels number, where these are other classes than the source's; () if
       they have no names.
     name: what error messages call the view.
 
   Raises:
     ValueError: another number of labels than of images, labels that are no integers or number no
-      class, or no image that is left.
+      class, probabilities that are none, or no image that is left.
 
   >>> from jax_robust.data.sources import array_source
   >>> source = array_source(np.zeros((3, 2, 2, 1), np.uint8), [0, 1, 1])
@@ -72,10 +78,18 @@ def with_labels(
     images, _ = left.read(indices)
     return images, chosen[indices]
 
-  return Source(
+  kept_columns = {k: column for k, column in left.columns.items() if k != columns.PROBABILITIES}
+  view = Source(
     name, len(kept), source.image_shape, num_classes, read, class_names=names,
-    read_labels=chosen.copy, rows=kept,
+    read_labels=chosen.copy, rows=kept, columns=kept_columns,
   )  # fmt: skip
+  if probabilities is None:
+    return view
+  if len(probabilities) != len(labels):
+    raise ValueError(
+      f"there are {len(probabilities)} rows of probabilities for {len(labels)} labels"
+    )
+  return columns.with_columns(view, {columns.PROBABILITIES: np.asarray(probabilities)[kept]})
 
 
 def relabel(
@@ -140,7 +154,8 @@ def warn_of_missing(given: np.ndarray, source: Source) -> None:
     names = [source.class_names[k] if source.class_names else k for k in missing]
     warn(
       f"no image of {source.name} was given the label {names}: a net that is trained on these "
-      f"labels is wrong on all images of {len(missing)} of {source.num_classes} classes"
+      f"labels is wrong on all images of {len(missing)} of {source.num_classes} classes: at most "
+      f"{1 - len(missing) / source.num_classes:.0%} are right where all classes are as frequent"
     )
 
 
@@ -191,32 +206,80 @@ def load_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...] | 
   """Reads labels from a file: integers `[n]`, and the names of their classes if it has them.
 
   Args:
-    path: a `.npy`, or an npz with `label` and, for other classes than those of the images,
-      `class_names`.
+    path: a `.npy`, or an npz with `label`, or with `probabilities` `[n, k]`, of which the largest
+      is the label and a row of NaN leaves its image out. For other classes than those of the images
+      it has `class_names`.
 
   Raises:
     DataFileError: it is missing, damaged, or holds something else.
   """
+  arrays = _read(path)
+  names = arrays.get("class_names")
+  return arrays["label"], None if names is None else tuple(map(str, names.tolist()))
+
+
+def load_probabilities(path: str | os.PathLike) -> np.ndarray | None:
+  """Reads the probabilities, float32 `[n, k]`, of a file that `load_labels` takes, if it has any.
+
+  Raises:
+    DataFileError: as `load_labels`.
+  """
+  return _read(path).get(columns.PROBABILITIES)
+
+
+def save_labels(
+  path: str | os.PathLike,
+  labels: Any,
+  class_names: Sequence[str] = (),
+  *,
+  probabilities: Any = None,
+) -> None:
+  """Writes what `load_labels` and `load_probabilities` read, as an npz; whole or not at all."""
+  arrays: dict[str, Any] = {"label": np.asarray(labels, np.int32)}
+  if class_names:
+    arrays["class_names"] = np.array(class_names)
+  if probabilities is not None:
+    arrays[columns.PROBABILITIES] = np.asarray(probabilities, np.float32)
+  write_atomically(path, lambda stream: np.savez(stream, **arrays))
+
+
+def _read(path) -> dict[str, np.ndarray]:
+  """The arrays of a file of labels, checked; `label` is always among them."""
   if not pathlib.Path(path).is_file():
     raise DataFileError(path, "there is no such file", _REMEDY)
   try:
     loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
-      return _checked(path, loaded), None
+      return {"label": _checked(path, loaded)}
     with loaded as archive:
-      names = archive.get("class_names")
-      labels = _checked(path, archive["label"])
+      arrays = {name: archive[name] for name in archive.files if name in _ARRAYS}
+      if not arrays.keys() & {"label", columns.PROBABILITIES}:
+        raise KeyError(f"there is neither 'label' nor 'probabilities', only {archive.files}")
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise DataFileError(path, f"can't be read as labels ({error})", _REMEDY) from error
-  return labels, None if names is None else tuple(map(str, names.tolist()))
+  if "label" in arrays:
+    arrays["label"] = _checked(path, arrays["label"])
+  if columns.PROBABILITIES in arrays:
+    arrays |= _of_probabilities(path, arrays[columns.PROBABILITIES], arrays.get("label"))
+  return arrays
 
 
-def save_labels(path: str | os.PathLike, labels: Any, class_names: Sequence[str] = ()) -> None:
-  """Writes what `load_labels` reads, as an npz; whole or not at all."""
-  arrays: dict[str, Any] = {"label": np.asarray(labels, np.int32)}
-  if class_names:
-    arrays["class_names"] = np.array(class_names)
-  write_atomically(path, lambda stream: np.savez(stream, **arrays))
+def _of_probabilities(path, probs: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:
+  """Probabilities as float32, and labels that leave out what has none.
+
+  Raises:
+    DataFileError: they are no numbers `[n, k]`, or of another number of images than the labels.
+  """
+  if probs.ndim != 2 or probs.dtype.kind != "f":
+    reason = f"holds probabilities {probs.dtype}{list(probs.shape)}, expected floats [n, k]"
+    raise DataFileError(path, reason, _REMEDY)
+  if label is not None and len(label) != len(probs):
+    reason = f"holds {len(label)} labels and {len(probs)} rows of probabilities"
+    raise DataFileError(path, reason, _REMEDY)
+  unknown = np.isnan(probs).all(1)
+  label = np.where(np.isnan(probs), -np.inf, probs).argmax(1) if label is None else label
+  label = np.where(unknown, LEFT_OUT, label.astype(np.int64))
+  return {"label": label, columns.PROBABILITIES: probs.astype(np.float32)}
 
 
 def _checked(path, labels: np.ndarray) -> np.ndarray:

@@ -4,10 +4,14 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from jax_robust.data import npy
+from jax_robust.data.columns import PROBABILITIES
 from jax_robust.data.sources import ImageShape
 from jax_robust.errors import DataFileError
 
@@ -15,6 +19,9 @@ NAME = "manifest.json"
 FORMAT = "jax_robust shards"
 VERSION = 1
 _SHA256 = "sha256"
+_LATER = ("class_names", "columns")  # which manifests of earlier versions lack
+_TAKEN = ("images", "labels")
+_NAME_OF_A_COLUMN = re.compile("[a-z][a-z0-9_]{0,63}")
 
 _REMEDY = "Make the shards again (data.convert.make_shards), or fetch the folder again."
 
@@ -31,6 +38,23 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
+class Column:
+  """A named column: an entry for each sample, in one more .npy file of every shard.
+
+  Args:
+    name: Lower-case letters, digits and `_`; it is part of the files' names.
+    dtype: Of NumPy, such as `<f4`.
+    shape: Of one entry.
+    sha256: Of the file of each shard.
+  """
+
+  name: str
+  dtype: str
+  shape: tuple[int, ...]
+  sha256: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
   """The content of `manifest.json`.
 
@@ -44,6 +68,7 @@ class Manifest:
     seed: Seed of the order in which the samples were shuffled.
     created_by: The program that wrote the folder.
     class_names: What the classes are called, in the order of the labels; () if it is not known.
+    columns: What else there is of each sample.
   """
 
   image_shape: ImageShape
@@ -55,6 +80,7 @@ class Manifest:
   seed: int
   created_by: str
   class_names: tuple[str, ...] = ()
+  columns: tuple[Column, ...] = ()
 
   @property
   def counts(self) -> tuple[int, ...]:
@@ -73,15 +99,29 @@ def file_names(shard: int, num_shards: int) -> tuple[str, str]:
   >>> file_names(3, 16)
   ('shard-00003-of-00016.images.npy', 'shard-00003-of-00016.labels.npy')
   """
-  stem = f"shard-{shard:05d}-of-{num_shards:05d}"
-  return f"{stem}.images.npy", f"{stem}.labels.npy"
+  return column_file("images", shard, num_shards), column_file("labels", shard, num_shards)
+
+
+def column_file(name: str, shard: int, num_shards: int) -> str:
+  """Returns the name of the file that holds a column of a shard."""
+  return f"shard-{shard:05d}-of-{num_shards:05d}.{name}.npy"
+
+
+def check_column(name: Any, dtype: Any, shape: Any) -> None:
+  """Raises ValueError for a name that makes no file name of its own, and entries of no numbers."""
+  if not isinstance(name, str) or not _NAME_OF_A_COLUMN.fullmatch(name) or name in _TAKEN:
+    raise ValueError(
+      f"column {name!r}: expected a name of lower-case letters, digits and _, other than {_TAKEN}"
+    )
+  if np.dtype(dtype).kind not in "iufb" or not all(type(n) is int and n > 0 for n in shape):
+    raise ValueError(f"column {name!r} has entries {dtype} {list(shape)}, expected numbers")
 
 
 def dump(manifest: Manifest) -> str:
   """Returns the text of `manifest.json`; equal contents give equal texts."""
   head = {"format": FORMAT, "version": VERSION, "num_examples": manifest.num_examples}
-  # Without names, the text is that of manifests before classes had names.
-  fields = {k: v for k, v in dataclasses.asdict(manifest).items() if k != "class_names" or v}
+  # Without names and columns, the text is that of manifests before there were any.
+  fields = {k: v for k, v in dataclasses.asdict(manifest).items() if k not in _LATER or v}
   content = head | fields
   # First, where no lost stretch of text makes it part of another value.
   return json.dumps({_SHA256: _digest(content), **content}, indent=2) + "\n"
@@ -127,11 +167,15 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _parse(data: Mapping[str, Any]) -> Manifest:
   """Builds the manifest; a missing key or another type is a KeyError, TypeError or ValueError."""
-  data = {"class_names": (), **data}
+  data = {**dict.fromkeys(_LATER, ()), **data}
   fields = {field.name: data[field.name] for field in dataclasses.fields(Manifest)}
   fields["shards"] = tuple(Shard(**shard) for shard in data["shards"])
   for key in ("image_shape", "label_histogram", "class_names"):
     fields[key] = tuple(data[key])
+  fields["columns"] = tuple(
+    Column(each["name"], each["dtype"], tuple(each["shape"]), tuple(each["sha256"]))
+    for each in data["columns"]
+  )
   return Manifest(**fields)
 
 
@@ -155,6 +199,14 @@ def _check(manifest: Manifest, num_examples: int) -> None:
     raise ValueError("class_names are no names, or one stands there twice")
   if names and len(names) != manifest.num_classes:
     raise ValueError("class_names has not num_classes entries")
+  for column in manifest.columns:
+    check_column(column.name, column.dtype, column.shape)
+    if column.name == PROBABILITIES and column.shape != (manifest.num_classes,):
+      raise ValueError(f"probabilities have entries {list(column.shape)}, one a class is expected")
+    if len(column.sha256) != len(counts):
+      raise ValueError(f"column {column.name!r} has {len(column.sha256)} checksums")
+  if len({column.name for column in manifest.columns}) != len(manifest.columns):
+    raise ValueError("a column stands there twice")
   if sum(manifest.label_histogram) != num_examples:
     raise ValueError("label_histogram does not add up to num_examples")
   for index, shard in enumerate(manifest.shards):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_robust.data import columns
 from jax_robust.errors import check_count
 
 
@@ -135,6 +136,12 @@ def check_sources(mix: Composition, original, generated) -> None:
       ours, theirs = getattr(original, field), getattr(generated, field)
       if ours != theirs:
         raise ValueError(f"generated has {field}={theirs}: expected {ours}, as original has")
+
+
+def has_probabilities(original, generated, *, original_share: float) -> bool:
+  """Whether a source that batches are drawn from has probabilities in place of labels."""
+  drawn = [original] * (original_share > 0) + [generated] * (original_share < 1)
+  return any(columns.probabilities_reader(source) is not None for source in drawn)
 
 
 def _check(batch_size, original_share, emulated_workers, num_slices):

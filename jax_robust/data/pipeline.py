@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_robust.data import mixture, resident
+from jax_robust.data import columns, mixture, resident
 from jax_robust.data.permutation import draw, locate
 from jax_robust.data.shard_order import ShardOrder
 from jax_robust.data.tf_import import import_tensorflow
@@ -93,7 +93,8 @@ def train_batches(
 
   Returns:
     An iterator of {"image": uint8 [b, h, w, c], "label": int32 [b], "generated": bool [b],
-    "row": int32 [b]}, with a method `close` that ends its threads.
+    "row": int32 [b]}, with a method `close` that ends its threads. Where a source has the column
+    `probabilities`, there is "probabilities": float32 [b, k], one-hot for a source without.
 
   Raises:
     ValueError: an argument is out of range, or a source is missing or does not fit the other.
@@ -117,8 +118,11 @@ def train_batches(
   if mix.num_generated and hasattr(generated, "read_shard"):
     order = ShardOrder(generated.counts, seed=(seed, 1), cycle_length=cycle_length)
   failures: list[Exception] = []
-  read = functools.partial(_read_rows, original, generated, mix, wanted, seed, failures)
-  dataset = _dataset(order, read, mix.num_generated, start_step, stop, prefetch, num_threads)
+  kinds: dict[str, Any] = {"image": np.uint8, "label": np.int32}
+  if mixture.has_probabilities(original, generated, original_share=original_share):
+    kinds[columns.PROBABILITIES] = np.float32
+  read = functools.partial(_read_rows, original, generated, mix, wanted, seed, failures, kinds)
+  dataset = _dataset(order, read, kinds, mix.num_generated, start_step, stop, prefetch, num_threads)
   fixed = {"generated": ~mixture.original_rows(mix)[wanted], "row": wanted.astype(np.int32)}
   return _deliver(dataset, fixed, failures)
 
@@ -131,11 +135,12 @@ def _make_tfdata(*sources, **kwargs):
   )
 
 
-def _read_rows(original, generated, mix, rows, seed, failures, step, samples):
-  """Reads the images and labels of `rows` of step `step`; `samples`: its (shard, offset) pairs."""
+def _read_rows(original, generated, mix, rows, seed, failures, kinds, step, samples):
+  """Reads what `kinds` names of `rows` of step `step`; `samples`: its (shard, offset) pairs."""
   try:
-    shape = (original if mix.num_original else generated).image_shape
-    image, label = np.empty((rows.size, *shape), np.uint8), np.empty(rows.size, np.int32)
+    shown_source = original if mix.num_original else generated
+    shapes = {"image": shown_source.image_shape, columns.PROBABILITIES: (shown_source.num_classes,)}
+    batch = [np.empty((rows.size, *shapes.get(name, ())), kind) for name, kind in kinds.items()]
     from_original = mixture.original_rows(mix)[rows]
     slots = mixture.row_slots(mix)[rows]
     for kind, source, count, mask in (
@@ -146,30 +151,39 @@ def _read_rows(original, generated, mix, rows, seed, failures, step, samples):
         continue
       shown, inverse = np.unique(slots[mask], return_inverse=True)
       if kind and samples.size:
-        images, labels = _read_samples(generated, samples[shown])
+        read = _read_samples(generated, samples[shown], kinds)
       else:
         where = locate(step, count, source.num_examples)
-        ids = draw(*where, count=count, num=source.num_examples, seed=(seed, kind))
-        images, labels = source.read(ids[shown])
-      image[mask], label[mask] = images[inverse], labels[inverse]
-    return image, label
+        ids = draw(*where, count=count, num=source.num_examples, seed=(seed, kind))[shown]
+        read = _with_targets(source, ids, source.read(ids), kinds)
+      for whole, part in zip(batch, read, strict=True):
+        whole[mask] = part[inverse]
+    return batch
   except Exception as error:
     failures.append(error)  # TensorFlow would hand on its text only
     raise
 
 
-def _read_samples(shards, samples):
+def _with_targets(source, ids, samples, kinds):
+  """(images, labels) of samples, and their probabilities where they are wanted."""
+  if columns.PROBABILITIES not in kinds:
+    return samples
+  return *samples, columns.probabilities_of(source, ids, samples[1])
+
+
+def _read_samples(shards, samples, kinds):
   """Reads (shard, offset) pairs, each shard in one call."""
   image = np.empty((len(samples), *shards.image_shape), np.uint8)
   label = np.empty(len(samples), np.int32)
   for shard in np.unique(samples[:, 0]):
     mask = samples[:, 0] == shard
     image[mask], label[mask] = shards.read_shard(int(shard), samples[mask, 1])
-  return image, label
+  ids = np.concatenate([[0], np.cumsum(shards.counts)])[samples[:, 0]] + samples[:, 1]
+  return _with_targets(shards, ids, (image, label), kinds)
 
 
-def _dataset(order, read, num_generated, start_step, stop, prefetch, num_threads):
-  """Returns the tf.data pipeline step -> (images, labels)."""
+def _dataset(order, read, kinds, num_generated, start_step, stop, prefetch, num_threads):
+  """Returns the tf.data pipeline step -> arrays by name, of the dtypes `kinds`."""
   tf = import_tensorflow()
   steps = tf.data.Dataset.range(start_step, stop)
   if order is None:
@@ -178,7 +192,9 @@ def _dataset(order, read, num_generated, start_step, stop, prefetch, num_threads
     samples = _interleaved(tf, order, start_step * num_generated)
     inputs = tf.data.Dataset.zip((steps, samples.batch(num_generated).prefetch(prefetch)))
   batches = inputs.map(
-    lambda step, samples: tf.numpy_function(read, [step, samples], [tf.uint8, tf.int32]),
+    lambda step, samples: dict(
+      zip(kinds, tf.numpy_function(read, [step, samples], [*kinds.values()]), strict=True)
+    ),
     num_parallel_calls=num_threads,
     deterministic=True,
   ).prefetch(prefetch)
@@ -219,8 +235,7 @@ def _deliver(dataset, fixed, failures):
   def batches():
     try:
       while True:
-        image, label = next(held[0])
-        yield {"image": image.numpy(), "label": label.numpy(), **fixed}
+        yield {name: array.numpy() for name, array in next(held[0]).items()} | fixed
     except StopIteration:
       return
     except op_error as error:

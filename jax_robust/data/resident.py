@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust.data import mixture
+from jax_robust.data import columns, mixture
 from jax_robust.data.permutation import draw, locate
 from jax_robust.errors import check_count
 
@@ -43,8 +43,8 @@ def make_resident(
       every device of its mesh then holds all images. None for one device.
 
   Returns:
-    A function of the step to begin at; its batches are {"image": uint8 [b, h, w, c], "label": int32
-    [b], "generated": bool [b], "row": int32 [b]} as arrays on the device.
+    A function of the step to begin at; its batches are those of `pipeline.train_batches`, as arrays
+    on the device.
 
   Raises:
     ValueError: an argument is out of range, or a source is missing or does not fit the other.
@@ -61,14 +61,15 @@ def make_resident(
   replicated = None
   if isinstance(sharding, jax.sharding.NamedSharding):
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-  images, labels = (jax.device_put(array, replicated) for array in _read_all(sources))
+  soft = mixture.has_probabilities(original, generated, original_share=original_share)
+  kept = jax.device_put(_read_all(sources, soft), replicated)
   sizes = tuple((count, source.num_examples if count else 0) for count, source in streams)
   pick = jax.jit(partial(_pick, mix=mix, sizes=sizes, seed=seed), out_shardings=sharding)
 
   def batches(start_step: int = 0, num_steps: int | None = None):
     check_count(0, start_step=start_step)
     steps = itertools.islice(itertools.count(start_step), num_steps)
-    return (pick(images, labels, _places(step, sizes)) for step in steps)
+    return (pick(kept, _places(step, sizes)) for step in steps)
 
   batches.pick = pick  # pyrefly: ignore[missing-attribute]
   return batches
@@ -80,7 +81,7 @@ def _places(step, sizes):
   return np.array(places).astype(np.uint32)
 
 
-def _pick(images, labels, places, *, mix, sizes, seed):
+def _pick(kept, places, *, mix, sizes, seed):
   """Gathers a batch; `places` holds (pass, position) of the original and the generated stream."""
   ids, first = [], 0
   for kind, (count, num) in enumerate(sizes):
@@ -92,22 +93,29 @@ def _pick(images, labels, places, *, mix, sizes, seed):
   slots = mixture.row_slots(mix) + np.where(original, 0, mix.num_distinct)
   index = jnp.concatenate(ids)[slots]
   return {
-    "image": images[index],
-    "label": labels[index],
+    **{name: array[index] for name, array in kept.items()},
     "generated": jnp.asarray(~original),
     "row": jnp.arange(mix.batch_size, dtype=jnp.int32),
   }
 
 
-def _read_all(sources):
-  """Reads the sources into one array of images and one of labels, in order."""
+def _read_all(sources, soft):
+  """Reads the sources into one array of each kind, in order: images, labels, probabilities."""
   num = sum(source.num_examples for source in sources)
-  images = np.empty((num, *sources[0].image_shape), np.uint8)
-  labels = np.empty(num, np.int32)
+  kept = {
+    "image": np.empty((num, *sources[0].image_shape), np.uint8), "label": np.empty(num, np.int32)
+  }  # fmt: skip
+  if soft:
+    kept[columns.PROBABILITIES] = np.empty((num, sources[0].num_classes), np.float32)
   first = 0
   for source in sources:
-    for batch_images, batch_labels in source.batches(8192):
-      here = slice(first, first + len(batch_labels))
-      images[here], labels[here] = batch_images, batch_labels
-      first += len(batch_labels)
-  return images, labels
+    start = 0
+    for images, labels in source.batches(8192):
+      ids = np.arange(start, start + len(labels))
+      here = first + ids
+      kept["image"][here], kept["label"][here] = images, labels
+      if soft:
+        kept[columns.PROBABILITIES][here] = columns.probabilities_of(source, ids, labels)
+      start += len(labels)
+    first += source.num_examples
+  return kept

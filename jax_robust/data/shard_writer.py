@@ -8,16 +8,18 @@ import operator
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jax_robust.atomic import unless_unsupported
+from jax_robust.data import columns as columns_lib
 from jax_robust.data import manifest as manifest_lib
 from jax_robust.data import publishing
-from jax_robust.data.manifest import Manifest, Shard
+from jax_robust.data.manifest import Column, Manifest, Shard
 from jax_robust.data.shards import ShardSet, open_shards, sha256
-from jax_robust.data.sources import Samples, Source, Stream, label_problem, layout_problem
+from jax_robust.data.sources import Columns, Samples, Source, Stream, label_problem, layout_problem
 from jax_robust.errors import DataFileError, check_count
 
 _DEFAULT_SHARD_SIZE = 65_536
@@ -35,6 +37,7 @@ def write_shards(
   num_shards: int | None = None,
   shard_size: int | None = None,
   class_names: Sequence[str] | None = None,
+  columns: Mapping[str, Any] | None = None,
   progress_fn: Callable[[int, int], None] | None = None,
 ) -> ShardSet:
   """Writes samples as shards, in random order.
@@ -47,7 +50,8 @@ def write_shards(
       (a kill −9 leaves it behind, as `.<folder>.partial-…`).
     `keeps_other_content`: an existing folder is never replaced; if it holds the very same shards,
       it is left as it is and opened.
-    `constant_memory`: a batch at a time, and 8 bytes for every sample (its place and its label).
+    `constant_memory`: a batch at a time, and 8 bytes for every sample (its place and its label);
+      of columns, a shard at a time.
 
   Args:
     folder: Where to; missing parents are made.
@@ -60,6 +64,8 @@ def write_shards(
     num_shards: How many shards, of equal size to within one sample; None: as `shard_size` has it.
     shard_size: Samples in a shard at most; the default is 65,536.
     class_names: What the classes are called, for the manifest; None takes what `samples` says.
+    columns: What else is known of each sample, by name: arrays `[num_examples, …]` in the order of
+      the samples, such as the `confidence` of a net. None takes what `samples` has.
     progress_fn: Called with (samples written, samples in all) after every batch.
 
   Returns:
@@ -81,11 +87,12 @@ def write_shards(
     if not isinstance(text, str):
       raise ValueError(f"{key}={text!r}: expected text, for the manifest")
   recipe = {"generator": generator, "licence": licence, "seed": int(seed)}
+  columns = _columns(samples, columns, num_examples, num_classes)
   _refuse_other_content(folder, counts=counts, num_classes=num_classes, **recipe)
   batches = samples.batches() if hasattr(samples, "batches") else samples
   batches = _checked(batches, name, num_examples, num_classes)
   with publishing.partial_folder(folder) as partial:
-    labels, image_shape = _write_images(partial, batches, counts, seed, progress_fn)
+    labels, places, image_shape = _write_images(partial, batches, counts, seed, progress_fn)
     shards = _write_labels(partial, labels, counts)
     manifest = Manifest(
       image_shape=image_shape,
@@ -95,6 +102,7 @@ def write_shards(
       **recipe,
       created_by=f"jax_robust {_version()}",
       class_names=tuple(class_names),
+      columns=tuple(_write_column(partial, *each, places, counts) for each in columns.items()),
     )
     (partial / manifest_lib.NAME).write_text(manifest_lib.dump(manifest), encoding="utf-8")
     if not _holds(folder, manifest):
@@ -163,7 +171,7 @@ def _checked(batches, name, num_examples, num_classes) -> Iterator[Samples]:
 
 
 def _write_images(folder, batches, counts, seed, progress_fn):
-  """Writes every image to its random place; returns the labels in their new order and the shape."""
+  """Writes every image to its place; returns the labels in their new order, places and shape."""
   num_examples, starts = sum(counts), np.concatenate([[0], np.cumsum(counts)])
   done, image_shape, offsets = 0, (), []
   labels = places = np.empty(0, np.int32)
@@ -184,7 +192,7 @@ def _write_images(folder, batches, counts, seed, progress_fn):
     done += len(images)
     if progress_fn is not None:
       progress_fn(done, num_examples)
-  return labels, image_shape
+  return labels, places, image_shape
 
 
 def _write_rows(path, offset, images, rows, places) -> None:
@@ -232,6 +240,31 @@ def _write_labels(folder, labels, counts) -> list[Shard]:
     sums = sha256(folder / images_name), sha256(folder / labels_name)
     shards.append(Shard(count, images_name, sums[0], labels_name, sums[1]))
   return shards
+
+
+def _columns(samples, given, num_examples, num_classes) -> Columns:
+  """The readers of all columns, checked as far as they can be unread."""
+  if given is None:
+    readers = dict(getattr(samples, "columns", {}))
+  else:
+    readers = columns_lib.column_readers(given, num_examples, num_classes)
+  for name, read in sorted(readers.items()):
+    entry = read(np.arange(1))
+    manifest_lib.check_column(name, entry.dtype, entry.shape[1:])
+  return readers
+
+
+def _write_column(folder, name, read, places, counts) -> Column:
+  """Writes the files of a column, its entries beside their images."""
+  samples, sums, start = np.argsort(places, kind="stable"), [], 0
+  entry = read(np.arange(1))
+  dtype = entry.dtype.newbyteorder("<")
+  for shard, count in enumerate(counts):
+    path = folder / manifest_lib.column_file(name, shard, len(counts))
+    np.save(path, read(samples[start : start + count]).astype(dtype), allow_pickle=False)
+    sums.append(sha256(path))
+    start += count
+  return Column(name, dtype.str, entry.shape[1:], tuple(sums))
 
 
 def _histogram(labels, num_classes) -> tuple[int, ...]:

@@ -5,13 +5,16 @@ The samples lie in random order in plain .npy files, which a manifest lists:
     folder/manifest.json
     folder/shard-00000-of-00016.images.npy     uint8 [n, h, w, c]
     folder/shard-00000-of-00016.labels.npy     int32 [n]
+    folder/shard-00000-of-00016.NAME.npy       numbers [n, …], of each named column
     …
 
 `shard_writer.write_shards` makes such a folder, `open_shards` opens it.
 """
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import threading
@@ -60,9 +63,9 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
   Args:
     folder: The folder that holds `manifest.json`.
     verify: "size" compares file sizes, shapes and dtypes with the manifest, and all labels with its
-      histogram; "read" also every file's checksum: the labels' now, the images' before a shard is
-      first read from, which reads it once more (.2 s for a shard of 65,536 CIFAR images); "sha256"
-      compares all checksums now; "none" only looks at the heads of the files.
+      histogram; "read" also every file's checksum: the labels' and columns' now, the images' before
+      a shard is first read from, which reads it once more (.2 s for a shard of 65,536 CIFAR
+      images); "sha256" compares all checksums now; "none" only looks at the heads of the files.
 
   Raises:
     DataFileError: a file is missing, truncated, damaged, or not what the manifest says.
@@ -72,8 +75,9 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
   folder = pathlib.Path(folder)
   manifest = manifest_lib.load(folder)
   files = [_open_shard(folder, shard, manifest.image_shape) for shard in manifest.shards]
+  columns = {each.name: _open_column(folder, manifest, each) for each in manifest.columns}
   if verify != "none":
-    _check_sizes(files)
+    _check_sizes([*files, *columns.values()])
     _check_labels(folder, files, manifest)
   _check_checksums(folder, manifest, verify)
   unverified = set(range(len(files))) if verify == "read" else set()
@@ -97,8 +101,7 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
     return images.read(offsets), read_labels
 
   def read(indices):
-    indices = as_indices(indices, int(starts[-1]), str(folder))
-    shards = np.searchsorted(starts, indices, side="right") - 1
+    indices, shards = _locate(indices, starts, str(folder))
     images = np.empty((len(indices), *manifest.image_shape), np.uint8)
     labels = np.empty(len(indices), np.int32)
     for shard in np.unique(shards):
@@ -116,10 +119,33 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
     read_shard=read_shard,
     manifest=manifest,
     class_names=manifest.class_names,
-    read_labels=lambda: np.concatenate(
-      [labels.read(np.arange(labels.shape[0])) for _, labels in files]
-    ),
+    read_labels=functools.partial(_read_labels, files),
+    columns={
+      name: functools.partial(_read_column, column, starts, str(folder))
+      for name, column in columns.items()
+    },
   )
+
+
+def _locate(indices, starts, folder) -> tuple[np.ndarray, np.ndarray]:
+  """Samples of the whole set, checked, and the shard of each; shard s begins with starts[s]."""
+  indices = as_indices(indices, int(starts[-1]), folder)
+  return indices, np.searchsorted(starts, indices, side="right") - 1
+
+
+def _read_labels(files) -> np.ndarray:
+  """The labels of all shards."""
+  return np.concatenate([labels.read(np.arange(labels.shape[0])) for _, labels in files])
+
+
+def _read_column(files, starts, folder, indices) -> np.ndarray:
+  """Entries of a column, which has a file for each shard."""
+  indices, shards = _locate(indices, starts, folder)
+  entries = np.empty((len(indices), *files[0].shape[1:]), files[0].dtype)
+  for shard in np.unique(shards):
+    rows = shards == shard
+    entries[rows] = files[shard].read(indices[rows] - starts[shard])
+  return entries
 
 
 def sha256(path) -> str:
@@ -130,23 +156,40 @@ def sha256(path) -> str:
 
 def _open_shard(folder, shard, image_shape) -> tuple[npy.RowFile, npy.RowFile]:
   """Opens the two files of a shard and compares their heads with the manifest."""
-  images, labels = npy.row_file(folder / shard.images), npy.row_file(folder / shard.labels)
-  for file, shape, dtype in (
-    (images, (shard.count, *image_shape), np.uint8),
-    (labels, (shard.count,), np.int32),
-  ):
-    if file.shape != shape or file.dtype != dtype:
-      reason = (
-        f"holds {file.dtype} {list(file.shape)}, but {manifest_lib.NAME} says "
-        f"{np.dtype(dtype)} {list(shape)}"
-      )
-      raise DataFileError(file.path, reason, _REMEDY)
-  return images, labels
+  return (
+    _open_file(folder / shard.images, (shard.count, *image_shape), np.uint8),
+    _open_file(folder / shard.labels, (shard.count,), np.int32),
+  )
+
+
+def _open_column(folder, manifest, column) -> list[npy.RowFile]:
+  """Opens the files of a named column and compares their heads with the manifest."""
+  counts = manifest.counts
+  return [
+    _open_file(
+      folder / manifest_lib.column_file(column.name, shard, len(counts)),
+      (count, *column.shape),
+      np.dtype(column.dtype),
+    )
+    for shard, count in enumerate(counts)
+  ]
+
+
+def _open_file(path, shape, dtype) -> npy.RowFile:
+  """Opens a file and compares its head with the manifest's."""
+  file = npy.row_file(path)
+  if file.shape != shape or file.dtype != dtype:
+    reason = (
+      f"holds {file.dtype} {list(file.shape)}, but {manifest_lib.NAME} says "
+      f"{np.dtype(dtype)} {list(shape)}"
+    )
+    raise DataFileError(file.path, reason, _REMEDY)
+  return file
 
 
 def _check_sizes(files) -> None:
   """Refuses a file that is shorter or longer than its head says."""
-  for file in (file for pair in files for file in pair):
+  for file in itertools.chain.from_iterable(files):
     expected, size = file.file_bytes, os.path.getsize(file.path)
     if size != expected:
       what = "is truncated" if size < expected else "is too long"
@@ -178,6 +221,11 @@ def _check_checksums(folder: pathlib.Path, manifest: manifest_lib.Manifest, veri
       _check_sha256(folder / shard.labels, shard.labels_sha256)
     if verify == "sha256":
       _check_sha256(folder / shard.images, shard.images_sha256)
+  if verify in ("read", "sha256"):
+    for column in manifest.columns:
+      for shard, expected in enumerate(column.sha256):
+        name = manifest_lib.column_file(column.name, shard, len(column.sha256))
+        _check_sha256(folder / name, expected)
 
 
 def _check_sha256(path, expected: str) -> None:

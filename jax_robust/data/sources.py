@@ -6,7 +6,7 @@ and `batches()`.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ Samples = tuple[np.ndarray, np.ndarray]
 
 ImageShape = tuple[int, ...]
 """(height, width, channels)."""
+
+Columns = Mapping[str, Callable[[np.ndarray], np.ndarray]]
+"""What else is known of samples, by name: `read(indices int64 [n]) -> array [n, …]`."""
 
 MAX_CLASSES = 100_000
 """More classes than any set has: a larger label is an id that was taken for a class."""
@@ -45,6 +48,8 @@ class Source:
     class_names: What the classes are called, in the order of the labels; () if the data do not say.
     read_labels: `() -> labels int32 [num_examples]`, for those that have them without the images.
     rows: Which samples of a whole set these are, where they were drawn from it, or None.
+    columns: What else is known of each sample, by name, such as a net's `confidence`. A view shows
+      those of its samples.
 
   >>> source = array_source(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, 1]))
   >>> source.read(np.array([2, 0]))[1]
@@ -59,6 +64,7 @@ class Source:
   class_names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
   read_labels: Callable[[], np.ndarray] | None = dataclasses.field(default=None, kw_only=True)
   rows: np.ndarray | None = dataclasses.field(default=None, kw_only=True, compare=False)
+  columns: Columns = dataclasses.field(default_factory=dict, kw_only=True, compare=False)
 
   def batches(self, batch_size: int = 1024) -> Iterator[Samples]:
     """Yields all samples in order, `batch_size` at a time."""
@@ -258,23 +264,33 @@ def labels_of(source: Source) -> np.ndarray:
   return np.concatenate([labels for _, labels in source.batches()])
 
 
+def columns_at(columns: Columns, rows_of: Callable[[np.ndarray], np.ndarray]) -> Columns:
+  """The columns of a view whose sample i is sample `rows_of(i)` of what they are columns of."""
+
+  def view(read):
+    return lambda indices: read(rows_of(indices))
+
+  return {name: view(read) for name, read in columns.items()}
+
+
 def select(source: Source, rows: np.ndarray, name: str) -> Source:
   """A view of the given samples of `source`, in their order; nothing is copied."""
   check_source(source)
   rows = as_indices(rows, source.num_examples, source.name)
 
-  def read(indices):
-    return source.read(rows[as_indices(indices, len(rows), name)])
+  def rows_of(indices):
+    return rows[as_indices(indices, len(rows), name)]
 
   return Source(
     name,
     len(rows),
     source.image_shape,
     source.num_classes,
-    read,
+    lambda indices: source.read(rows_of(indices)),
     class_names=source.class_names,
     read_labels=lambda: labels_of(source)[rows],
     rows=rows,
+    columns=columns_at(source.columns, rows_of),
   )
 
 
@@ -291,17 +307,18 @@ def subset(source: Source, start: int, stop: int) -> Source:
     )
   name = f"{source.name}[{start}:{stop}]"
 
-  def read(indices):
-    return source.read(as_indices(indices, stop - start, name) + start)
+  def rows_of(indices):
+    return as_indices(indices, stop - start, name) + start
 
   return Source(
     name,
     stop - start,
     source.image_shape,
     source.num_classes,
-    read,
+    lambda indices: source.read(rows_of(indices)),
     class_names=source.class_names,
     read_labels=lambda: labels_of(source)[start:stop],
+    columns=columns_at(source.columns, rows_of),
   )
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from jax_robust.data import draws
-from jax_robust.data.sources import labels_of
+from jax_robust.data import columns, draws
+from jax_robust.data.sources import Source, labels_of
 from jax_robust.errors import WorkdirError
 from jax_robust.runs import overfitting, workdir
 from jax_robust.runs.evaluation import check_select, make_score
@@ -27,7 +28,7 @@ def train(config: Any, path: pathlib.Path, training: Training | None = None) -> 
       f"{path} is a run that holds out the first images, and the training that was given holds out "
       "images by class: build it with config.data.draw='first'"
     )
-  given = labels_of(sets.train) if config.data.labels or config.data.label_noise else None
+  given = _targets(sets.train) if config.data.labels or config.data.label_noise else None
   heldout = sets.heldout if config.data.num_heldout else None
   workdir.note_data(path, sets.train, heldout, labels=given)
   outcome = _train(config, path, training)
@@ -38,6 +39,12 @@ def train(config: Any, path: pathlib.Path, training: Training | None = None) -> 
   if not outcome.preempted:
     workdir.write_result(path, "train", result)
   return result
+
+
+def _targets(source: Source) -> np.ndarray:
+  """What is learned of each image: probabilities `[n, k]` where there are such, or labels `[n]`."""
+  read = columns.probabilities_reader(source)
+  return read(np.arange(source.num_examples)) if read else labels_of(source)
 
 
 @contextlib.contextmanager

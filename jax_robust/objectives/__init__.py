@@ -31,10 +31,15 @@ OBJECTIVES = {
 }
 """The objectives by the name a config gives them."""
 
+NEED_LABELS = ("macer", "smoothadv", "smoothmix")
+"""Objectives that are defined for a label: of other targets they take the largest entry, which
+loses what a teacher's probabilities say."""
+
 UPDATES: dict[str, UpdateRecipe] = {"free": FREE}
 """Training methods that are no single gradient of one loss, by the name a config gives them."""
 
 __all__ = [
+  "NEED_LABELS",
   "OBJECTIVES",
   "UPDATES",
   "adversarial",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import attacks, models
-from jax_robust.data import classes, convert, draws, labels, shards, sources, tfds
+from jax_robust.data import classes, columns, convert, draws, labels, shards, sources, tfds
 from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
@@ -32,10 +32,23 @@ class Data(NamedTuple):
 
 
 def load_split(config, split: str, *, key: str = "name") -> sources.Source:
-  """One split of the data set that a key of the block `data` names.
+  """One split of the data set that a key of the block `data` names, or what `data.classes` leaves.
 
   It is TFDS's, a folder's, scikit-learn's digits, or noise.
   """
+  return _of_classes(config, _open_split(config, split, key))
+
+
+def _of_classes(config, source: sources.Source) -> sources.Source:
+  """What is left of a set by `data.classes`: all of it by default."""
+  if not config.data.classes:
+    return source
+  with from_config("data.classes"):
+    return classes.only(source, config.data.classes)
+
+
+def _open_split(config, split: str, key: str) -> sources.Source:
+  """One split of a data set, with all its classes."""
   options, name = config.data, config.data[key]
   if name == MADE:
     return made_source(split)
@@ -74,6 +87,11 @@ def data(config) -> Data:
     )
   whole = load_train(config)
   test = load_test(config, classes.classes_of(whole))
+  if test.image_shape != whole.image_shape:
+    raise ConfigError(
+      f"the test split {test.name} has image_shape {test.image_shape}, {whole.name}, which is "
+      f"trained on, has {whole.image_shape}: bring both to one size and number of channels first"
+    )
   train, heldout = whole, test
   if config.data.num_heldout:
     train, heldout = hold_out(config, whole)
@@ -86,9 +104,17 @@ def load_train(config) -> sources.Source:
   options, source = config.data, load_split(config, config.data.train_split)
   if options.labels:
     given, class_names = labels.load_labels(options.labels)
+    probabilities = labels.load_probabilities(options.labels)
     with from_config("data.labels"):
-      source = labels.with_labels(source, given, class_names=class_names)
+      source = labels.with_labels(
+        source, given, probabilities=probabilities, class_names=class_names
+      )
   if options.label_noise:
+    if columns.probabilities_reader(source) is not None:
+      raise ConfigError(
+        f"config.data.label_noise={options.label_noise}: {source.name} is trained on "
+        "probabilities, and only labels can be replaced by wrong ones; set one of the two"
+      )
     with from_config("data.label_noise"):
       noisy = labels.inject_label_noise(
         sources.labels_of(source), options.label_noise, num_classes=source.num_classes,
@@ -132,6 +158,8 @@ def draw_rule(config) -> str:
 def train_class_names(config) -> tuple[str, ...]:
   """What the classes of a folder's training split are called, without reading images; or ()."""
   name = config.data.name
+  if config.data.classes:
+    return ()
   return convert.split_class_names(name, config.data.train_split) if "/" in name else ()
 
 
@@ -148,12 +176,13 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
     )
   else:
     source = convert.open_source(path)
+  is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
+  source = _of_classes(config, source)
   if original.image_shape != source.image_shape:
     raise ConfigError(
       f"generated.path={path!r} has image_shape {source.image_shape}, {original.name} has "
       f"{original.image_shape}: make shards of images like the originals"
     )
-  is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
   try:
     return classes.agree(source, classes.classes_of(original), may_lack=not is_noted)
   except ValueError as error:

@@ -170,7 +170,7 @@ def _is_block(value: Any) -> bool:
 
 
 _OTHER_KINDS = {
-  "evaluation.exit": int | str, "early_exit.aim": int | str,
+  "data.classes": Sequence[int | str], "evaluation.exit": int | str, "early_exit.aim": int | str,
   "autoattack.version": str | Sequence[str], "early_exit.version": str | Sequence[str],
 }  # fmt: skip
 """Of plain keys that take more than their default's type."""

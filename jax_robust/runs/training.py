@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_robust import attacks, objectives
 from jax_robust import config as config_lib
-from jax_robust.data import augment, pipeline, sources
+from jax_robust.data import augment, columns, mixture, pipeline, sources
 from jax_robust.errors import ConfigError, check_eps, check_sigma
 from jax_robust.runs import build, devices, keys, weights
 from jax_robust.runs.blocks import block, call, check_name, check_options, from_config
@@ -58,6 +58,8 @@ def make_training(config: Any, *, mesh: Mesh | None = None) -> Training:
     ConfigError, DataFileError: what can't be used, by its key or file.
   """
   sets = build.data(config)
+  soft = _has_probabilities(config, sets)
+  _check_targets(config, sets, soft)
   net = build.model(config, sets.train.num_classes)
   mesh = mesh or devices.make_mesh(config, net)
   method, optimizer = training_method(config), make_optimizer(config, sets.train)
@@ -71,7 +73,7 @@ def make_training(config: Any, *, mesh: Mesh | None = None) -> Training:
   with from_config("objective"):
     # What jit traces here it need not trace again; under pmap, the trace of one device has to do.
     traced = step_fn if config.parallel == "jit" else make_update(None)
-    batch = _batch_shapes(sets.train, config.batch.size)
+    batch = _batch_shapes(sets.train, config.batch.size, soft)
     jax.eval_shape(
       traced,
       parallel.abstract(shapes, mesh, specs),
@@ -181,10 +183,35 @@ def _fresh_state(config, net, sets, method, optimizer) -> state.TrainState:
     )
 
 
-def _batch_shapes(source: sources.Source, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _has_probabilities(config, sets: build.Data) -> bool:
+  """Whether probabilities are trained on, in place of labels."""
+  share = config.batch.original_share
+  return mixture.has_probabilities(sets.train, sets.generated, original_share=share)
+
+
+def _check_targets(config, sets: build.Data, soft: bool) -> None:
+  """Raises ConfigError where an objective that needs labels would get probabilities."""
+  name = config.objective.name
+  if soft and name in objectives.NEED_LABELS:
+    raise ConfigError(
+      f"config.objective.name={name!r} needs labels, and what is trained on are the probabilities "
+      f"of {sets.train.name}; {', '.join(objectives.NEED_LABELS)} can't take them; choose another "
+      "objective, or a file of labels alone (data.labels)"
+    )
+
+
+def _batch_shapes(source: sources.Source, size: int, soft: bool) -> dict[str, jax.ShapeDtypeStruct]:
   """A batch as the pipelines deliver it, without its content."""
-  kinds = {"image": np.uint8, "label": np.int32, "generated": np.bool_, "row": np.int32}
+  kinds: dict[str, Any] = {
+    "image": np.uint8,
+    "label": np.int32,
+    "generated": np.bool_,
+    "row": np.int32,
+  }
   shapes = {"image": (size, *source.image_shape)}
+  if soft:
+    kinds[columns.PROBABILITIES] = np.float32
+    shapes[columns.PROBABILITIES] = (size, source.num_classes)
   return {
     name: jax.ShapeDtypeStruct(shapes.get(name, (size,)), kind) for name, kind in kinds.items()
   }

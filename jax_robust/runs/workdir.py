@@ -260,7 +260,8 @@ def note_data(
     folder: the workdir.
     source: the images that are trained on.
     heldout: those that were held out.
-    labels: those that are trained on, where they are not the data set's own: their digest is noted.
+    labels: what is trained on, where it is not the data set's own: labels `[n]` or probabilities
+      `[n, k]`, whose digest is noted.
 
   Raises:
     WorkdirError: the run was started on images of another shape, of other classes, with other
@@ -277,7 +278,8 @@ def note_data(
   if heldout is not None and heldout.rows is not None:
     data["heldout"] = drawn(heldout)
   if labels is not None:
-    data["labels_sha256"] = hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
+    kind = "<f4" if labels.ndim > 1 else "<i4"
+    data["labels_sha256"] = hashlib.sha256(labels.astype(kind).tobytes()).hexdigest()
   path, told = folder / DATA, {"num_train": source.num_examples}  # for axes: not compared
   if path.exists():
     stored = read_note(path)

@@ -8,6 +8,7 @@ from image_sets import class_folders, values_by_class
 
 from jax_robust.data import classes, convert, files
 from jax_robust.data.classes import Classes, agree, same_classes
+from jax_robust.data.columns import with_columns
 from jax_robust.data.sources import array_source
 from jax_robust.errors import DataFileError
 
@@ -92,6 +93,40 @@ def test_without_names_the_numbers_count():
     agree(_set(3, PETS), Classes(2, ()))
   with pytest.raises(ValueError, match="num_classes 2 there and 3 here"):
     agree(_set(2), Classes(3, ()), may_lack=False)
+
+
+@pytest.mark.parametrize(
+  ("wanted", "names"), [(("ship", "cat"), PETS), ((2, 0), PETS), ((2, 0), ())]
+)
+def test_some_classes_are_taken_alone(wanted, names):
+  images = np.arange(6, dtype=np.uint8).reshape(-1, 1, 1, 1)
+  whole = array_source(images, [0, 1, 2, 2, 1, 0], num_classes=3, class_names=names)
+  source = classes.only(with_columns(whole, {"confidence": np.arange(6)}), wanted)
+  found, labels = source.read(np.arange(4))
+  assert found.ravel().tolist() == [0, 2, 3, 5] and labels.tolist() == [1, 0, 0, 1]
+  assert source.read_labels().tolist() == labels.tolist() and source.num_classes == 2
+  assert source.class_names == (("ship", "cat") if names else ("2", "0")) and source.rows is None
+  assert source.columns["confidence"](np.array([3, 1])).tolist() == [5, 2]
+
+
+PROBS = np.full((3, 3), 1 / 3)
+NO_CLASSES = {
+  "unknown": (_set(3, PETS), ("cat", "dgo"), r"'dgo' is no class of set: .*'dog', 'ship'\]"),
+  "number": (_set(3, PETS), (0, 3), r"3 is no class of set: expected some of \['cat'"),
+  "nameless": (_set(3), ("cat", "dog"), r"'cat' is no class .*'2'\], given by number"),
+  "twice": (_set(3, PETS), ("cat", 0), r"classes=\('cat', 0\): expected two or more"),
+  "one": (_set(3, PETS), ("cat",), "expected two or more of the classes of set"),
+  "truth": (_set(3, PETS), (True, 0), "True is no class"),
+  "probabilities": (
+    with_columns(_set(3, PETS), {"probabilities": PROBS}), ("cat", "dog"), "say nothing of some"
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source, wanted, message", NO_CLASSES.values(), ids=NO_CLASSES)
+def test_what_are_no_classes_is_refused(source, wanted, message):
+  with pytest.raises(ValueError, match=message):
+    classes.only(source, wanted)
 
 
 SPLITS = {

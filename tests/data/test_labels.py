@@ -53,7 +53,9 @@ def test_no_mistake_is_a_correct_label():
 
 
 def test_classes_that_are_never_given_are_warned_of():
-  with pytest.warns(errors.RobustnessWarning, match=r"label \['dog', 'ship'\].*2 of 3 classes"):
+  with pytest.warns(
+    errors.RobustnessWarning, match=r"label \['dog', 'ship'\].*2 of 3 classes: at most 33%"
+  ):
     labels.relabel(SOURCE, lambda images: np.eye(3)[np.zeros(len(images), int)])
 
 
@@ -88,7 +90,33 @@ def test_files_hold_labels_and_names(tmp_path):
   assert given.tolist() == [1, LEFT_OUT] and names == ("zero", "one")
 
 
+PROBS = np.array([[0.2, 0.8], [np.nan, np.nan], [0.6, 0.4], [1.0, 0.0]], np.float32)
+
+
+def test_probabilities_stand_beside_labels(tmp_path):
+  np.savez(tmp_path / "soft.npz", probabilities=PROBS)
+  given, names = labels.load_labels(tmp_path / "soft.npz")
+  assert given.tolist() == [1, LEFT_OUT, 0, 0] and names is None
+  labels.save_labels(tmp_path / "both.npz", [0, 1, LEFT_OUT, 1], ("a", "b"), probabilities=PROBS)
+  given, names = labels.load_labels(tmp_path / "both.npz")
+  assert given.tolist() == [0, LEFT_OUT, LEFT_OUT, 1] and names == ("a", "b")
+  probs = labels.load_probabilities(tmp_path / "both.npz")
+  four = array_source(IMAGES[:4], TRUE[:4])
+  source = labels.with_labels(four, given, probabilities=probs, class_names=names)
+  assert first_pixels(source) == ([0, 3], [0, 1])
+  np.testing.assert_array_equal(source.columns["probabilities"](np.arange(2)), PROBS[[0, 3]])
+  assert labels.with_labels(source, [0, 1]).columns == {}
+  np.save(tmp_path / "plain.npy", TRUE)
+  assert labels.load_probabilities(tmp_path / "plain.npy") is None
+
+
 BAD = {
+  "half a row": (
+    lambda: labels.with_labels(SOURCE, TRUE, probabilities=np.where(np.eye(6, 3), np.nan, 0.5)),
+    "are no probabilities"),
+  "too few rows": (
+    lambda: labels.with_labels(SOURCE, TRUE, probabilities=PROBS),
+    "4 rows of probabilities for 6 labels"),
   "too few": (lambda: labels.with_labels(SOURCE, TRUE[:4]), r"int64\[4\], expected integers \[6\]"),
   "floats": (lambda: labels.with_labels(SOURCE, TRUE * 1.0), r"float64\[6\], expected integers"),
   "outside": (lambda: labels.with_labels(SOURCE, TRUE + 1), r"labels \[3\] are outside 0 to 2"),
@@ -119,6 +147,12 @@ BAD_FILES = {
   "missing": (None, "there is no such file"),
   "damaged": (b"\x93NUMPY\x01\x00", "can't be read as labels"),
   "pickled": (np.array([{}], object), "can't be read as labels"),
+  "integers as probabilities": ({"probabilities": np.eye(3, dtype=int)}, "expected floats"),
+  "other lengths": (
+    {"label": np.arange(2), "probabilities": np.eye(3)},
+    "2 labels and 3 rows of probabilities",
+  ),
+  "other names": ({"labels": TRUE}, "neither 'label' nor 'probabilities'"),
   "one-hot": (np.eye(3), r"float64\[3, 3\], expected integers \[n\]"),
 }
 
@@ -128,6 +162,9 @@ def test_bad_files_are_refused(tmp_path, content, message):
   path = tmp_path / "labels.npy"
   if isinstance(content, bytes):
     path.write_bytes(content)
+  elif isinstance(content, dict):
+    with path.open("wb") as stream:
+      np.savez(stream, **content)
   elif content is not None:
     np.save(path, content, allow_pickle=True)
   with pytest.raises(errors.DataFileError, match=message):

@@ -72,6 +72,21 @@ def test_another_split_is_trained_on(tiny, tmp_path):
   assert counts == [3, 3, 9]
 
 
+def test_some_classes_are_trained_tested_and_generated_alike(tiny, pets):
+  config = _config(
+    tiny, pets, data__classes=("dog", "ant"), batch__original_share=0.5,
+    generated__path=str(pets / "train"),
+  )  # fmt: skip
+  data = build.data(config)
+  for source in (data.train, data.heldout, data.test, data.generated):
+    assert (source.num_classes, source.class_names) == (2, ("dog", "ant"))
+    images, labels = source.read(np.arange(source.num_examples))
+    assert [NAMES[k] for k in images[:, 0, 0, 0] // 60] == [("dog", "ant")[k] for k in labels]
+  config.data.classes = ("dog", "aunt")
+  with pytest.raises(ConfigError, match=r"config.data.classes: 'aunt' is no class .*'ant'"):
+    build.data(config)
+
+
 def test_the_test_split_is_matched_by_name(tiny, pets, run, capsys):
   config = _config(tiny, pets, job="evaluate", evaluation__num_examples=6)
   result = jobs.run(config, run)

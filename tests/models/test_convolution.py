@@ -129,6 +129,7 @@ def test_kernel_gradients_are_summed_over_devices(check_vma):
 NETS = {
   "cifar_resnet": {"depth": 8},
   "preact_resnet18": {"width": 2},
+  "resnet18": {"width": 2},
   "wide_resnet": {"depth": 10, "width": 1},
   "small_cnn": {"channels": (4, 8), "strides": (1, 2)},
   "mlp": {"hidden": (4,)},
@@ -156,10 +157,13 @@ def test_plain_convolutions_are_one_option_away(name, draw_variables):
   assert " convolution[" not in str(jax.make_jaxpr(plain)(x))
 
 
-# ResNet-50's first layer is among the layouts above; all of it takes long to compile.
+# ResNet-50's first layer is among the layouts above, and ResNet-18 has the layers of CifarResNet.
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(n, marks=pytest.mark.slow if n == "resnet50" else ()) for n in models.MODELS],
+  [
+    pytest.param(n, marks=pytest.mark.slow if n in ("resnet18", "resnet50") else ())
+    for n in models.MODELS
+  ],
 )
 def test_both_modes_through_every_net(name, draw_variables):
   """Forward mode, and forward over reverse, are those of the net with XLA's convolutions."""
