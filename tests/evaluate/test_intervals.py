@@ -80,3 +80,13 @@ def test_table_is_markdown_with_aligned_columns():
     "| longer | .812  | .000   | 3      |",
     "| short  |       |        |        |",
   ]
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_few_values_are_covered(count):
+  draws = np.random.default_rng(0).normal(5, 2, (4000, count))
+  found = [intervals.student_interval(each) for each in draws]
+  covered = np.mean([each.low <= 5 <= each.high for each in found])
+  assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 4000)
+  with pytest.raises(ValueError, match="expected two numbers or more"):
+    intervals.student_interval(draws[0, :1])
