@@ -11,7 +11,7 @@ from jax_robust.models.layers import BatchNorm
 from jax_robust.models.lenet import LeNet
 from jax_robust.models.msdnet import MSDNet
 from jax_robust.models.preact_resnet import PreActResNet18
-from jax_robust.models.resnet import CifarResNet, ResNet50
+from jax_robust.models.resnet import CifarResNet, ResNet18, ResNet50
 from jax_robust.models.small import MLP, SmallCNN
 from jax_robust.models.wide_resnet import WideResNet
 
@@ -21,6 +21,7 @@ MODELS: dict[str, type[nn.Module]] = {
   "mlp": MLP,
   "msdnet": MSDNet,
   "preact_resnet18": PreActResNet18,
+  "resnet18": ResNet18,
   "resnet50": ResNet50,
   "small_cnn": SmallCNN,
   "wide_resnet": WideResNet,
@@ -37,6 +38,7 @@ __all__ = [
   "LeNet",
   "MSDNet",
   "PreActResNet18",
+  "ResNet18",
   "ResNet50",
   "SmallCNN",
   "WideResNet",

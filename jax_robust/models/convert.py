@@ -37,6 +37,7 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     (r"^layer_(\d+)_block_(\d+)", r"layer_\1.\2"),
   ),
   "cifar_resnet": _RESNET,
+  "resnet18": _RESNET,
   "resnet50": _RESNET,
   # The program's modules are numbered by their place: `first` is a block's 0.
   "msdnet": (

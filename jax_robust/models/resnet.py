@@ -1,4 +1,4 @@
-"""ResNets with activation after the sum: `CifarResNet` for 32x32 images, and `ResNet50`."""
+"""ResNets with activation after the sum: two for 32x32 images, and `ResNet50`."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -88,6 +88,41 @@ class CifarResNet(ResidualNet, kw_only=True):
     for group in range(3):
       for number in range((self.depth - 2) // 6):
         features = (16 << group,) * 2
+        y = self.block(PostActBlock, group, number, features, kernel_sizes=(3, 3))(y, train)
+    return self.head(y)
+
+
+class ResNet18(ResidualNet, kw_only=True):
+  """ResNet-18 for 32x32 images: a 3x3 convolution with stride 1 and no max-pool at the start.
+
+  Four groups of two blocks with 1, 2, 4 and 8 times `width` channels and strides 1, 2, 2, 2, mean
+  over space, linear. Shortcuts that change shape are projected by a 1x1 convolution.
+
+  Submodules: those of `CifarResNet`.
+
+  Guarantees:
+    `parameter_counts`: 11,173,962 for 10 classes.
+
+  Attributes:
+    width: channels of the first group.
+    The others are `ResidualNet`'s; the running averages keep .9, as PyTorch's do.
+
+  Reference: He et al. 2016 (arXiv:1512.03385), as it is usually trained on CIFAR-10.
+  """
+
+  width: int = 64
+  bn_momentum: float = 0.9
+  has_torch_init = True
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
+    conv, batchnorm = self.conv_factory(), self.batchnorm_factory()
+    y = self.preprocess(x)
+    y = conv(self.width, 3, padding=1, kernel_init=FAN_OUT, name="init_conv")(y)
+    y = self.activate(batchnorm(name="batchnorm")(y, train))
+    for group in range(4):
+      for number in range(2):
+        features = (self.width << group,) * 2
         y = self.block(PostActBlock, group, number, features, kernel_sizes=(3, 3))(y, train)
     return self.head(y)
 

@@ -129,6 +129,7 @@ def test_kernel_gradients_are_summed_over_devices(check_vma):
 NETS = {
   "cifar_resnet": {"depth": 8},
   "preact_resnet18": {"width": 2},
+  "resnet18": {"width": 2},
   "wide_resnet": {"depth": 10, "width": 1},
   "small_cnn": {"channels": (4, 8), "strides": (1, 2)},
   "mlp": {"hidden": (4,)},

@@ -16,6 +16,7 @@ from jax_robust.models.convert import from_torch, load_arrays, to_torch
     ("lenet", {}, (28, 28, 1), 10, 431_080),
     ("cifar_resnet", {"depth": 20}, (32, 32, 3), 10, 272_474),
     ("cifar_resnet", {"depth": 110}, (32, 32, 3), 10, 1_730_714),
+    ("resnet18", {}, (32, 32, 3), 10, 11_173_962),
     ("resnet50", {}, (224, 224, 3), 1000, 25_557_032),
     ("resnet50", {"stem": "cifar"}, (32, 32, 3), 10, 23_520_842),
   ],

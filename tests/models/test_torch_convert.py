@@ -24,6 +24,7 @@ NETS = {
   "preact_resnet18": models.PreActResNet18(num_classes=3, width=2),
   "small_cnn": models.SmallCNN(num_classes=3, channels=(4,), strides=(1,), bn_debias=True),
   "cifar_resnet": models.CifarResNet(num_classes=3, depth=8),
+  "resnet18": models.ResNet18(num_classes=3, width=2),
   "resnet50": models.ResNet50(num_classes=3),
 }
 
