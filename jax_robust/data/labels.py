@@ -140,7 +140,8 @@ def warn_of_missing(given: np.ndarray, source: Source) -> None:
     names = [source.class_names[k] if source.class_names else k for k in missing]
     warn(
       f"no image of {source.name} was given the label {names}: a net that is trained on these "
-      f"labels is wrong on all images of {len(missing)} of {source.num_classes} classes"
+      f"labels is wrong on all images of {len(missing)} of {source.num_classes} classes: at most "
+      f"{1 - len(missing) / source.num_classes:.0%} are right where all classes are as frequent"
     )
 
 

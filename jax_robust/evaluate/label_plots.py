@@ -1,10 +1,11 @@
-"""Pictures of labels: how often each was given, and what is taken for what."""
+"""Pictures of labels and of what was learned from them: counts, confusions, shares of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jax_robust.evaluate import plot_style
+from jax_robust.evaluate.intervals import Interval
 
 
 def draw_labels_and_confusion(
@@ -35,4 +36,69 @@ def draw_labels_and_confusion(
       color = "white" if share > 50 else "black"
       matrix.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
   matrix.set_title("% of the true class", loc="right", fontsize=8, color="0.4")
+  plot_style.save(path, figure)
+
+
+def draw_labels(path, counts: Mapping[str, np.ndarray], class_names: Sequence[str] = ()) -> None:
+  """How often each class is the label, in several sets side by side.
+
+  Args:
+    path: of the PNG.
+    counts: `[k]`, by the name of the set.
+    class_names: in the order of the labels; () shows numbers.
+  """
+  num_classes = len(next(iter(counts.values())))
+  names = list(class_names) or [str(k) for k in range(num_classes)]
+  figure, axes = plot_style.make_axes((6.4, 0.32 * num_classes + 1.4), "images", "")
+  height = 0.8 / len(counts)
+  for number, (name, each) in enumerate(counts.items()):
+    places = np.arange(num_classes) + (number - (len(counts) - 1) / 2) * height
+    axes.barh(places, each, height, color=plot_style.COLORS[number], label=f"{name}")
+  axes.set_yticks(range(num_classes), names)
+  axes.invert_yaxis()
+  plot_style.save_with_legend(path, figure, axes)
+
+
+def draw_shares(
+  path,
+  panels: Mapping[str, Mapping[str, Interval]],
+  *,
+  published: Mapping[str, Mapping[str, float]] | None = None,
+  chance: float | None = None,
+) -> None:
+  """Shares of images as bars with their intervals, a panel for each kind of share.
+
+  Args:
+    path: of the PNG.
+    panels: by what is measured, the intervals by the name of the net.
+    published: published shares, by panel and net, shown as diamonds.
+    chance: a dashed line.
+  """
+  published = published or {}
+  most = max(map(len, panels.values()))
+  figure = plot_style.make_figure(5.2 * len(panels), 0.42 * most + 1.3)
+  for axes, (measure, shares) in zip(
+    np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
+  ):
+    values = [100 * each.value for each in shares.values()]
+    ends = [[100 * (each.value - each.low) for each in shares.values()],
+            [100 * (each.high - each.value) for each in shares.values()]]  # fmt: skip
+    axes.barh(range(len(shares)), values, 0.62, color=plot_style.COLORS[0], alpha=0.75)
+    axes.errorbar(values, range(len(shares)), xerr=ends, fmt="none", ecolor="black", capsize=3)
+    theirs = published.get(measure, {})
+    places = [place for place, name in enumerate(shares) if name in theirs]
+    if places:
+      axes.plot(
+        [100 * theirs[name] for name in shares if name in theirs], places, "D",
+        color=plot_style.COLORS[1], markersize=6, label="published",
+      )  # fmt: skip
+    if chance is not None:
+      axes.axvline(100 * chance, color="0.35", linestyle="--", linewidth=1, label="chance")
+    axes.set_yticks(range(len(shares)), list(shares))
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 100), xlabel=f"{measure}, %")
+    axes.set_title("lines: 95 % intervals", loc="right", fontsize=8, color="0.4")
+    if places or chance is not None:
+      axes.legend(frameon=False, fontsize=8, loc="lower right")
+    plot_style.add_grid(axes)
   plot_style.save(path, figure)

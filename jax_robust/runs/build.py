@@ -74,6 +74,11 @@ def data(config) -> Data:
     )
   whole = load_train(config)
   test = load_test(config, classes.classes_of(whole))
+  if test.image_shape != whole.image_shape:
+    raise ConfigError(
+      f"the test split {test.name} has image_shape {test.image_shape}, {whole.name}, which is "
+      f"trained on, has {whole.image_shape}: bring both to one size and number of channels first"
+    )
   train, heldout = whole, test
   if config.data.num_heldout:
     train, heldout = hold_out(config, whole)

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 STUDIES = {
+  "own_mistakes": "jax_robust.studies.own_mistakes:own_mistakes",
   "other_images": "jax_robust.studies.other_images:other_images",
   "two_dimensional": "jax_robust.studies.two_dimensional:two_dimensional",
 }
 """What `config.study.name` may be: `module:name` of the function, by the name of the study."""
 
-ANSWERS = ("held here", "not held here", "not decidable at this size")
+HELD, NOT_HELD, UNDECIDED = "held here", "not held here", "not decidable at this size"
+ANSWERS = (HELD, NOT_HELD, UNDECIDED)
 
 
 class Finding(NamedTuple):
@@ -25,7 +27,6 @@ class Finding(NamedTuple):
     ours: our numbers, by name; nested where there are several settings.
     published: the published numbers, under the same names.
     num_seeds: how many seeds each of our numbers is from.
-    preempted: whether it was told to stop before the end; the numbers are then missing.
   """
 
   claim: str
@@ -33,8 +34,3 @@ class Finding(NamedTuple):
   ours: Mapping[str, Any]
   published: Mapping[str, Any]
   num_seeds: int
-  preempted: bool = False
-
-
-PREEMPTED = Finding("", "", {}, {}, num_seeds=0, preempted=True)
-"""What a study returns that was told to stop: the same command goes on."""

@@ -15,7 +15,7 @@ from jax_robust.attacks.recipes import parameters
 from jax_robust.errors import ConfigError, check_options
 from jax_robust.runs import devices, workdir
 from jax_robust.runs.blocks import block, check_name, from_config
-from jax_robust.studies import STUDIES, Finding
+from jax_robust.studies import STUDIES, Finding, plan
 
 
 def study(config: Any, path: pathlib.Path) -> dict[str, Any]:
@@ -23,9 +23,10 @@ def study(config: Any, path: pathlib.Path) -> dict[str, Any]:
   options = block(config, "study")
   name, began = options.pop("name"), time.monotonic()
   run: Callable[..., Any] = job_table.load(STUDIES[name])
-  with from_config("study"):
-    finding: Finding = run(config, path, **options)
-  if finding.preempted:
+  try:
+    with from_config("study"):
+      finding: Finding = run(config, path, **options)
+  except plan.Preempted:
     return {"preempted": True}
   result = {
     "study": name,

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jax_robust import jobs
 from jax_robust.data import labels as other_labels
 from jax_robust.data.sources import Source
 from jax_robust.errors import check_count, check_name
 from jax_robust.evaluate import label_plots
 from jax_robust.evaluate.intervals import mean_interval
-from jax_robust.runs import build, exits, nets
-from jax_robust.studies import PREEMPTED, Finding
+from jax_robust.runs import build
+from jax_robust.studies import HELD, NOT_HELD, Finding, plan
 
 MODES = ("none", "own", "teacher", "matched")
+_MATCHED = MODES[-1]
 _HELD = 0.8  # of the test images, for the answer
 _PUBLISHED = {"teacher": 0.991, "student": 0.9104, "student, MNIST's normalisation": 0.945}
 
@@ -74,12 +74,8 @@ def other_images(
       f"{theirs.image_shape}: make images of one shape first"
     )
   moments = {"teacher": moments_of(theirs), "own": moments_of(given)}
-  measured: list[dict[str, Any]] = []
-  for seed in range(config.seed, config.seed + num_seeds):
-    found = _run_seed(config, path, seed, given, images, modes, moments)
-    if found is None:
-      return PREEMPTED
-    measured.append(found)
+  seeds = range(config.seed, config.seed + num_seeds)
+  measured = [_run_seed(config, path, seed, given, images, modes, moments) for seed in seeds]
   ours = _summary(measured, modes)
   if jax.process_index() == 0:
     place = path / "results" / "other_images.png"
@@ -92,7 +88,7 @@ def other_images(
   return Finding(
     claim="A net trained on images of clothes, labelled by a net that knows digits only, "
     "recognises digits.",
-    answer="held here" if best.low > _HELD else "not held here",
+    answer=HELD if best.low > _HELD else NOT_HELD,
     ours=ours,
     published=_PUBLISHED,
     num_seeds=num_seeds,
@@ -112,90 +108,63 @@ def moments_of(source: Source) -> Moments:
 
 def _load(config, images: str) -> Source:
   """The training split of the other data set."""
-  return build.load_split(_changed(config, {"name": images}), config.data.train_split)
+  return build.load_split(plan.changed(config, data={"name": images}), config.data.train_split)
 
 
-def _run_seed(config, path, seed, given, images, modes, moments) -> dict[str, Any] | None:
-  """A teacher and its students, trained as far as the workdir says; None if told to stop."""
-  teacher = _changed(config, {}, seed=seed, normalised=moments["teacher"])
+def _run_seed(config, path, seed, given, images, modes, moments) -> dict[str, Any]:
+  """A teacher and its students, trained as far as the workdir says."""
+  teacher = _normalised(plan.changed(config, seed=seed), moments["teacher"])
   place = path / "runs" / f"teacher_{seed}"
-  if jobs.run(teacher, place)["preempted"]:
-    return None
-  says = _predictions(teacher, place)
-  found: dict[str, Any] = {"teacher": says.accuracy, "student": {}, "agreement": {}}
-  found |= {"confusion": {}, "class_names": says.class_names}
-  for mode in modes:
-    matched = mode == "matched"
-    file = path / "labels" / f"teacher_{seed}{'_matched' if matched else ''}.npz"
+  plan.train(teacher, place)
+  says = plan.predict(teacher, place)
+  files = {mode: path / "labels" / _file_name(seed, mode) for mode in modes}
+  for mode, file in files.items():
     if not file.exists():
-      seen = _changed(teacher, {}, normalised=moments["own"]) if matched else teacher
-      labels = _predictions(seen, place, given).labels
+      seen = _normalised(teacher, moments["own"]) if mode == _MATCHED else teacher
+      labels = plan.predict(seen, place, given).labels
       other_labels.warn_of_missing(labels, given)
       other_labels.save_labels(file, labels, says.class_names)
-    if not matched or "histogram" not in found:
-      labels, _ = other_labels.load_labels(file)
-      found["histogram"] = np.bincount(labels, minlength=says.num_classes)
-    student = _changed(
-      config, {"name": images, "labels": str(file), "test_name": config.data.name},
-      seed=seed + 1000, normalised=_of_student(mode, moments),
-    )  # fmt: skip
+  shown = min(
+    modes, key=lambda mode: mode == _MATCHED
+  )  # labels of images as the teacher knows them
+  labels, _ = other_labels.load_labels(files[shown])
+  found: dict[str, Any] = {
+    "teacher": says.accuracy, "student": {}, "agreement": {}, "confusion": {},
+    "class_names": says.class_names,
+    "histogram": np.bincount(labels, minlength=says.num_classes),
+  }  # fmt: skip
+  for mode, file in files.items():
+    data = {"name": images, "labels": str(file), "test_name": config.data.name}
+    student = _normalised(
+      plan.changed(config, data=data, seed=seed + plan.STUDENT), _of_student(mode, moments)
+    )
     run = path / "runs" / f"student_{seed}_{mode}"
-    if jobs.run(student, run)["preempted"]:
-      return None
-    tested = _changed(student, {}, normalised=moments["teacher"]) if matched else student
-    answers = _predictions(tested, run)
+    plan.train(student, run)
+    tested = _normalised(student, moments["teacher"]) if mode == _MATCHED else student
+    answers = plan.predict(tested, run)
     found["student"][mode] = answers.accuracy
-    found["agreement"][mode] = float(np.mean(answers.labels == says.labels))
+    found["agreement"][mode] = answers.agreement(says)
     confusion = np.zeros((says.num_classes, says.num_classes), np.int64)
     np.add.at(confusion, (answers.true, answers.labels), 1)
     found["confusion"][mode] = confusion
   return found
 
 
+def _file_name(seed: int, mode: str) -> str:
+  """The file of the labels for a mode: all but one share those of the teacher's normalisation."""
+  return f"teacher_{seed}{'_matched' if mode == _MATCHED else ''}.npz"
+
+
 def _of_student(mode: str, moments: Mapping[str, Moments]) -> Moments | None:
   """What a student's training images are normalised by; None for nothing."""
-  return {**moments, "matched": moments["own"], "none": None}[mode]
+  return {**moments, _MATCHED: moments["own"], "none": None}[mode]
 
 
-def _changed(config, data: Mapping[str, Any], *, seed=None, normalised=None) -> Any:
-  """The config of a training or of a test, with its data, seed and normalisation."""
-  run = config.copy_and_resolve_references()
-  with run.unlocked(), run.ignore_type():
-    run.job = "train"
-    run.data.update(data)
-    if "study" in run:
-      del run["study"]
-    if seed is not None:
-      run.seed = seed
-    mean, std = normalised or Moments((0.0,), (1.0,))
-    run.model.mean, run.model.std = mean, std
-  return run
-
-
-class _Answers(NamedTuple):
-  """What a net says of images `[n]`, and what they are."""
-
-  labels: np.ndarray
-  true: np.ndarray
-  num_classes: int
-  class_names: tuple[str, ...]
-
-  @property
-  def accuracy(self) -> float:
-    return float(np.mean(self.labels == self.true))
-
-
-def _predictions(config, place: pathlib.Path, source: Source | None = None) -> _Answers:
-  """The classes that a run's net gives to the images of a source, or to its test images."""
-  subject = nets.open_model(config, place)
-  scored = exits.score(
-    exits.make_predict(config, subject), source or subject.source,
-    batch_size=config.evaluation.batch_size,
-  )  # fmt: skip
-  own = subject.source
-  return _Answers(
-    scored.outputs[-1].argmax(1), scored.labels, own.num_classes, tuple(own.class_names)
-  )
+def _normalised(config, moments: Moments | None) -> Any:
+  """A config of a net that normalises by these moments."""
+  mean, std = moments or Moments((0.0,), (1.0,))
+  model = {**config.model.to_dict(), "mean": mean, "std": std}
+  return plan.changed(config, model=model)
 
 
 def _summary(measured: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> dict[str, Any]:

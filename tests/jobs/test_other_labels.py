@@ -40,6 +40,10 @@ def test_another_set_is_tested_on(tiny):
   [
     ({"data__label_noise": 1.5}, "config.data.label_noise=1.5: expected a share"),
     ({"data__test_name": "mnits"}, "did you mean 'mnist'"),
+    (
+      {"data__name": "digits", "data__test_name": "made"},
+      r"made has image_shape \(12, 12, 3\), digits train.* has \(8, 8, 1\)",
+    ),
     ({"data__labels": "nowhere.npy"}, "nowhere.npy: there is no such file"),
   ],
 )
