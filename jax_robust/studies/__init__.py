@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 STUDIES = {
+  "constructed_sets": "jax_robust.studies.constructed_sets:constructed_sets",
   "own_mistakes": "jax_robust.studies.own_mistakes:own_mistakes",
   "other_images": "jax_robust.studies.other_images:other_images",
   "two_dimensional": "jax_robust.studies.two_dimensional:two_dimensional",
