@@ -37,6 +37,9 @@ NAMES = {"d_robust": "D_R", "d_non_robust": "D_NR", "d_rand": "D_rand", "d_det":
 MISTAKES = "own_mistakes"
 """The student of the images that a teacher of a few epochs gets wrong, with its labels."""
 
+_OF_STUDENTS = ("augment", "batch", "ema", "model", "optimizer", "schedule")
+"""The blocks of the config in which a student may differ."""
+
 _EARLY = 2000  # added to the seed of the teachers for the one of a few epochs
 _CLEAN, _NUM_IMAGES, _STANDARD = "clean", "num_images", {"name": "standard"}
 _PICTURED = 10
@@ -124,6 +127,8 @@ def _check(config, sets: Sequence[str], students: Mapping[str, Any]) -> None:
   for each in sets:
     check_name("sets", each, SETS)
   check_options("study.students", students, (*SETS, MISTAKES))
+  for name, changes in students.items():
+    check_options(f"study.students.{name}", changes, _OF_STUDENTS)
   if config.data.num_heldout or config.data.labels or config.data.label_noise:
     raise ValueError(
       f"data.num_heldout={config.data.num_heldout}, labels={config.data.labels!r}, label_noise="
