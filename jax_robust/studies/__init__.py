@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 STUDIES = {
+  "feature_leakage": "jax_robust.studies.feature_leakage:feature_leakage",
   "constructed_sets": "jax_robust.studies.constructed_sets:constructed_sets",
   "own_mistakes": "jax_robust.studies.own_mistakes:own_mistakes",
   "other_images": "jax_robust.studies.other_images:other_images",
@@ -35,3 +36,12 @@ class Finding(NamedTuple):
   ours: Mapping[str, Any]
   published: Mapping[str, Any]
   num_seeds: int
+
+
+def all_of(*answers: str) -> str:
+  """The answer to a claim of several parts: held where all are, not held where one is not.
+
+  >>> all_of(HELD, UNDECIDED), all_of(UNDECIDED, NOT_HELD)
+  ('not decidable at this size', 'not held here')
+  """
+  return next((each for each in (NOT_HELD, UNDECIDED) if each in answers), HELD)

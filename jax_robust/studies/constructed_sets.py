@@ -30,7 +30,7 @@ from jax_robust.jobs.generate import ORIGINS, SHARDS
 from jax_robust.models import normalization
 from jax_robust.runs import build, workdir
 from jax_robust.runs.evaluation import attack_setting
-from jax_robust.studies import HELD, NOT_HELD, UNDECIDED, Finding, plan
+from jax_robust.studies import Finding, all_of, plan
 
 SETS = (*INVERTED, *TARGETED)
 NAMES = {"d_robust": "D_R", "d_non_robust": "D_NR", "d_rand": "D_rand", "d_det": "D_det"}
@@ -113,7 +113,7 @@ def constructed_sets(
     claim="Features that no one sees are enough to classify by: nets trained on sets whose labels "
     "only a net's features explain are right on true images; robust features give robustness, "
     "others none.",
-    answer=_all_of(*answers.values()),
+    answer=all_of(*answers.values()),
     ours=ours,
     published=_PUBLISHED,
     num_seeds=num_seeds,
@@ -351,7 +351,7 @@ def _answers(ours: Mapping[str, Any], num_classes: int) -> dict[str, str]:
   if {*INVERTED} <= clean.keys():
     d_r, d_nr = attacked["d_robust"], attacked["d_non_robust"]
     answers["D_R gives robustness"] = plan.compare(d_r, attacked["standard"], d_nr)
-    answers["D_NR gives accuracy and less robustness"] = _all_of(
+    answers["D_NR gives accuracy and less robustness"] = all_of(
       plan.compare(clean["d_non_robust"], chance), plan.compare(d_r, d_nr)
     )
   for name in TARGETED:
@@ -360,11 +360,6 @@ def _answers(ours: Mapping[str, Any], num_classes: int) -> dict[str, str]:
   if "same_size" in ours:
     answers["mistakes need no perturbation"] = plan.compare(ours["same_size"][MISTAKES], chance)
   return answers
-
-
-def _all_of(*answers: str) -> str:
-  """Held where all are, not held where one is not."""
-  return next((each for each in (NOT_HELD, UNDECIDED) if each in answers), HELD)
 
 
 def _table(ours: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import errors, jobs
+from jax_robust import errors, jobs, studies
 from jax_robust.data import labels, shards
 from jax_robust.evaluate.image_plots import ImageRow, draw_image_rows
 from jax_robust.evaluate.intervals import Interval
@@ -18,6 +18,7 @@ SETS = ("d_robust", "d_rand", "d_det")
 def make_config(**study):
   config = config_lib.load("study_constructed_sets:smoke")
   config.study.update({"sets": SETS, **study})
+  config.evals.robust.attack = {"name": "fgsm", "norm": "l2", "eps": 0.25}  # quick to compile
   return config
 
 
@@ -89,14 +90,6 @@ def test_the_result_has_every_net_and_two_pictures(finished):
     assert (folder / "results" / name).stat().st_size > 1000
 
 
-def test_a_second_start_trains_and_attacks_nothing(finished, capsys):
-  folder, result = finished
-  again = jobs.run(make_config(), folder)
-  assert again["ours"] == result["ours"]
-  printed = capsys.readouterr()
-  assert "images/s" not in printed.out + printed.err and "robust\n" not in printed.out
-
-
 def test_other_radii_are_measured_anew(finished):
   folder, _ = finished
   found = json.loads((folder / "runs" / "standard_0" / "results" / "evaluate.json").read_text())
@@ -129,7 +122,7 @@ def test_answers_follow_from_intervals(robust, accuracies, expected):
   }  # fmt: skip
   answers = constructed_sets._answers({"accuracy": accuracy}, 10)
   assert tuple(answers.values()) == expected
-  assert constructed_sets._all_of(*expected) == next(
+  assert studies.all_of(*expected) == next(
     (each for each in (NOT_HELD, UNDECIDED) if each in expected), HELD
   )
 
@@ -166,4 +159,42 @@ def test_held_out_images_and_tests_without_an_attack_are_refused(tmp_path):
   config = make_config()
   del config.evals["robust"]
   with pytest.raises(errors.ConfigError, match="config.evals has no attack"):
+    jobs.run(config, tmp_path / "other")
+
+
+def make_leakage_config(folder, **study):
+  config = config_lib.load("study_feature_leakage:smoke")
+  config.study.update({"made_by": str(folder), **study})
+  return config
+
+
+def test_leakage_is_measured_in_the_sets_of_a_study(finished, tmp_path):
+  folder, _ = finished
+  result = jobs.run(make_leakage_config(folder), tmp_path / "leakage")
+  ours = result["ours"]
+  assert ours.keys() >= {"linear classifier", "originals", "d_rand", "d_det"}
+  assert np.shape(ours["robust usefulness"]) == (1, 10)
+  assert {*ours["answers"].values()} <= {*studies.ANSWERS}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"made_by": ""}, "config.json"),
+    ({"radius": -1.0}, "eps=-1.0"),
+  ],
+)
+def test_leakage_needs_a_study_and_a_radius(finished, tmp_path, change, message):
+  with pytest.raises(errors.UserError, match=message):
+    jobs.run(make_leakage_config(finished[0], **change), tmp_path / "leakage")
+
+
+def test_leakage_needs_the_data_of_the_study_and_a_linear_net(finished, tmp_path):
+  config = make_leakage_config(finished[0])
+  config.data.name = "digits"
+  with pytest.raises(errors.ConfigError, match=r"is of the data \['made', .* is of \['digits'"):
+    jobs.run(config, tmp_path / "leakage")
+  config = make_leakage_config(finished[0])
+  config.model.hidden = (4,)
+  with pytest.raises(errors.ConfigError, match="expected a linear one"):
     jobs.run(config, tmp_path / "other")
