@@ -60,6 +60,8 @@ def get_config(arg=""):
     },
     "num_seeds": 1,
   }  # fmt: skip
+  if arg.size == "small":
+    _make_small(config)
   config = presets.finish(config, arg)
   if arg.smoke:
     config.data.num_heldout = 0
@@ -69,3 +71,21 @@ def get_config(arg=""):
     config.study.early_epochs = 0.4
     config.study.students = {"d_rand": {"schedule": {"learning_rate": 0.01}}}
   return config
+
+
+def _make_small(config):
+  """Fashion-MNIST, a small CNN, and radii in proportion to what moves its predictions."""
+  config.data.update({"name": "fashion_mnist", "train_split": "train[:20000]"})
+  config.model = {
+    "name": "small_cnn", "channels": (16, 32, 64), "strides": (2, 2, 2), "bn_momentum": 0.9,
+  }  # fmt: skip
+  config.augment.update({"pad": 0, "flip": False})
+  config.attack.update({"eps": 1.5, "step_size": 0.3})
+  config.evals.robust.attack.update({"eps": 0.5, "num_steps": 30})
+  config.evaluation.update({"num_examples": 1000, "eps_list": (1.0, 1.5)})
+  config.schedule = {"name": "cosine", "learning_rate": 0.1}
+  config.total_epochs, config.evaluate_epochs, config.save_epochs = 12.0, 12.0, 3.0
+  config.study.moved.update({"eps": 1.5, "num_steps": 30, "step_size": 0.3, "chunk_size": 500})
+  config.study.inverted.update({"num_steps": 100, "step_size": 0.2, "chunk_size": 500})
+  config.study.early_epochs = 0.25
+  config.study.students = {}

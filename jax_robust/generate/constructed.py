@@ -6,13 +6,16 @@
 | `d_det` | the same | the class after the original's |
 | `d_robust` | another one, moved until a robust net's features are the original's | its own |
 | `d_non_robust` | the same, by a net of standard training | its own |
+| `d_bugs` | as in `d_det`, but other nets shall see the original's class | as in `d_det` |
 
 Everything here is pure, for each image by itself, and can be compiled.
 
 Reference: Ilyas et al., 2019, "Adversarial Examples Are Not Bugs, They Are Features",
-https://arxiv.org/abs/1905.02175, section 3 and appendix C.
+https://arxiv.org/abs/1905.02175, section 3 and appendix C; of `d_bugs`, Nakkiran, 2019,
+"Adversarial Examples are Just Bugs, Too", Distill.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,6 +29,9 @@ from jax_robust.types import Images, LogitsFn, Rng, fold
 
 TARGETED = ("d_rand", "d_det")
 """The sets that are made by a targeted attack."""
+
+DISENTANGLED = "d_bugs"
+"""The set whose perturbations mean nothing to other nets."""
 
 INVERTED = ("d_robust", "d_non_robust")
 """The sets that are made by inversion of a representation."""
@@ -112,6 +118,58 @@ def move_to_targets(
     logits_fn, x, targets, rng, ball=attacks.l2_ball(eps),
     loss_fn=losses.towards(losses.cross_entropy), num_steps=num_steps, step_size=step_size,
     start="zero", keep_best=True, unroll=unroll,
+  )  # fmt: skip
+
+
+def move_disentangled(
+  logits_fn: LogitsFn,
+  others: Sequence[LogitsFn],
+  x: Images,
+  targets: Int[Array, " b"],
+  labels: Int[Array, " b"],
+  rng: Rng,
+  *,
+  eps: Any,
+  num_steps: int = 10,
+  step_size: Any = 0.5,
+  unroll: int | None = None,
+) -> Float[Array, "b *dims"]:
+  """Images that one net takes for the targets, and others for what they are: disentangled PGD.
+
+  In the l2 ball, from x, it descends L(f(z), t) + mean_i L(f_i(z), y), L the cross entropy, and
+  returns the best iterate. What is left of a perturbation that other nets do not see is a bug of f,
+  not a feature of the data.
+
+  Guarantees: those of `move_to_targets`, of that loss.
+
+  Args:
+    logits_fn: f, `x -> logits`, of one exit.
+    others: f_i, at least one.
+    x, targets, rng, eps, unroll: as those of `move_to_targets`.
+    labels: y, the true classes, `[b]`.
+    num_steps, step_size: of PGD; published for eps 2.5.
+
+  Returns:
+    `[b, ...]`, floating-point.
+
+  Raises:
+    ValueError: no other net; as `move_to_targets`.
+
+  Reference: Nakkiran, 2019, "Adversarial Examples are Just Bugs, Too", Distill.
+  """
+  check_positive(eps=eps)
+  if not others:
+    raise ValueError("others=(): expected one net or more, which are to see the true classes")
+
+  @losses.of_all_exits
+  def loss_fn(outputs, wanted):
+    each = [losses.cross_entropy(*pair) for pair in zip(outputs, wanted, strict=True)]
+    return -(each[0] + sum(each[2:], each[1]) / (len(each) - 1))
+
+  return attacks.pgd(
+    lambda x: (logits_fn(x), *(other(x) for other in others)), x,
+    (targets, *[labels] * len(others)), rng, ball=attacks.l2_ball(eps), loss_fn=loss_fn,
+    num_steps=num_steps, step_size=step_size, start="zero", keep_best=True, unroll=unroll,
   )  # fmt: skip
 
 

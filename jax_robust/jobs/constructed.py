@@ -1,7 +1,7 @@
 """Constructed sets for the generation job: chunks of images that a trained net's features made."""
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,16 +69,61 @@ def move_to_targets(
   check_positive(eps=eps, step_size=step_size)
   check_count(num_steps=num_steps, chunk_size=chunk_size)
   subject = _open(config, net, chunk_size)
+  options = {"eps": eps, "num_steps": num_steps, "step_size": step_size}
 
-  def make(variables, rows):
-    logits_fn, x = subject.logits_fn(*variables), _as_floats(rows["image"])
-    keys, num_classes = fold_ids(subject.key, rows["id"]), subject.source.num_classes
-    targets = constructed.next_targets(rows["label"], num_classes)
+  def move(variables, x, labels, keys):
+    (own,), num_classes = variables, subject.source.num_classes
+    targets = constructed.next_targets(labels, num_classes)
     if kind == "d_rand":
       targets = constructed.random_targets(keys, num_classes)
-    moved = constructed.move_to_targets(
-      logits_fn, x, targets, keys, eps=eps, num_steps=num_steps, step_size=step_size
+    logits_fn = subject.logits_fn(*own)
+    return constructed.move_to_targets(logits_fn, x, targets, keys, **options), targets
+
+  return _moved(kind, config, subject, move, num_shards, options)
+
+
+def move_disentangled(
+  config: Any,
+  *,
+  net: str,
+  others: Sequence[str],
+  eps: float,
+  num_steps: int = 10,
+  step_size: float = 0.5,
+  num_shards: int | None = None,
+  chunk_size: int = 500,
+) -> Chunks:
+  """As 'd_det' of `move_to_targets`, but so that other nets see the classes that the images have.
+
+  Args:
+    config, net, eps, num_shards, chunk_size: as those of `move_to_targets`.
+    others: workdirs of the runs of the other nets, at least one.
+    num_steps, step_size: of PGD.
+
+  Raises: as `move_to_targets`; ValueError: no other net.
+  """
+  check_positive(eps=eps, step_size=step_size)
+  check_count(num_steps=num_steps, chunk_size=chunk_size)
+  subject = _open(config, net, chunk_size, others)
+  options = {"eps": eps, "num_steps": num_steps, "step_size": step_size}
+
+  def move(variables, x, labels, keys):
+    targets = constructed.next_targets(labels, subject.source.num_classes)
+    logits_fn, *rest = (
+      subject.logits_fn(*each, number=number) for number, each in enumerate(variables)
     )
+    moved = constructed.move_disentangled(logits_fn, rest, x, targets, labels, keys, **options)
+    return moved, targets
+
+  return _moved(constructed.DISENTANGLED, config, subject, move, num_shards, options)
+
+
+def _moved(kind, config, subject: "_Subject", move, num_shards, options) -> Chunks:
+  """The chunks of a set, `move(variables, x, labels, keys) -> (images, targets)` of its images."""
+
+  def make(variables, rows):
+    logits_fn, x = subject.logits_fn(*variables[0]), _as_floats(rows["image"])
+    moved, targets = move(variables, x, rows["label"], fold_ids(subject.key, rows["id"]))
     stored = constructed.to_nearest_bytes(moved)
     return {
       "image": stored, "label": targets,
@@ -93,7 +138,6 @@ def move_to_targets(
     image, label = subject.source.read(ids)
     return {"original_label": label, **subject.run(make, ids, image=image, label=label)}
 
-  options = {"eps": eps, "num_steps": num_steps, "step_size": step_size}
   return _chunks(kind, config, subject, make_chunk, num_shards, options)
 
 
@@ -124,7 +168,7 @@ def invert(
   subject = _open(config, net, chunk_size)
 
   def features_of(variables):
-    return subject.features_fn(*variables, head=head, identity_backward=identity_backward)
+    return subject.features_fn(*variables[0], head=head, identity_backward=identity_backward)
 
   def begin(variables, rows):
     return inversion.begin_inversion(
@@ -137,7 +181,7 @@ def invert(
     )
 
   def end(variables, state):
-    features_fn, logits_fn = features_of(variables), subject.logits_fn(*variables)
+    features_fn, logits_fn = features_of(variables), subject.logits_fn(*variables[0])
     nearest, distance = inversion.end_inversion(features_fn, state)
     stored = constructed.to_nearest_bytes(nearest)
     found = inversion.feature_distance(features_fn(_as_floats(stored)), state.goal)
@@ -179,13 +223,12 @@ def invert(
 
 
 class _Subject(NamedTuple):
-  """The net of a constructed set, and the images, as they go to the devices.
+  """The nets of a constructed set, and the images, as they go to the devices.
 
   Attributes:
     source: the originals.
-    theirs: the config of the net's run.
-    opened: the net.
-    variables: its weights, on the devices.
+    nets: the config of each net's run, and the net; the first is the one that a set is made by.
+    variables: their weights, on the devices.
     precision: of matrix products and convolutions.
     key: of the config's seed; an image's is folded with its number.
     spread: the devices.
@@ -193,25 +236,23 @@ class _Subject(NamedTuple):
   """
 
   source: Source
-  theirs: Any
-  opened: nets.Opened
+  nets: Sequence[tuple[Any, nets.Opened]]
   variables: Any
   precision: str
   key: jax.Array
   spread: Devices
   chunk_size: int
 
-  def logits_fn(self, params, model_state):
-    """`x -> logits` of the exit that answers."""
-    answer = nets.make_logits_fn(
-      self.theirs, self.opened.net, params, model_state, precision=self.precision
-    )
+  def logits_fn(self, params, model_state, number: int = 0):
+    """`x -> logits` of the exit of a net that answers."""
+    theirs, opened = self.nets[number]
+    answer = nets.make_logits_fn(theirs, opened.net, params, model_state, precision=self.precision)
     return lambda x: predictions(answer(x))
 
   def features_fn(self, params, model_state, **options):
     """`x -> representation`."""
     features_fn = representations.make_features_fn(
-      self.opened.net, {"params": params, **model_state}, **options
+      self.nets[0][1].net, {"params": params, **model_state}, **options
     )
 
     def in_precision(x):
@@ -230,14 +271,15 @@ class _Subject(NamedTuple):
     return {name: np.asarray(values[: len(ids)]) for name, values in found.items()}
 
 
-def _open(config: Any, reference: str, chunk_size: int) -> _Subject:
-  """The net of a run, and the images that the config's run trains on."""
+def _open(config: Any, reference: str, chunk_size: int, others: Sequence[str] = ()) -> _Subject:
+  """The nets of runs, and the images that the config's run trains on."""
   source = exits.training_images(config)
-  theirs, opened = nets.open_run(reference, source, key="generate.net")
+  opened = [nets.open_run(reference, source, key="generate.net")]
+  opened += [nets.open_run(other, source, key="generate.others") for other in others]
   spread = devices.local_devices(config.parallel)
   return _Subject(
-    source, theirs, opened, spread.share(opened.variables), config.evaluation.precision,
-    jax.random.key(config.seed), spread, chunk_size,
+    source, opened, spread.share(tuple(each.variables for _, each in opened)),
+    config.evaluation.precision, jax.random.key(config.seed), spread, chunk_size,
   )  # fmt: skip
 
 
@@ -257,7 +299,7 @@ def _chunks(kind, config, subject: _Subject, make_chunk, num_shards, options) ->
       yield {"index": ids.astype(np.int32), **make_chunk(ids)}
 
   belongs_to = {
-    "generator": f"{kind} of {source.name}, by a {subject.theirs.model.name}",
+    "generator": f"{kind} of {source.name}, by a {subject.nets[0][0].model.name}",
     "licence": "as the data set it was made of",
     "seed": config.seed,
     "num_shards": num_shards,
@@ -265,7 +307,7 @@ def _chunks(kind, config, subject: _Subject, make_chunk, num_shards, options) ->
     "num_classes": source.num_classes,
     "options": {**options, "chunk_size": size},
     "precision": subject.precision,
-    "weights_sha256": subject.opened.info["sha256"],
+    "weights_sha256": [opened.info["sha256"] for _, opened in subject.nets],
     **({"class_names": list(source.class_names)} if source.class_names else {}),
     **identity.sha256_of(source),
   }

@@ -17,7 +17,7 @@ from jax_robust.data import convert, shard_writer, shards
 from jax_robust.errors import ConfigError, check_options
 from jax_robust.evaluate.intervals import summarise
 from jax_robust.generate import gaussian
-from jax_robust.generate.constructed import INVERTED, TARGETED
+from jax_robust.generate.constructed import DISENTANGLED, INVERTED, TARGETED
 from jax_robust.jobs import constructed
 from jax_robust.runs import build, identity, pieces, workdir
 from jax_robust.runs.blocks import block, check_name, from_config
@@ -134,6 +134,7 @@ def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) 
 _MAKERS = {
   **{kind: functools.partial(constructed.move_to_targets, kind) for kind in TARGETED},
   **{kind: functools.partial(constructed.invert, kind) for kind in INVERTED},
+  DISENTANGLED: constructed.move_disentangled,
 }
 """What makes the chunks of each constructed set."""
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fast
 
 KEYS = fold_ids(jax.random.key(0), jnp.arange(20_000))
 DRAW = np.random.default_rng(1)
-WEIGHTS = DRAW.normal(size=(12, 4)).astype(np.float32)
+WEIGHTS, OTHER = DRAW.normal(size=(2, 12, 4)).astype(np.float32)
 X = DRAW.uniform(size=(9, 2, 2, 3)).astype(np.float32)
 LABELS = jnp.asarray(DRAW.integers(0, 4, 9))
 
@@ -89,6 +89,42 @@ def test_a_target_may_be_the_images_own_class():
   assert np.all(after < before)
 
 
+def test_disentangled_images_mislead_one_net_alone():
+  """Another linear net, of half the weights' direction: PGD misleads it too, unless it is told."""
+  other = lambda x: 3 * jnp.tanh((x.reshape(len(x), -1) - 0.5) @ (WEIGHTS + OTHER))  # noqa: E731
+  labels = other(X).argmax(1)
+  targets = constructed.next_targets(labels, 4)
+  options = {"eps": 0.6, "num_steps": 30, "step_size": 0.05, "unroll": 1}
+  plain = jax.jit(functools.partial(constructed.move_to_targets, logits_fn, **options))
+  apart = functools.partial(constructed.move_disentangled, logits_fn, [other], **options)
+  found = {
+    "plain": plain(X, targets, KEYS[:9]), "apart": jax.jit(apart)(X, targets, labels, KEYS[:9])
+  }  # fmt: skip
+  kept = {name: np.mean(other(x).argmax(1) == labels) for name, x in found.items()}
+  reached = {name: np.mean(logits_fn(x).argmax(1) == targets) for name, x in found.items()}
+  assert kept["apart"] > kept["plain"] + 0.3 and reached["apart"] > 0.5
+  assert np.all(attacks.l2_ball(0.6).distance(found["apart"], jnp.asarray(X)) <= 0.6 * (1 + 1e-6))
+
+
+def test_disentangled_loss_is_the_sum_of_one_and_the_mean_of_the_others():
+  """The first step from x is along the gradient of that sum."""
+  scales = (0.5, 2.0)
+  others = [lambda x, s=s: s * logits_fn(1 - x) for s in scales]
+  targets = constructed.next_targets(LABELS, 4)
+
+  def total(x):
+    each = [losses.cross_entropy(other(x), LABELS) for other in others]
+    return jnp.sum(losses.cross_entropy(logits_fn(x), targets) + sum(each) / 2)
+
+  down = -np.asarray(jax.jit(jax.grad(total))(X))
+  down /= np.linalg.norm(down.reshape(9, -1), axis=1).reshape(9, 1, 1, 1)
+  step = functools.partial(
+    constructed.move_disentangled, logits_fn, others, eps=1.0, num_steps=1, step_size=1e-3
+  )
+  found = jax.jit(step)(X, targets, LABELS, KEYS[:9])
+  np.testing.assert_allclose(found - X, 1e-3 * down, atol=1e-6)
+
+
 def test_bytes_are_the_nearest():
   found = moved(20)
   stored = np.asarray(constructed.to_nearest_bytes(found))
@@ -101,6 +137,10 @@ def test_bytes_are_the_nearest():
     (lambda: constructed.move_to_targets(logits_fn, X, LABELS, 0, eps=0.0), "eps=0.0: expected"),
     (lambda: constructed.move_to_targets(logits_fn, X, LABELS, 0, eps=-1), "eps=-1: expected"),
     (lambda: constructed.move_to_targets(logits_fn, X, LABELS + 4, 0, eps=1.0), "outside 0 to 3"),
+    (
+      lambda: constructed.move_disentangled(logits_fn, [], X, LABELS, LABELS, 0, eps=1.0),
+      r"others=\(\): expected one net",
+    ),
     (lambda: constructed.random_targets(KEYS, 1), "num_classes=1"),
     (lambda: constructed.next_targets(LABELS, 1), "num_classes=1"),
     (lambda: constructed.start_rows(KEYS, 0), "num_examples=0"),

@@ -17,6 +17,7 @@ from jax_robust.types import fold_ids
 FEW = {
   "d_rand": {"eps": 0.5, "num_steps": 3},
   "d_det": {"eps": 0.5, "num_steps": 3},
+  "d_bugs": {"eps": 0.5, "num_steps": 2, "step_size": 0.25},
   "d_robust": {"num_steps": 23, "step_size": 0.2, "identity_backward": True},
 }
 
@@ -27,6 +28,7 @@ def make(trained, tiny):
 
   def make(method, folder, **options):
     block = {"method": method, "net": str(trained), "chunk_size": 24, "num_shards": 3}
+    block |= {"others": (str(trained),)} if method == "d_bugs" else {}
     block |= {**FEW.get(method, {}), **options}
     return jobs.run(tiny(job="generate", generate=block), folder)
 
@@ -62,7 +64,7 @@ def originals(tiny):
   return exits.training_images(tiny()).read(np.arange(64))
 
 
-@pytest.mark.parametrize("name", ["d_rand", "d_det"])
+@pytest.mark.parametrize("name", ["d_rand", "d_det", "d_bugs"])
 def test_moved_images_and_where_they_are_from(name, finished, predict, tiny):
   images, labels, known = contents(finished[name])
   x, original = (each[known["index"]] for each in originals(tiny))
@@ -150,6 +152,7 @@ def test_a_set_is_trained_on_by_its_folder(finished, tiny, tmp_path):
     ("d_robust", {"head": "logit"}, "head='logit' is none of its layers: did you mean 'logits'"),
     ("d_robust", {"eps": 0.5}, "unknown key 'generate.eps'"),
     ("d_rand", {"net": "nowhere"}, "nowhere"),
+    ("d_bugs", {"others": ()}, r"config.generate: others=\(\): expected one net"),
     ("d_ran", {}, "did you mean 'd_rand'"),
   ],
 )
