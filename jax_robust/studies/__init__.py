@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 STUDIES = {
   "feature_leakage": "jax_robust.studies.feature_leakage:feature_leakage",
   "constructed_sets": "jax_robust.studies.constructed_sets:constructed_sets",
+  "just_bugs": "jax_robust.studies.just_bugs:just_bugs",
   "own_mistakes": "jax_robust.studies.own_mistakes:own_mistakes",
   "other_images": "jax_robust.studies.other_images:other_images",
   "two_dimensional": "jax_robust.studies.two_dimensional:two_dimensional",

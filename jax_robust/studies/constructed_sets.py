@@ -184,8 +184,11 @@ class _Study:
 
   def _run(self, name: str, seed: int, offset: int = 0, **values: Any) -> _Run:
     """A training; only clean accuracy is measured on the way."""
-    evals = {_CLEAN: {"evaluator": "clean"}}
-    values = {"evals": evals, "select": (_CLEAN, "max"), "objective": _STANDARD, **values}
+    clean = {
+      "evals": {_CLEAN: {"evaluator": "clean"}}, "select": (_CLEAN, "max"),
+      "evaluation": {**self.config.evaluation.to_dict(), "eps_list": ()},
+    }  # fmt: skip
+    values = {**clean, "objective": _STANDARD, **values}
     return _Run(
       plan.changed(self.config, seed=seed + offset, **values), self.path / "runs" / f"{name}_{seed}"
     )
@@ -255,7 +258,8 @@ class _Study:
 
   def _test(self, run, place: pathlib.Path) -> dict[str, _Share]:
     """Accuracy on all test images, and under attack by radius; kept in the run's workdir."""
-    tested = plan.changed(run, job="evaluate", evals=self.config.evals.to_dict())
+    measured = {block: self.config[block].to_dict() for block in ("evals", "evaluation")}
+    tested = plan.changed(run, job="evaluate", **measured)
     file = place / "results" / "evaluate.json"
     found = workdir.read_note(file) if file.exists() else {}
     if not _is_of(found, tested):

@@ -1,6 +1,9 @@
 """Constructed sets as shards: what they hold, of which images, and that a job goes on."""
 
 import json
+import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 from jax_robust import config as config_lib
 from jax_robust import jobs
-from jax_robust.data import shards
+from jax_robust.data import convert, shards
 from jax_robust.errors import ConfigError
 from jax_robust.generate import constructed
 from jax_robust.runs import exits, nets, pieces
@@ -173,3 +176,23 @@ def test_a_set_needs_its_radius_and_its_net(tiny, tmp_path):
   config = tiny(job="generate", generate={"method": "d_rand", "eps": 0.5})
   with pytest.raises(ConfigError, match="method 'd_rand' needs 'net'"):
     jobs.run(config, tmp_path / "run")
+
+
+def test_the_published_tensors_become_a_training_set(repository, tmp_path):
+  """By the line of the page, in a process of its own; skipped where there is no PyTorch."""
+  torch = pytest.importorskip("torch")
+  text = (repository / "docs" / "mislabelled.md").read_text()
+  program = re.search(r'python -c "(import torch.*)" robust_CIFAR FOLDER', text)
+  assert program
+  (tmp_path / "robust_CIFAR").mkdir()
+  images, labels = torch.rand(3, 2, 3, 4, 5), torch.arange(6).reshape(3, 2)
+  torch.save(list(images), tmp_path / "robust_CIFAR" / "CIFAR_ims")
+  torch.save(list(labels), tmp_path / "robust_CIFAR" / "CIFAR_lab")
+  arguments = [str(tmp_path / "robust_CIFAR"), str(tmp_path / "robust_CIFAR.npz")]
+  subprocess.run([sys.executable, "-c", program.group(1), *arguments], check=True)
+  source = convert.open_split(tmp_path, "robust_CIFAR")
+  assert source is not None
+  found, given = source.read(np.arange(6))
+  assert found.shape == (6, 4, 5, 3) and given.tolist() == [0, 1, 2, 3, 4, 5]
+  expected = images.reshape(6, 3, 4, 5).permute(0, 2, 3, 1).numpy()
+  np.testing.assert_allclose(found / 255, expected, atol=1 / 500)
