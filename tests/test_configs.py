@@ -31,6 +31,7 @@ ARGUMENTS = {
     "method=free,recipe=common,epochs=8,net=small",
   ],
   "certify_smoothing": ["data=mnist"],
+  **{f"study_{name}": ["size=small"] for name in ("constructed_sets", "just_bugs")},
 }
 CASES = [f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))]
 SMOKE = {
