@@ -11,7 +11,8 @@ from jax_robust.errors import ConfigError
 
 KEYS = (
   "data_dir", "init_from", "data.name", "data.labels", "data.test_name", "generated.path",
-  "generate.path", "smoothing.images", "early_exit.thresholds", "study.images",
+  "generate.path", "generate.net", "smoothing.images", "early_exit.thresholds", "study.images",
+  "study.made_by",
 )  # fmt: skip
 """The keys of a config that hold a path; `data.name` may."""
 

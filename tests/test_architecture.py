@@ -27,7 +27,7 @@ MAY_IMPORT = {
   "objectives": CORE,
   "models": ("types", "errors"),
   "data": ("types", "errors", "names", "atomic"),
-  "generate": ("types", "errors", "data"),
+  "generate": ("types", "errors", "losses", "nets", "attacks", "data"),
   "train": (*CORE, "objectives"),
   "evaluate": (*CORE, "early_exit"),
   "paths": ("errors",),

@@ -33,6 +33,7 @@ ARGUMENTS = {
   "certify_smoothing": ["data=mnist"],
   "study_own_mistakes": ["size=small"],
   "study_confident_mistakes": ["size=small"],
+  **{f"study_{name}": ["size=small"] for name in ("constructed_sets", "just_bugs")},
 }
 CASES = [f"{name}:{arg}" for name in config_lib.shipped() for arg in ("", *ARGUMENTS.get(name, []))]
 SMOKE = {

@@ -77,6 +77,7 @@ from jax_robust.attacks.ddn import ddn_search as ddn_search
 from jax_robust.attacks.eight_bits import to_uint8 as to_uint8
 from jax_robust.attacks.fab import fab as fab
 from jax_robust.attacks.fab import fab_targeted as fab_targeted
+from jax_robust.attacks.inversion import invert as invert
 from jax_robust.attacks.multi_exit import aimed as aimed
 from jax_robust.attacks.multi_exit import largest_average as largest_average
 from jax_robust.attacks.multi_exit import max_average as max_average

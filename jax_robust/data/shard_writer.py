@@ -140,6 +140,17 @@ def shard_counts(
   return tuple(stop - start for start, stop in itertools.pairwise(edges))
 
 
+def random_places(num_examples: int, seed: int) -> np.ndarray:
+  """Where `write_shards` puts each sample: integers [n], counted through all shards.
+
+  >>> sorted(random_places(4, seed=0).tolist())
+  [0, 1, 2, 3]
+  """
+  places = np.arange(num_examples, dtype=np.min_scalar_type(num_examples))
+  np.random.default_rng(seed).shuffle(places)
+  return places
+
+
 def _whole(argument, value, samples) -> int:
   """Returns an argument, or what the samples say of it."""
   value = getattr(samples, argument, None) if value is None else value
@@ -180,8 +191,7 @@ def _write_images(folder, batches, counts, seed, progress_fn):
       image_shape = images.shape[1:]
       offsets = _allocate(folder, counts, image_shape)
       labels = np.empty(num_examples, np.int32)
-      places = np.arange(num_examples, dtype=np.min_scalar_type(num_examples))
-      np.random.default_rng(seed).shuffle(places)
+      places = random_places(num_examples, seed)
     chosen = places[done : done + len(images)].astype(np.int64)
     labels[chosen] = batch_labels
     shards = np.searchsorted(starts, chosen, side="right") - 1

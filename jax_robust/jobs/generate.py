@@ -1,5 +1,6 @@
-"""The generation job: shards of generated images, drawn from a fit or converted from files."""
+"""The generation job: shards of images that are drawn from a fit, made by a net, or converted."""
 
+import functools
 import pathlib
 import shutil
 import time
@@ -10,22 +11,30 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust.atomic import write_atomically
 from jax_robust.attacks.recipes import parameters
 from jax_robust.data import convert, shard_writer, shards
 from jax_robust.errors import ConfigError, check_options
+from jax_robust.evaluate.intervals import summarise
 from jax_robust.generate import gaussian
-from jax_robust.runs import build, identity, pieces
+from jax_robust.generate.constructed import DISENTANGLED, INVERTED, TARGETED
+from jax_robust.jobs import constructed
+from jax_robust.runs import build, identity, pieces, workdir
 from jax_robust.runs.blocks import block, check_name, from_config
 from jax_robust.train import metrics
 
 SHARDS = "generated"
 """The folder of the shards in a workdir."""
 
+ORIGINS = "origins.npz"
+"""The file in a workdir that says, of each image of the shards in their order, where it is from."""
+
 
 def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes the shards that `config.generate` describes to WORKDIR/generated, unless they are there.
 
-  They hold samples of a Gaussian fit of the data set, or files converted.
+  They hold samples of a Gaussian fit of the data set, one of the constructed sets of a net, or
+  files converted. What else is known of each image of a constructed set is written to `ORIGINS`.
   """
   options = block(config, "generate")
   method, shard = options.pop("method", ""), options.pop("shard", "0/1")
@@ -81,21 +90,32 @@ def _gaussian(
     **({"class_names": list(source.class_names)} if source.class_names else {}),
     **identity.sha256_of(source),
   }
-  return _write_samples(config, folder, samples, belongs_to, shard)
+
+  def chunks(numbers):
+    for image, label in samples.chunks(numbers):
+      yield {"image": image, "label": label}
+
+  made = constructed.Chunks(samples.num_chunks, chunks, belongs_to)
+  return _write_chunks(config, folder, made, shard)
 
 
-def _write_samples(config, path, samples, belongs_to, shard: str) -> dict[str, Any] | None:
-  """Draws the chunks of samples that are in no piece; the first process makes shards of all."""
+def _constructed(make_chunks, config, folder: pathlib.Path, shard: str, **options):
+  """One of the constructed sets."""
+  return _write_chunks(config, folder, make_chunks(config, **options), shard)
+
+
+def _write_chunks(config, path, made: constructed.Chunks, shard: str) -> dict[str, Any] | None:
+  """Makes the chunks that are in no piece; the first process makes shards of all."""
   store = pieces.Arrays(
     path / "results" / "generate",
-    belongs_to,
-    range(samples.num_chunks),
+    made.belongs_to,
+    range(made.num_chunks),
     share=pieces.share_of("generate.shard", shard),
     unit="chunks",
   )
   wanted = [int(number) for ids in store.missing() for number in ids]
-  for number, (images, labels) in zip(wanted, samples.chunks(wanted), strict=True):
-    store.write({"id": np.array([number]), "image": images, "label": labels})
+  for number, arrays in zip(wanted, made.chunks(wanted), strict=True):
+    store.write({"id": np.array([number]), **arrays})
   if jax.process_index() and shard == "0/1":
     return None  # the first process deletes the pieces when it has made shards of them
   if pieces.wait([store]):
@@ -111,7 +131,18 @@ def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) 
     convert.make_shards(path, folder / SHARDS, seed=config.seed, **options)
 
 
-METHODS: dict[str, Callable] = {"gaussian": _gaussian, "convert": _convert}
+_MAKERS = {
+  **{kind: functools.partial(constructed.move_to_targets, kind) for kind in TARGETED},
+  **{kind: functools.partial(constructed.invert, kind) for kind in INVERTED},
+  DISENTANGLED: constructed.move_disentangled,
+}
+"""What makes the chunks of each constructed set."""
+
+METHODS: dict[str, Callable] = {
+  "gaussian": _gaussian,
+  "convert": _convert,
+  **{kind: functools.partial(_constructed, make) for kind, make in _MAKERS.items()},
+}
 """Ways to get shards, by the name a config gives them: `(config, workdir, shard, **options)`.
 
 They return what the job returns; None where the shards are there, or the first process writes them.
@@ -121,7 +152,7 @@ They return what the job returns; None where the shards are there, or the first 
 def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
   """What the block `generate` may hold for the method that it names."""
   name = str(options.get("method", ""))
-  inner = {"gaussian": gaussian.sample_chunks, "convert": convert.make_shards}.get(name)
+  inner = {"gaussian": gaussian.sample_chunks, "convert": convert.make_shards, **_MAKERS}.get(name)
   found = {**parameters(METHODS[name]), **parameters(inner)} if inner else {}
   provided = ("seed", "num_classes", "progress_fn")
   text = Parameter("method", Parameter.KEYWORD_ONLY, default="", annotation=str)
@@ -131,13 +162,17 @@ def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
 def write_results(
   config: Any, path: pathlib.Path, folders: Sequence[pathlib.Path]
 ) -> dict[str, Any]:
-  """Shuffles the samples of a folder of pieces into shards, if complete, and deletes the pieces."""
+  """Shuffles the samples of a folder of pieces into shards, if complete, and deletes the pieces.
+
+  What the pieces hold besides images and labels goes into a file and, its means, into a result.
+  """
   del config
   (folder,) = folders
   work = pieces.find([folder])
   if not work.is_complete("generate"):
     return {"complete": False}
   recipe = ("generator", "licence", "seed", "num_shards", "num_examples", "num_classes")
+  _write_origins(path, work)
   samples = ((each["image"], each["label"]) for each in work.contents())
   shard_writer.write_shards(
     path / SHARDS,
@@ -147,3 +182,21 @@ def write_results(
   )
   shutil.rmtree(folder)
   return _describe(path / SHARDS)
+
+
+def _write_origins(path: pathlib.Path, work: pieces.Work) -> None:
+  """Writes what is known of each image, in the order of the shards, and how it is on average."""
+  parts = list(work.contents(without=("image",)))
+  names = [name for name in parts[0] if name != "id"]
+  if names == ["label"]:
+    return
+  columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
+  places = shard_writer.random_places(work.identity["num_examples"], work.identity["seed"])
+  order = np.argsort(places)
+  arrays: dict[str, Any] = {name: column[order] for name, column in columns.items()}
+  write_atomically(path / ORIGINS, lambda stream: np.savez(stream, **arrays))
+  measured = {k: v for k, v in columns.items() if not np.issubdtype(v.dtype, np.integer)}
+  unlike = columns["label"] != columns["original_label"]
+  workdir.write_result(
+    path, "generate", {**work.identity, **summarise({**measured, "mislabelled": unlike})}
+  )

@@ -29,7 +29,7 @@ class ConvBatchNorm(nn.Module):
     conv: as `layers.conv`, for the net's dtype.
     initial_weights: `MSDNet`'s.
     batchnorm: makes a BatchNorm of a name.
-    activate: the activation.
+    activation: a name in `layers.ACTIVATIONS`.
   """
 
   features: tuple[int, ...]
@@ -38,7 +38,11 @@ class ConvBatchNorm(nn.Module):
   conv: Callable[..., nn.Conv]
   initial_weights: str
   batchnorm: Callable[..., nn.Module]
-  activate: Callable[[Array], Array]
+  activation: str
+
+  def activate(self, x: Array) -> Array:
+    """The activation, a method so that `representation` can find its calls."""
+    return ACTIVATIONS[self.activation](x)
 
   @nn.compact
   def __call__(self, x, train):
@@ -236,7 +240,7 @@ class MSDNet(Classifier, kw_only=True):
   def setup(self):
     convs = functools.partial(
       ConvBatchNorm, conv=self.conv_factory(), initial_weights=self.initial_weights,
-      batchnorm=self.batchnorm_factory(), activate=ACTIVATIONS[self.activation],
+      batchnorm=self.batchnorm_factory(), activation=self.activation,
     )  # fmt: skip
     common: dict[str, Any] = {"growth": self.growth, "factors": self.growth_factors}
     common |= {"bottlenecks": self.bottleneck_factors, "channels": self.channels}

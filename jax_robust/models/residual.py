@@ -16,16 +16,20 @@ class Block(nn.Module):
   Attributes:
     features: output channels.
     stride: of the convolution that has one, and of the shortcut's.
-    activate: the activation.
+    activation: a name in `layers.ACTIVATIONS`.
     conv: as `layers.conv`, for the net's dtype.
     batchnorm: makes a BatchNorm with the net's constants of a name.
   """
 
   features: Any
   stride: int
-  activate: Callable[[Array], Array]
+  activation: str
   conv: Callable[..., nn.Conv]
   batchnorm: Callable[..., nn.Module]
+
+  def activate(self, x: Array) -> Array:
+    """The activation, a method so that `representation` can find its calls."""
+    return ACTIVATIONS[self.activation](x)
 
 
 class ResidualNet(Classifier, kw_only=True):
@@ -50,7 +54,7 @@ class ResidualNet(Classifier, kw_only=True):
     return block_class(
       features=features,
       stride=2 if group > 0 and number == 0 else 1,
-      activate=ACTIVATIONS[self.activation],
+      activation=self.activation,
       conv=self.conv_factory(),
       batchnorm=self.batchnorm_factory(),
       name=f"layer_{group}_block_{number}",

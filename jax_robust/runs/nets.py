@@ -97,6 +97,34 @@ def open_model(config: Any, path: pathlib.Path) -> Opened:
   return Opened(chosen, *load_net(config, path, chosen))
 
 
+def open_run(reference: str, source: Source, *, key: str) -> tuple[Any, Opened]:
+  """The net of another run, for the images of a source, and that run's config.
+
+  Args:
+    reference: workdir of the run, whose own config says which checkpoint.
+    source: the images.
+    key: of the config that names the run, for messages.
+
+  Raises:
+    ConfigError: it has no weights; its images are of another shape, or its classes are others.
+    WorkdirError: it is no workdir.
+  """
+  folder = pathlib.Path(reference)
+  theirs = config_lib.from_data(workdir.read_config(folder))
+  theirs.init_from = ""
+  note = folder / workdir.DATA
+  noted = workdir.read_note(note) if note.is_file() else {}
+  for name, here in (("image_shape", source.image_shape), ("num_classes", source.num_classes)):
+    there = noted.get(name, here)
+    there = tuple(there) if isinstance(there, list) else there
+    if there != here:
+      raise ConfigError(
+        f"config.{key}={reference!r} was trained on images of {name} {there}, {source.name} has "
+        f"{here}: name a run on images like these"
+      )
+  return theirs, Opened(source, *load_net(theirs, folder, source))
+
+
 def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
   """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
   net = build.model(config, source.num_classes)

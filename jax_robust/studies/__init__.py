@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 STUDIES = {
   "confident_mistakes": "jax_robust.studies.confident_mistakes:confident_mistakes",
-  "own_mistakes": "jax_robust.studies.own_mistakes:own_mistakes",
+  "constructed_sets": "jax_robust.studies.constructed_sets:constructed_sets",
+  "feature_leakage": "jax_robust.studies.feature_leakage:feature_leakage",
+  "just_bugs": "jax_robust.studies.just_bugs:just_bugs",
   "other_images": "jax_robust.studies.other_images:other_images",
+  "own_mistakes": "jax_robust.studies.own_mistakes:own_mistakes",
   "two_dimensional": "jax_robust.studies.two_dimensional:two_dimensional",
 }
 """What `config.study.name` may be: `module:name` of the function, by the name of the study."""

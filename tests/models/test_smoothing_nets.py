@@ -18,6 +18,7 @@ from jax_robust.models.convert import from_torch, load_arrays, to_torch
     ("cifar_resnet", {"depth": 110}, (32, 32, 3), 10, 1_730_714),
     ("resnet18", {}, (32, 32, 3), 10, 11_173_962),
     ("resnet50", {}, (224, 224, 3), 1000, 25_557_032),
+    ("resnet50", {"stem": "cifar"}, (32, 32, 3), 10, 23_520_842),
   ],
 )
 def test_parameter_counts(shapes_of, name, options, shape, num_classes, expected):
