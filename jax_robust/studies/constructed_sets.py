@@ -26,9 +26,10 @@ from jax_robust.evaluate import label_plots, tables
 from jax_robust.evaluate.image_plots import ImageRow, draw_image_rows
 from jax_robust.evaluate.intervals import Interval
 from jax_robust.generate.constructed import INVERTED, TARGETED
+from jax_robust.jobs import evaluate
 from jax_robust.jobs.generate import ORIGINS, SHARDS
 from jax_robust.models import normalization
-from jax_robust.runs import build, workdir
+from jax_robust.runs import build, nets, workdir
 from jax_robust.runs.evaluation import attack_setting
 from jax_robust.studies import Finding, plan
 
@@ -259,11 +260,12 @@ class _Study:
   def _test(self, run, place: pathlib.Path) -> dict[str, _Share]:
     """Accuracy on all test images, and under attack by radius; kept in the run's workdir."""
     measured = {block: self.config[block].to_dict() for block in ("evals", "evaluation")}
-    tested = plan.changed(run, job="evaluate", **measured)
+    tested = plan.changed(run, **measured)
     file = place / "results" / "evaluate.json"
     found = workdir.read_note(file) if file.exists() else {}
     if not _is_of(found, tested):
-      found = jobs.run(tested, place)
+      found = evaluate.measure(tested, nets.open_model(tested, place)).result
+      workdir.write_result(place, "evaluate", found)
     under_attack = {
       f"{point['eps']:g}": _Share(point["robust"], found["num_examples"])
       for point in found["curve"]
@@ -326,12 +328,12 @@ def _summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     shares = [get(each) for each in found]
     return plan.over_seeds([share.value for share in shares], shares[0].num)
 
-  nets = found[0]["tests"]
+  tests = found[0]["tests"]
   ours: dict[str, Any] = {
     "accuracy": {
       measure: {name: over_seeds(lambda each, n=name, m=measure: each["tests"][n][m])
-                for name in nets}
-      for measure in nets["standard"]
+                for name in tests}
+      for measure in tests["standard"]
     },
     "sets": [each["sets"] for each in found],
   }  # fmt: skip
