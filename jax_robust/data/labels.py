@@ -6,15 +6,22 @@ from which images.
 
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jax_robust.atomic import write_atomically
-from jax_robust.data.sources import Source, labels_of, select
-from jax_robust.errors import DataFileError, check_name, warn
+from jax_robust.data import files, npy
+from jax_robust.data.sources import Source, check_source, checked_names, labels_of, select
+from jax_robust.errors import (
+  DataFileError,
+  check_count,
+  check_function,
+  check_name,
+  check_share,
+  warn,
+)
 
 LEFT_OUT = -1
 KEEP = ("all", "mistakes", "correct")
@@ -51,13 +58,10 @@ def with_labels(
   >>> with_labels(source, [1, LEFT_OUT, 0]).read(np.array([1]))[1]
   array([0], dtype=int32)
   """
-  labels, name = np.asarray(labels), name or f"{source.name} with other labels"
-  if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (source.num_examples,):
-    raise ValueError(
-      f"labels are {labels.dtype}{list(labels.shape)}, expected integers [{source.num_examples}], "
-      f"one for each image of {source.name}"
-    )
-  names = source.class_names if class_names is None else tuple(class_names)
+  check_source(source)
+  name = name or f"{source.name} with other labels"
+  labels = _integers(labels, f"the labels for {source.name}", source.num_examples)
+  names = source.class_names if class_names is None else checked_names(class_names, name)
   num_classes = len(names) or source.num_classes
   if outside := sorted({*labels.tolist()} - {LEFT_OUT, *range(num_classes)}):
     raise ValueError(
@@ -95,10 +99,13 @@ def relabel(
     batch_size: images that the net is given at once.
 
   Raises:
+    TypeError: no source, or no function.
     ValueError: an unknown `keep`, outputs that are no logits `[b, k]`, or no image that is kept.
 
   Reference: Wallace, "Learning from Incorrectly Labeled Data", Distill 2019 (`keep='mistakes'`).
   """
+  check_source(source)
+  check_function(" of images that returns logits", predict_fn=predict_fn)
   check_name("keep", keep, KEEP)
   found = []
   for images, _ in source.batches(batch_size):
@@ -107,6 +114,11 @@ def relabel(
       raise ValueError(
         f"predict_fn returned {list(logits.shape)} for {len(images)} images, expected logits "
         f"[{len(images)}, {source.num_classes}]; of several exits choose one by nets.select_exit"
+      )
+    if not np.issubdtype(logits.dtype, np.floating):
+      raise ValueError(
+        f"predict_fn returned dtype {logits.dtype}, expected floating-point logits, before any "
+        "arg max or comparison"
       )
     if not np.isfinite(logits).all():
       raise ValueError(f"predict_fn returned NaN or infinite logits for images of {source.name}")
@@ -120,10 +132,11 @@ def select_kept(given: Any, true: Any, keep: str) -> np.ndarray:
   """The given labels `[n]`, with `LEFT_OUT` for those that are not kept: see `relabel`.
 
   Raises:
-    ValueError: an unknown `keep`, or nothing is kept.
+    ValueError: an unknown `keep`, labels that are no integers `[n]`, or nothing is kept.
   """
   check_name("keep", keep, KEEP)
-  given, true = np.asarray(given), np.asarray(true)
+  true = _integers(true, "true labels")
+  given = _integers(given, "given labels", len(true))
   kept = {"all": given == given, "mistakes": given != true, "correct": given == true}[keep]
   if not kept.any():
     raise ValueError(
@@ -162,17 +175,20 @@ def inject_label_noise(
     int32 `[n]`.
 
   Raises:
-    ValueError: an unknown kind, a share outside [0, 1], or one class only.
+    ValueError: an unknown kind, a share outside [0, 1], a seed that is none, or one class only;
+      labels that are no integers `[n]`, or number no class.
 
   >>> labels = np.zeros(8, int)
   >>> sorted(inject_label_noise(labels, 0.25, num_classes=2, seed=0).tolist())
   [0, 0, 0, 0, 0, 0, 1, 1]
   """
   check_name("kind", kind, NOISES)
-  if not 0 <= share <= 1:
-    raise ValueError(f"share={share}: expected a share of the labels, 0 to 1")
-  if num_classes < 2:
-    raise ValueError(f"num_classes={num_classes}: expected two or more, for a label to be wrong")
+  check_share(share=share)
+  check_count(2, num_classes=num_classes)  # for a label to be wrong
+  check_count(0, seed=seed)
+  labels = _integers(labels, "labels")
+  if outside := sorted({*labels.tolist()} - {LEFT_OUT, *range(int(num_classes))}):
+    raise ValueError(f"labels {outside[:5]} are outside 0 to {num_classes - 1}, the classes")
   noisy = np.array(labels, np.int32)
   rows = np.flatnonzero(noisy != LEFT_OUT)
   count = round(share * len(rows))
@@ -197,36 +213,52 @@ def load_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...] | 
   Raises:
     DataFileError: it is missing, damaged, or holds something else.
   """
-  if not pathlib.Path(path).is_file():
+  if not pathlib.Path(path).exists():
     raise DataFileError(path, "there is no such file", _REMEDY)
   try:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-      return _checked(path, loaded), None
-    with loaded as archive:
-      names = archive.get("class_names")
-      labels = _checked(path, archive["label"])
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    raise DataFileError(path, f"can't be read as labels ({error})", _REMEDY) from error
-  return labels, None if names is None else tuple(map(str, names.tolist()))
+    with npy.open_file(path) as stream:
+      is_array = stream.read(6) == b"\x93NUMPY"
+    if is_array:
+      labels, names = npy.whole_array(path), None
+    else:
+      with npy.open_npz(path) as archive:
+        if "label" not in (there := npy.member_names(archive)):
+          raise DataFileError(path, f"it has {there} and no 'label'", _REMEDY)
+        labels = npy.member_array(archive, "label")
+        names = files.npz_names(archive, path) if "class_names" in there else None
+    return _integers(labels, "they"), names
+  except (DataFileError, ValueError) as error:
+    reason = getattr(error, "reason", error)
+    raise DataFileError(path, f"can't be read as labels: {reason}", _REMEDY) from error
 
 
 def save_labels(path: str | os.PathLike, labels: Any, class_names: Sequence[str] = ()) -> None:
-  """Writes what `load_labels` reads, as an npz; whole or not at all."""
-  arrays: dict[str, Any] = {"label": np.asarray(labels, np.int32)}
-  if class_names:
-    arrays["class_names"] = np.array(class_names)
+  """Writes what `load_labels` reads, as an npz; whole or not at all.
+
+  Raises:
+    ValueError: labels that are no integers `[n]` of 32 bits, or names that are none.
+  """
+  labels = _integers(labels, "labels")
+  arrays: dict[str, Any] = {"label": labels.astype(np.int32)}
+  if not np.array_equal(arrays["label"], labels):
+    raise ValueError(f"labels: {labels[arrays['label'] != labels][:5]} are no integers of 32 bits")
+  if len(class_names):
+    arrays["class_names"] = np.array(checked_names(class_names, os.fspath(path)))
   write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
-def _checked(path, labels: np.ndarray) -> np.ndarray:
-  """Labels of the right layout.
+def _integers(labels: Any, name: str, num: int | None = None) -> np.ndarray:
+  """Labels as an array of integers `[n]`, of the number that is wanted if it is given.
 
   Raises:
-    DataFileError: they are no integers `[n]`.
+    ValueError: they are something else, such as floats, of which a cast would change the classes.
   """
-  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-    raise DataFileError(
-      path, f"holds {labels.dtype}{list(labels.shape)}, expected integers [n]", _REMEDY
-    )
-  return labels
+  found = np.asarray(labels)
+  if (
+    found.ndim != 1
+    or not np.issubdtype(found.dtype, np.integer)
+    or len(found) != (len(found) if num is None else num)
+  ):
+    wanted = "[n]" if num is None else f"[{num}], one for each image"
+    raise ValueError(f"{name} are {found.dtype}{list(found.shape)}, expected integers {wanted}")
+  return found
