@@ -217,8 +217,9 @@ def _start(start, keys, x, ball, drawn_from):
   elif start in ("uniform", "one_step"):
     x_start = x + drawn_from.sample(keys, x)
   elif start == "normal":
-    normal = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
-    x_start = x + _NORMAL_START_STDDEV * normal
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # in bfloat16 a normal has 128 values
+    normal = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], dtype))(keys)
+    x_start = (x + _NORMAL_START_STDDEV * normal).astype(x.dtype)
   else:
     return x
   return ball.project(x_start, x)
