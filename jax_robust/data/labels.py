@@ -213,20 +213,26 @@ def load_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...] | 
   Raises:
     DataFileError: it is missing, damaged, or holds something else.
   """
+  arrays = _read(path)
+  return arrays["label"], arrays.get("class_names")
+
+
+def _read(path) -> dict[str, Any]:
+  """What a file of labels holds, checked: `label`, and `class_names` if it has them."""
   if not pathlib.Path(path).exists():
     raise DataFileError(path, "there is no such file", _REMEDY)
   try:
     with npy.open_file(path) as stream:
       is_array = stream.read(6) == b"\x93NUMPY"
     if is_array:
-      labels, names = npy.whole_array(path), None
-    else:
-      with npy.open_npz(path) as archive:
-        if "label" not in (there := npy.member_names(archive)):
-          raise DataFileError(path, f"it has {there} and no 'label'", _REMEDY)
-        labels = npy.member_array(archive, "label")
-        names = files.npz_names(archive, path) if "class_names" in there else None
-    return _integers(labels, "they"), names
+      return {"label": _integers(npy.whole_array(path), "they")}
+    with npy.open_npz(path) as archive:
+      if "label" not in (there := npy.member_names(archive)):
+        raise DataFileError(path, f"it has {there} and no 'label'", _REMEDY)
+      arrays: dict[str, Any] = {"label": _integers(npy.member_array(archive, "label"), "they")}
+      if "class_names" in there:
+        arrays["class_names"] = files.npz_names(archive, path)
+    return arrays
   except (DataFileError, ValueError) as error:
     reason = getattr(error, "reason", error)
     raise DataFileError(path, f"can't be read as labels: {reason}", _REMEDY) from error

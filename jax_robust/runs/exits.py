@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import config as config_lib
-from jax_robust import early_exit
+from jax_robust import early_exit, paths
 from jax_robust.attacks.non_finite import lost_points
 from jax_robust.data.evaluation import as_floats, eval_batches
 from jax_robust.data.sources import Source
@@ -275,7 +275,7 @@ def load_deployed(
     ConfigError: no thresholds, or those of other weights; a net that can't be run block by block.
     WorkdirError: the folder is no workdir.
   """
-  path = pathlib.Path(folder)
+  path, thresholds = pathlib.Path(paths.expand(folder)), paths.expand(thresholds)
   config = config_lib.from_data(workdir.read_config(path))
   config.evaluation.checkpoint = checkpoint or config.evaluation.checkpoint
   noted = workdir.read_note(path / workdir.DATA)
