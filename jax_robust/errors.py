@@ -356,6 +356,19 @@ def check_probability(**values: Any) -> None:
       raise ValueError(f"{name}={shown(value)}: expected a probability inside (0, 1)")
 
 
+def check_share(**values: Any) -> None:
+  """Raises ValueError unless every value is one number in [0, 1].
+
+  >>> check_share(rho=1.5)
+  Traceback (most recent call last):
+  ...
+  ValueError: rho=1.5: expected a share, 0 to 1
+  """
+  for name, value in values.items():
+    if not _lies(value, lambda number: 0 <= number <= 1):
+      raise ValueError(f"{name}={shown(value)}: expected a share, 0 to 1")
+
+
 def check_images(x: Any) -> None:
   """Raises unless x is a batch of floating-point images in [0, 1].
 

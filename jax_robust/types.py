@@ -162,6 +162,29 @@ def typed_keys(rng: Any) -> jax.Array:
   )
 
 
+def as_ids(ids: Any, num_images: int) -> np.ndarray:
+  """The names of images for their randomness, int64 `[n]`: their places, where none are given.
+
+  Raises:
+    ValueError: another number of them, or no integers; one outside 0 to 2^32 - 1, of which the
+      rest would be cut off; one that two images have, which would share their draws.
+
+  >>> as_ids(None, 3).tolist(), as_ids([7, 5], 2).tolist()
+  ([0, 1, 2], [7, 5])
+  """
+  ids = np.arange(num_images) if ids is None else np.asarray(ids)
+  if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
+    raise ValueError(
+      f"ids have shape {ids.shape} and dtype {ids.dtype}: expected {num_images} integers, one per "
+      "image"
+    )
+  if not 0 <= ids.min() <= ids.max() < 2**32:
+    raise ValueError(f"ids from {ids.min()} to {ids.max()}: expected 0 to 2^32 - 1")
+  if len(np.unique(ids)) < num_images:
+    raise ValueError("ids: expected each id once, as images with the same id share their draws")
+  return ids.astype(np.int64)
+
+
 def fold(keys: jax.Array, number: Any) -> jax.Array:
   """Every example's key `[b]`, folded with one number."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

@@ -213,6 +213,13 @@ def test_bad_batches_are_refused(name, row):
     loss_of(name, **given)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@every_objective
+def test_objectives_refuse_images_of_half_precision(name, dtype):
+  with pytest.raises(TypeError, match=r"x has dtype b?float16: expected float32.*model\.dtype"):
+    loss_of(name, jnp.asarray(X, dtype))
+
+
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if "sigma" in OBJECTIVES[name]])
 def test_objectives_refuse_a_sigma_of_other_units(name):
   with pytest.raises(ValueError, match="sigma=64: .*did you mean 64/255"):
@@ -228,6 +235,10 @@ def test_objectives_refuse_a_sigma_of_other_units(name):
     ("grad_align", {"lbd": "1"}, "lbd='1': expected a number"),
     ("grad_align", {"lbd": np.ones(2)}, r"lbd has shape \(2,\): expected one number"),
     ("grad_align", {"loss_fn": "margin"}, "loss_fn='margin': expected a function"),
+    ("trades", {"beta": -6.0}, "beta=-6.0: expected a finite number of at least 0"),
+    ("trades", {"attack": "fgsm"}, "attack='fgsm': expected a function"),
+    ("adversarial", {"attack": "fgsm"}, "attack='fgsm': expected a function"),
+    ("macer", {"margin": -1.0}, "margin=-1.0: expected a finite number of at least 0"),
     ("multi_exit", {"penalties": [0.1, float("nan")]}, "penalties=nan: expected a finite number"),
     ("multi_exit", {"penalties": [float("inf")]}, "penalties=inf: expected a finite number"),
     ("multi_exit", {"penalties": 0.1}, "penalties=0.1: expected a list"),
@@ -276,6 +287,8 @@ def test_free_training_refuses_a_carry_of_another_batch(num_rows):
   carry = objectives.UPDATES["free"].init_carry(X.shape[1:], num_rows)
   with pytest.raises(ValueError, match="perturbations of shape .* expected one for each row"):
     update(types.SimpleNamespace(carry=carry), {"image": X, "target": ONE_HOT})
+  with pytest.raises(TypeError, match="x has dtype float16: expected float32"):
+    update(types.SimpleNamespace(carry=carry), {"image": X.astype(np.float16), "target": ONE_HOT})
 
 
 EVALUATORS = {

@@ -59,6 +59,7 @@ NEW_KEYS = [
   ("quickstart", "epoch_size", "500", 500),
   ("mnist_smoothing", "attack.name", "pgd", "pgd"),
   ("mnist_smoothing", "generate.method", "gaussian", "gaussian"),
+  ("mnist_smoothing", "study.name", "two_dimensional", "two_dimensional"),
   ("fast_training", "objective.penalties", "(0.1, 0)", [0.1, 0]),
   ("fast_training", "objective.penalties", "0", [0]),
 ]
@@ -75,7 +76,7 @@ def test_a_keyword_of_a_blocks_function_can_be_set(capsys, name, key, text, valu
     config = presets.complete(config_lib.load(name))
     known = main.functools.partial(main._known_keys, config)
     config_lib.override(config, key, text, known)
-    if key not in ("generate.method", "attack.name"):
+    if key not in ("generate.method", "study.name", "attack.name"):
       config_lib.override(config, key, "none", known)
       assert config_lib.flatten(config_lib.to_data(config)) == there, flags
 

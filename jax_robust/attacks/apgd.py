@@ -11,7 +11,7 @@ from jax_robust.attacks.apgd_search import apgd_search
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.entry import check_inputs
-from jax_robust.attacks.pgd_steps import check_restarts
+from jax_robust.attacks.pgd_steps import read_restarts
 from jax_robust.attacks.stepwise import make_problem, run_all
 from jax_robust.types import Images, LogitsFn, LossFn, Rng
 
@@ -82,7 +82,7 @@ def apgd(
   >>> apgd(lambda x: x, x, labels, jax.random.key(0), ball=linf_ball(0.25), num_steps=5).tolist()
   [[0.25, 0.75]]
   """
-  check_restarts(num_restarts, start)
+  num_restarts = read_restarts(num_restarts, start)
   to_goal = goals is not None
   ascended = losses.towards(loss_fn) if to_goal else loss_fn
   loss_of_goals = losses.wrapped_as(
@@ -138,7 +138,7 @@ def apgd_targeted(
   >>> bool(jnp.argmax(x_adv) != 0)
   True
   """
-  check_restarts(num_restarts, None)
+  num_restarts = read_restarts(num_restarts, None)
   search = apgd_search(
     losses.targeted_dlr, num_steps=num_steps, eot=eot, rho=rho, large_radii=large_radii
   )

@@ -17,7 +17,7 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import is_finite, succeeded
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
 from jax_robust.attacks.stepwise import Problem, Search, select
-from jax_robust.errors import check_count
+from jax_robust.errors import check_count, check_share
 from jax_robust.nets.exits import predictions
 from jax_robust.types import LogitsFn, fold
 
@@ -115,13 +115,15 @@ def apgd_search(
     A `Search`, whose states are of type `ApgdState`.
 
   Raises:
-    ValueError: a negative number of steps; no draw.
+    ValueError: a negative number of steps; no draw; `rho` outside [0, 1].
 
   >>> apgd_search(lambda outputs, labels, goals: outputs[:, 0], num_steps=20).num_steps
   21
   """
   check_count(0, num_steps=num_steps)
   check_count(eot=eot)
+  check_share(rho=rho)
+  num_steps, eot = int(num_steps), int(eot)
   stages = _stages(num_steps, large_radii)
   start = jax.lax.stop_gradient(start)
 

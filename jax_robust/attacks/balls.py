@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from jax_robust.attacks import projections
 from jax_robust.attacks.projections import Images, l2_norm, max_pixels, per_example, sum_pixels
-from jax_robust.errors import check_eps, is_traced, warn
+from jax_robust.errors import as_numbers, check_eps, check_name, check_per_image, is_traced, warn
 
 
 @jax.tree_util.register_dataclass
@@ -151,8 +151,10 @@ def l1_ball(eps: Any, *, sparsity: Any = 0.01) -> Ball:
   >>> l1_ball(1.0, sparsity=0.5).ascent(jnp.array([[3.0, -4.0, 1.0, 0.0]])).tolist()
   [[0.5, -0.5, 0.0, 0.0]]
   """
-  if not is_traced(sparsity) and not 0 <= np.min(sparsity) <= np.max(sparsity) <= 1:
-    raise ValueError(f"sparsity={sparsity}: expected a share of the pixels, in [0, 1]")
+  if not is_traced(sparsity):
+    shares = as_numbers(sparsity, "sparsity")
+    if shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
+      raise ValueError(f"sparsity={sparsity}: expected a share of the pixels, in [0, 1]")
   return Ball(_radius(eps, "l1"), sparsity=sparsity, norm="l1")
 
 
@@ -189,7 +191,10 @@ def check_ball(name: str, ball: Any, x: Any, *, per_pixel: bool, minimum_norm: b
     ValueError: as `errors.check_eps`; radii of a shape that does not fit the images.
   """
   check_is_ball(ball)
+  check_name("ball.norm", ball.norm, BALLS)
   check_eps(ball.eps, ball.norm)
+  if ball.norm == "l1":
+    check_per_image(x.shape[0], **{"ball.sparsity": ball.sparsity})
   shape = np.shape(ball.eps)
   if len(shape) > 1:
     if ball.norm != "linf" or not per_pixel:

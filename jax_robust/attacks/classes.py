@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_robust import losses
+from jax_robust.errors import check_count
 from jax_robust.nets.exits import predictions
 
 
@@ -72,17 +73,14 @@ def likeliest_wrong(outputs: Any, labels: Int[Array, " b"], num_targets: int) ->
   AutoAttack takes ranks 2 to t + 1, which is the same where the example is classified correctly.
 
   Raises:
-    ValueError: no wrong class, or `num_targets` below 1.
+    ValueError: no wrong class, or `num_targets` is no whole number of at least 1.
 
   >>> likeliest_wrong(jnp.array([[1.0, 3.0, 2.0]]), jnp.array([1]), 9).tolist()
   [[2], [0]]
   """
+  check_count(num_targets=num_targets)
   logits = jnp.nan_to_num(predictions(outputs), nan=-jnp.inf)
   num_classes = logits.shape[-1]
-  if min(num_targets, num_classes - 1) < 1:
-    raise ValueError(
-      f"num_targets={num_targets} of {num_classes} classes: expected at least 1 wrong class"
-    )
   is_true = jax.nn.one_hot(labels, num_classes, dtype=bool)
-  num_ranked = min(num_targets, num_classes - 1) + 1
+  num_ranked = min(int(num_targets), num_classes - 1) + 1
   return jax.lax.top_k(jnp.where(is_true, jnp.inf, logits), num_ranked)[1][:, 1:].T

@@ -14,7 +14,7 @@ from jax_robust.attacks.classes import is_finite, lead, succeeded
 from jax_robust.attacks.pgd_steps import adam
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
-from jax_robust.errors import check_count, check_positive
+from jax_robust.errors import check_count, check_per_image, check_positive, check_weight
 
 _INSIDE = 1 - 1e-6  # the images, scaled to [-1, 1], shrink by this so that arctanh is finite
 
@@ -123,10 +123,12 @@ def cw_search(
   nearer points.
 
   Raises:
-    ValueError: fewer than one step or search.
+    TypeError, ValueError: fewer than one step or search; a confidence that is no finite number of
+      at least 0; `initial_c` or `learning_rate` not above 0.
   """
   check_count(num_steps=num_steps, num_searches=num_searches)
   check_positive(initial_c=initial_c, learning_rate=learning_rate)
+  check_weight(confidence=confidence)
   optimizer = adam({0: learning_rate})
   return Search(
     init=functools.partial(_init, optimizer=optimizer, initial_c=initial_c),
@@ -161,6 +163,7 @@ def _init(ball, problem, *, optimizer, initial_c):
 def _step(ball, logits_fn, state, *, optimizer, num_steps, confidence, to_goal):
   """Queries the iterate and moves it; after the last step of a c, goes to the next c."""
   x, labels, goals, _ = state.problem
+  check_per_image(len(x), confidence=confidence)
   # The very first point is x, which tanh gives back only up to rounding.
   point = stepwise.select(state.count == 0, x, 0.5 * (jnp.tanh(state.w) + 1))
   keys = fold_each(state.problem.keys, state.count)

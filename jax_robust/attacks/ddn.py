@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_robust import losses, types
@@ -15,7 +16,15 @@ from jax_robust.attacks.classes import is_finite, misclassified, succeeded
 from jax_robust.attacks.pgd_steps import StepSize
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
-from jax_robust.errors import check_count, check_probability, check_step_size
+from jax_robust.errors import (
+  check_count,
+  check_function,
+  check_per_image,
+  check_probability,
+  check_step_size,
+  check_weight,
+  is_traced,
+)
 
 _FIRST_STEP, _LAST_STEP = 1.0, 0.01
 
@@ -116,14 +125,17 @@ def ddn_search(
   count whose class is the problem's goal, and the loss of the goals is descended.
 
   Raises:
-    ValueError: no steps; fewer than 2 levels; gamma is not between 0 and 1.
+    TypeError, ValueError: no steps; fewer than 2 levels; gamma is not between 0 and 1; another
+      number, or the loss, is none.
   """
   check_count(num_steps=num_steps)
-  check_step_size(step_size=step_size, initial_norm=initial_norm)
+  check_step_size(step_size=step_size)
+  check_function(", such as losses.margin", loss_fn=loss_fn)
   if levels is not None:
     check_count(2, levels=levels)
-  if isinstance(gamma, (int, float)):
-    check_probability(gamma=gamma)
+  check_weight(gamma=gamma, initial_norm=initial_norm)
+  for each in np.ravel(gamma).tolist() if not is_traced(gamma) else ():
+    check_probability(gamma=each)
   if step_size is None:
     step_size = functools.partial(cosine, num_steps=num_steps)
   return Search(
@@ -151,6 +163,7 @@ def _init(ball, problem, *, initial_norm):
   """The state before the first step."""
   del ball
   x, b = problem.x, problem.x.shape[:1]
+  check_per_image(len(x), initial_norm=initial_norm)
   return DdnState(
     **stepwise.fresh(problem),
     distance=jnp.full_like(x, jnp.inf, shape=b),
@@ -162,6 +175,7 @@ def _init(ball, problem, *, initial_norm):
 def _step(ball, logits_fn, state, *, loss_fn, adversarial_fn, to_goal, step_size, gamma, levels):
   """Queries the iterate, then moves it by direction and norm."""
   (x, labels, goals, _), point = state.problem, state.iterate
+  check_per_image(len(x), gamma=gamma)
   keys = fold_each(state.problem.keys, state.count)
   model_keys, direction_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
 

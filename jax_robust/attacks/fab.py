@@ -14,7 +14,7 @@ from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.fab_search import fab_search
 from jax_robust.attacks.non_finite import warn_of_lost
-from jax_robust.errors import check_count
+from jax_robust.attacks.pgd_steps import read_restarts
 from jax_robust.nets import derivatives
 from jax_robust.nets.exits import single_exit
 from jax_robust.types import Images, LogitsFn, Rng, fold
@@ -116,7 +116,7 @@ def fab_targeted(
 
 def _nearest(name, make_search, logits_fn, problem, goals, num_restarts, ball):
   """The nearest adversarial point over all goals `[t, b]` and restarts, or x."""
-  check_count(num_restarts=num_restarts)
+  num_restarts = read_restarts(num_restarts, None)
   num_goals = goals.shape[0]
   tries = jnp.arange(num_restarts * num_goals), jnp.tile(goals, (num_restarts, 1))
   arguments = ball, problem, goals

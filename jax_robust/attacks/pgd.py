@@ -28,15 +28,21 @@ from jax_robust.attacks.non_finite import give_back_lost, half_way_back, warn_of
 from jax_robust.attacks.pgd_steps import (
   MODEL_NOISE,
   StepSize,
-  check_restarts,
   make_move,
+  read_restarts,
   size_of_step,
 )
 from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import select
-from jax_robust.errors import check_count, check_name, check_step_size
+from jax_robust.errors import (
+  check_count,
+  check_name,
+  check_per_image,
+  check_step_size,
+  check_weight,
+)
 from jax_robust.nets import derivatives
-from jax_robust.nets.loops import default_unroll, scan
+from jax_robust.nets.loops import read_unroll, scan
 from jax_robust.nets.randomised import takes_rng
 from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold
 
@@ -102,7 +108,7 @@ def pgd(
     num_restarts: independent starts; the last iterate of highest loss is returned. Static.
     keep_best: return the iterate of highest loss over all steps and restarts, the starts included.
       Costs one more forward pass per restart, as does `num_restarts > 1` by itself.
-    unroll: steps per iteration of the compiled loop; default: see `default_unroll`.
+    unroll: steps per iteration of the compiled loop, at least 1; default: see `default_unroll`.
 
   Reference: Madry et al., 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks",
   https://arxiv.org/abs/1706.06083; Gowal et al., 2020, "Uncovering the Limits of Adversarial
@@ -122,7 +128,7 @@ def pgd(
   check_count(eot=eot)
   if isinstance(start, str):
     check_name("start", start, STARTS)
-  check_restarts(num_restarts, start)
+  num_steps, num_restarts, eot = int(num_steps), read_restarts(num_restarts, start), int(eot)
   x, keys, is_randomised = inputs.x, inputs.keys, takes_rng(logits_fn)
   init_fn, move_fn = make_move(ball, step_size, optimizer, num_steps, momentum)
   drawn_from = _ball_of_starts(start, ball, step_size, optimizer, num_steps)
@@ -143,7 +149,7 @@ def pgd(
     x_adv = half_way_back(~finite, state.x_adv, ball.project(x_adv, x), x)
     return state._replace(x_adv=x_adv, memory=memory, num_lost=state.num_lost + ~finite), None
 
-  unroll = default_unroll(num_steps) if unroll is None else unroll
+  unroll = read_unroll(unroll, num_steps)
   best_x, best_loss = x, jnp.full_like(x, -jnp.inf, shape=x.shape[:1])
   num_lost = jnp.zeros(x.shape[0], jnp.int32)
   keeps_best = num_restarts > 1 or keep_best
@@ -211,8 +217,9 @@ def _start(start, keys, x, ball, drawn_from):
   elif start in ("uniform", "one_step"):
     x_start = x + drawn_from.sample(keys, x)
   elif start == "normal":
-    normal = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
-    x_start = x + _NORMAL_START_STDDEV * normal
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # in bfloat16 a normal has 128 values
+    normal = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], dtype))(keys)
+    x_start = (x + _NORMAL_START_STDDEV * normal).astype(x.dtype)
   else:
     return x
   return ball.project(x_start, x)
@@ -462,9 +469,11 @@ def cw_linf(
   [[0.25, 0.75]]
   """
   check_norm("cw_linf", ball, "linf", "; in others take pgd with losses.margin, or cw_l2")
+  check_weight(confidence=confidence)
 
   def loss_fn(outputs, targets):
     margin, kappa = losses.margin(outputs, targets), jnp.asarray(confidence, outputs.dtype)
+    check_per_image(len(margin), confidence=kappa)
     # `pgd` ascends it; with goals it descends it.
     return -jax.nn.relu(kappa - margin) if goals is None else jax.nn.relu(kappa + margin)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.projections import max_pixels, per_example
-from jax_robust.errors import check_count, check_step_size
+from jax_robust.errors import check_count, check_step_size, shown
 
 StepSize: TypeAlias = Callable[[Any], Any] | Array | np.ndarray | float
 """In units of the image, in the norm of the ball: a number, or a function of the step number."""
@@ -34,20 +34,25 @@ def piecewise_constant(step_sizes: Mapping[int | str, float | int]) -> Callable[
     `step -> size`, for `step_size=` or any optax optimiser.
 
   Raises:
-    ValueError: step 0 is missing, or a step is negative; a size is negative, infinite or NaN.
+    TypeError: it is no mapping of steps to sizes, which are numbers.
+    ValueError: step 0 is missing, or a step is no whole number of at least 0; a size is negative,
+      infinite or NaN.
 
   >>> schedule = piecewise_constant({0: 0.5, 5: 0.25})
   >>> [float(schedule(step)) for step in (0, 4, 5, 9)]
   [0.5, 0.5, 0.25, 0.25]
   """
+  if not isinstance(step_sizes, Mapping):
+    raise TypeError(f"step_sizes={shown(step_sizes)}: expected {{first step: size}}")
+  for first, size in step_sizes.items():
+    check_step_size(step_size=size)
+    if not (isinstance(first, str) and first.isdecimal()):
+      check_count(0, **{"first step of step_sizes": first})
   sizes = sorted((int(first), float(size)) for first, size in step_sizes.items())
   if not sizes or sizes[0][0] != 0:
     raise ValueError(
       f"step_sizes={dict(step_sizes)}: expected {{first step: size}} whose smallest step is 0"
     )
-
-  for _, each in sizes:
-    check_step_size(step_size=each)
 
   def schedule(step):
     size = jnp.asarray(sizes[0][1])
@@ -126,11 +131,14 @@ def _of_mean_size_one(gradient):
   return gradient / jnp.where(mean > 0, mean, 1.0)
 
 
-def check_restarts(num_restarts: int, start: Any) -> None:
-  """Raises ValueError unless there is a restart; of several, unless they start at random points."""
+def read_restarts(num_restarts: int, start: Any) -> int:
+  """How many restarts there are; raises ValueError unless there is one, or where several start at
+  the same point.
+  """
   check_count(num_restarts=num_restarts)
   name = start if isinstance(start, str) else "an array"
   if num_restarts > 1 and start is not None and name not in ("uniform", "one_step", "normal"):
     raise ValueError(
       f"num_restarts={num_restarts} with start={name}: expected a random start, else all are alike"
     )
+  return int(num_restarts)

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float
 
 from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.entry import check_inputs
+from jax_robust.attacks.pgd_steps import read_restarts
 from jax_robust.attacks.square_search import square_search
 from jax_robust.attacks.stepwise import make_problem, run_all
-from jax_robust.errors import check_count
 from jax_robust.types import Images, LogitsFn, Rng
 
 
@@ -72,7 +72,7 @@ def square(
   >>> bool(jnp.argmax(logits_fn(x_adv)) == 1)
   True
   """
-  check_count(num_restarts=num_restarts)
+  num_restarts = read_restarts(num_restarts, None)
   search = square_search(
     num_queries=num_queries, p_init=p_init, resc_schedule=resc_schedule, to_goal=goals is not None
   )

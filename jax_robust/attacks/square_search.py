@@ -14,7 +14,7 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import is_finite, lead, succeeded
 from jax_robust.attacks.projections import per_example, sum_pixels
 from jax_robust.attacks.stepwise import Problem, Search, select
-from jax_robust.errors import check_count
+from jax_robust.errors import check_count, check_positive, check_share
 from jax_robust.types import LogitsFn
 
 _CANCELLED = 1e-3  # of two windows of unit norm
@@ -71,8 +71,8 @@ def square_search(
   101
   """
   check_count(0, num_queries=num_queries)
-  if not 0 < p_init <= 1:
-    raise ValueError(f"p_init={p_init}: expected a share of the image's area, 0 < p_init <= 1")
+  check_positive(p_init=p_init)
+  check_share(p_init=p_init)
   schedule = functools.partial(
     window_sizes, num_queries, p_init=p_init, resc_schedule=resc_schedule
   )

@@ -1,5 +1,6 @@
 """Transfer attacks: adversarial examples made on a surrogate model."""
 
+from jax_robust.errors import check_function
 from jax_robust.types import Attack, LogitsFn
 
 
@@ -26,6 +27,9 @@ def transfer(attack: Attack, surrogate_fn: LogitsFn) -> Attack:
   Returns:
     `attack(logits_fn, x, targets, rng) -> x_adv`; it takes the attack's keywords.
 
+  Raises:
+    TypeError: the attack or the surrogate is no function.
+
   Reference: Papernot et al., 2016, "Transferability in Machine Learning",
   https://arxiv.org/abs/1605.07277.
 
@@ -36,6 +40,9 @@ def transfer(attack: Attack, surrogate_fn: LogitsFn) -> Attack:
   >>> transfer(fgsm, lambda x: 2 * x)(lambda x: x, x, labels, jax.random.key(0)).tolist()
   [[0.25, 0.75]]
   """
+
+  check_function(", such as functools.partial(attacks.mim, ball=...)", attack=attack)
+  check_function(" of images x that returns logits", surrogate_fn=surrogate_fn)
 
   def transferred(logits_fn, x, targets, rng, **options):
     del logits_fn

@@ -20,6 +20,7 @@ from jax_robust.data.sources import (
   image_problem,
   label_layout_problem,
   label_problem,
+  names_problem,
   shape_problem,
 )
 from jax_robust.errors import DataFileError, near_miss
@@ -102,19 +103,22 @@ def _npz_stream(archive, path, num_classes) -> Stream:
       for images, labels in zip(*members, strict=True):
         yield _levels(images, path), labels.astype(np.int32)
 
-  names = _npz_names(archive, path, num_classes)
+  names = npz_names(archive, path, num_classes)
   if image.dtype != np.uint8:
     _levels(next(npy.member_rows(archive, "image", 64)), path)  # refused now rather than later
   return Stream(path, image.shape[0], image.shape[1:], num_classes, batches, class_names=names)
 
 
-def _npz_names(archive, path, num_classes) -> tuple[str, ...]:
-  """The names of the classes of an npz, if it has any."""
+def npz_names(archive, path, num_classes: int | None = None) -> tuple[str, ...]:
+  """The names of the classes of an npz, if it has any; of as many classes, where that is known."""
   if "class_names" not in npy.member_names(archive):
     return ()
   names = npy.member_array(archive, "class_names")
-  if names.dtype.kind != "U" or names.shape != (num_classes,):
-    reason = f"class_names are {names.dtype} {list(names.shape)}, expected text [{num_classes}]"
+  count = len(names) if num_classes is None else num_classes
+  reason = f"class_names are {names.dtype} {list(names.shape)}, expected text [{count}]"
+  if names.dtype.kind == "U" and names.shape == (count,):
+    reason = names_problem(names.tolist())
+  if reason:
     raise DataFileError(path, reason, "Correct or remove them.")
   return tuple(names.tolist())
 

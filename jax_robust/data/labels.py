@@ -6,22 +6,26 @@ from which images. Beside labels there may be probabilities, which are then what
 
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jax_robust.atomic import write_atomically
-from jax_robust.data import columns
-from jax_robust.data.sources import Source, labels_of, select
-from jax_robust.errors import DataFileError, check_name, warn
+from jax_robust.data import columns, files, npy
+from jax_robust.data.sources import Source, check_source, checked_names, labels_of, select
+from jax_robust.errors import (
+  DataFileError,
+  check_count,
+  check_function,
+  check_name,
+  check_share,
+  warn,
+)
 
 LEFT_OUT = -1
 KEEP = ("all", "mistakes", "correct")
 NOISES = ("uniform", "permuted")
-
-_ARRAYS = ("label", "class_names", columns.PROBABILITIES)
 
 _REMEDY = (
   "Make it with numpy.save(FILE, labels), one integer for each image in the order of the set, "
@@ -57,13 +61,10 @@ def with_labels(
   >>> with_labels(source, [1, LEFT_OUT, 0]).read(np.array([1]))[1]
   array([0], dtype=int32)
   """
-  labels, name = np.asarray(labels), name or f"{source.name} with other labels"
-  if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (source.num_examples,):
-    raise ValueError(
-      f"labels are {labels.dtype}{list(labels.shape)}, expected integers [{source.num_examples}], "
-      f"one for each image of {source.name}"
-    )
-  names = source.class_names if class_names is None else tuple(class_names)
+  check_source(source)
+  name = name or f"{source.name} with other labels"
+  labels = _integers(labels, f"the labels for {source.name}", source.num_examples)
+  names = source.class_names if class_names is None else checked_names(class_names, name)
   num_classes = len(names) or source.num_classes
   if outside := sorted({*labels.tolist()} - {LEFT_OUT, *range(num_classes)}):
     raise ValueError(
@@ -109,10 +110,13 @@ def relabel(
     batch_size: images that the net is given at once.
 
   Raises:
+    TypeError: no source, or no function.
     ValueError: an unknown `keep`, outputs that are no logits `[b, k]`, or no image that is kept.
 
   Reference: Wallace, "Learning from Incorrectly Labeled Data", Distill 2019 (`keep='mistakes'`).
   """
+  check_source(source)
+  check_function(" of images that returns logits", predict_fn=predict_fn)
   check_name("keep", keep, KEEP)
   found = []
   for images, _ in source.batches(batch_size):
@@ -121,6 +125,11 @@ def relabel(
       raise ValueError(
         f"predict_fn returned {list(logits.shape)} for {len(images)} images, expected logits "
         f"[{len(images)}, {source.num_classes}]; of several exits choose one by nets.select_exit"
+      )
+    if not np.issubdtype(logits.dtype, np.floating):
+      raise ValueError(
+        f"predict_fn returned dtype {logits.dtype}, expected floating-point logits, before any "
+        "arg max or comparison"
       )
     if not np.isfinite(logits).all():
       raise ValueError(f"predict_fn returned NaN or infinite logits for images of {source.name}")
@@ -134,10 +143,11 @@ def select_kept(given: Any, true: Any, keep: str) -> np.ndarray:
   """The given labels `[n]`, with `LEFT_OUT` for those that are not kept: see `relabel`.
 
   Raises:
-    ValueError: an unknown `keep`, or nothing is kept.
+    ValueError: an unknown `keep`, labels that are no integers `[n]`, or nothing is kept.
   """
   check_name("keep", keep, KEEP)
-  given, true = np.asarray(given), np.asarray(true)
+  true = _integers(true, "true labels")
+  given = _integers(given, "given labels", len(true))
   kept = {"all": given == given, "mistakes": given != true, "correct": given == true}[keep]
   if not kept.any():
     raise ValueError(
@@ -177,17 +187,20 @@ def inject_label_noise(
     int32 `[n]`.
 
   Raises:
-    ValueError: an unknown kind, a share outside [0, 1], or one class only.
+    ValueError: an unknown kind, a share outside [0, 1], a seed that is none, or one class only;
+      labels that are no integers `[n]`, or number no class.
 
   >>> labels = np.zeros(8, int)
   >>> sorted(inject_label_noise(labels, 0.25, num_classes=2, seed=0).tolist())
   [0, 0, 0, 0, 0, 0, 1, 1]
   """
   check_name("kind", kind, NOISES)
-  if not 0 <= share <= 1:
-    raise ValueError(f"share={share}: expected a share of the labels, 0 to 1")
-  if num_classes < 2:
-    raise ValueError(f"num_classes={num_classes}: expected two or more, for a label to be wrong")
+  check_share(share=share)
+  check_count(2, num_classes=num_classes)  # for a label to be wrong
+  check_count(0, seed=seed)
+  labels = _integers(labels, "labels")
+  if outside := sorted({*labels.tolist()} - {LEFT_OUT, *range(int(num_classes))}):
+    raise ValueError(f"labels {outside[:5]} are outside 0 to {num_classes - 1}, the classes")
   noisy = np.array(labels, np.int32)
   rows = np.flatnonzero(noisy != LEFT_OUT)
   count = round(share * len(rows))
@@ -214,8 +227,7 @@ def load_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...] | 
     DataFileError: it is missing, damaged, or holds something else.
   """
   arrays = _read(path)
-  names = arrays.get("class_names")
-  return arrays["label"], None if names is None else tuple(map(str, names.tolist()))
+  return arrays["label"], arrays.get("class_names")
 
 
 def load_probabilities(path: str | os.PathLike) -> np.ndarray | None:
@@ -234,62 +246,82 @@ def save_labels(
   *,
   probabilities: Any = None,
 ) -> None:
-  """Writes what `load_labels` and `load_probabilities` read, as an npz; whole or not at all."""
-  arrays: dict[str, Any] = {"label": np.asarray(labels, np.int32)}
-  if class_names:
-    arrays["class_names"] = np.array(class_names)
+  """Writes what `load_labels` and `load_probabilities` read, as an npz; whole or not at all.
+
+  Raises:
+    ValueError: labels that are no integers `[n]` of 32 bits, names that are none, or probabilities
+      that are no floats `[n, k]`.
+  """
+  labels = _integers(labels, "labels")
+  arrays: dict[str, Any] = {"label": labels.astype(np.int32)}
+  if not np.array_equal(arrays["label"], labels):
+    raise ValueError(f"labels: {labels[arrays['label'] != labels][:5]} are no integers of 32 bits")
+  if len(class_names):
+    arrays["class_names"] = np.array(checked_names(class_names, os.fspath(path)))
   if probabilities is not None:
-    arrays[columns.PROBABILITIES] = np.asarray(probabilities, np.float32)
+    arrays[columns.PROBABILITIES] = _of_probabilities(np.asarray(probabilities), labels)[
+      columns.PROBABILITIES
+    ]
   write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
-def _read(path) -> dict[str, np.ndarray]:
-  """The arrays of a file of labels, checked; `label` is always among them."""
-  if not pathlib.Path(path).is_file():
+def _read(path) -> dict[str, Any]:
+  """What a file of labels holds, checked: `label`, and names and probabilities if it has them."""
+  if not pathlib.Path(path).exists():
     raise DataFileError(path, "there is no such file", _REMEDY)
   try:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-      return {"label": _checked(path, loaded)}
-    with loaded as archive:
-      arrays = {name: archive[name] for name in archive.files if name in _ARRAYS}
-      if not arrays.keys() & {"label", columns.PROBABILITIES}:
-        raise KeyError(f"there is neither 'label' nor 'probabilities', only {archive.files}")
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    raise DataFileError(path, f"can't be read as labels ({error})", _REMEDY) from error
-  if "label" in arrays:
-    arrays["label"] = _checked(path, arrays["label"])
-  if columns.PROBABILITIES in arrays:
-    arrays |= _of_probabilities(path, arrays[columns.PROBABILITIES], arrays.get("label"))
-  return arrays
+    with npy.open_file(path) as stream:
+      is_array = stream.read(6) == b"\x93NUMPY"
+    if is_array:
+      return {"label": _integers(npy.whole_array(path), "they")}
+    arrays: dict[str, Any] = {}
+    with npy.open_npz(path) as archive:
+      there = npy.member_names(archive)
+      if "label" in there:
+        arrays["label"] = _integers(npy.member_array(archive, "label"), "they")
+      if columns.PROBABILITIES in there:
+        probabilities = npy.member_array(archive, columns.PROBABILITIES)
+        arrays |= _of_probabilities(probabilities, arrays.get("label"))
+      if "label" not in arrays:
+        raise ValueError(f"it has {there}, and neither 'label' nor 'probabilities'")
+      if "class_names" in there:
+        arrays["class_names"] = files.npz_names(archive, path)
+    return arrays
+  except (DataFileError, ValueError) as error:
+    reason = getattr(error, "reason", error)
+    raise DataFileError(path, f"can't be read as labels: {reason}", _REMEDY) from error
 
 
-def _of_probabilities(path, probs: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:
+def _of_probabilities(probs: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:
   """Probabilities as float32, and labels that leave out what has none.
 
   Raises:
-    DataFileError: they are no numbers `[n, k]`, or of another number of images than the labels.
+    ValueError: they are no numbers `[n, k]`, or of another number of images than the labels.
   """
   if probs.ndim != 2 or probs.dtype.kind != "f":
-    reason = f"holds probabilities {probs.dtype}{list(probs.shape)}, expected floats [n, k]"
-    raise DataFileError(path, reason, _REMEDY)
+    raise ValueError(
+      f"holds probabilities {probs.dtype}{list(probs.shape)}, expected floats [n, k]"
+    )
   if label is not None and len(label) != len(probs):
-    reason = f"holds {len(label)} labels and {len(probs)} rows of probabilities"
-    raise DataFileError(path, reason, _REMEDY)
+    raise ValueError(f"holds {len(label)} labels and {len(probs)} rows of probabilities")
   unknown = np.isnan(probs).all(1)
   label = np.where(np.isnan(probs), -np.inf, probs).argmax(1) if label is None else label
   label = np.where(unknown, LEFT_OUT, label.astype(np.int64))
   return {"label": label, columns.PROBABILITIES: probs.astype(np.float32)}
 
 
-def _checked(path, labels: np.ndarray) -> np.ndarray:
-  """Labels of the right layout.
+def _integers(labels: Any, name: str, num: int | None = None) -> np.ndarray:
+  """Labels as an array of integers `[n]`, of the number that is wanted if it is given.
 
   Raises:
-    DataFileError: they are no integers `[n]`.
+    ValueError: they are something else, such as floats, of which a cast would change the classes.
   """
-  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-    raise DataFileError(
-      path, f"holds {labels.dtype}{list(labels.shape)}, expected integers [n]", _REMEDY
-    )
-  return labels
+  found = np.asarray(labels)
+  if (
+    found.ndim != 1
+    or not np.issubdtype(found.dtype, np.integer)
+    or len(found) != (len(found) if num is None else num)
+  ):
+    wanted = "[n]" if num is None else f"[{num}], one for each image"
+    raise ValueError(f"{name} are {found.dtype}{list(found.shape)}, expected integers {wanted}")
+  return found

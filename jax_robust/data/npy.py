@@ -123,6 +123,19 @@ def row_file(path) -> RowFile:
   return RowFile(str(path), header.offset, header.shape, header.dtype)
 
 
+def whole_array(path) -> np.ndarray:
+  """Returns the array of a .npy file, which must be as long as its head says."""
+  rows = row_file(path)
+  if (size := os.path.getsize(path)) != rows.file_bytes:
+    raise DataFileError(
+      path,
+      f"has {size} bytes, but its header announces {rows.file_bytes}: {rows.dtype} "
+      f"{list(rows.shape)}",
+      _DAMAGED_REMEDY,
+    )
+  return rows.read(np.arange(rows.shape[0]))
+
+
 def check_is_npz(path) -> None:
   """Raises DataFileError unless a file starts as a zip archive; a pickle is named as one."""
   with open_file(path) as stream:

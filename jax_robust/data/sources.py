@@ -5,6 +5,7 @@ has written it as shards, which are a source. Both have `num_examples`, `image_s
 and `batches()`.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jax_robust.data import scales
-from jax_robust.errors import brought_by, check_count, check_name, shown, warn
+from jax_robust.errors import brought_by, check_count, check_name, first_few, shown, warn
 
 Samples = tuple[np.ndarray, np.ndarray]
 """(images uint8 [n, h, w, c], labels int32 [n])."""
@@ -213,7 +214,7 @@ def array_source(
   num_classes = int(num_classes)
   if problem := label_problem(labels, num_classes):
     raise ValueError(f"{name}: {problem}")
-  class_names = _checked_names(class_names, name)
+  class_names = checked_names(class_names, name)
   if class_names and len(class_names) != num_classes:
     raise ValueError(f"{name}: there are {len(class_names)} class_names for {num_classes} classes")
   labels = labels.astype(np.int32)
@@ -233,8 +234,13 @@ def array_source(
   )
 
 
-def _checked_names(class_names: Any, name: str) -> tuple[str, ...]:
-  """Names as a tuple; raises unless they are texts, in a list: one text would be its letters."""
+def checked_names(class_names: Any, name: str) -> tuple[str, ...]:
+  """Names of classes as a tuple, of which `name` is what they are the classes of.
+
+  Raises:
+    ValueError: they are no texts, or in no list, since one text would be its letters; one of them
+      stands there twice.
+  """
   is_list = not isinstance(class_names, (str, bytes)) and np.ndim(class_names) == 1
   found = tuple(class_names) if is_list else (None,)
   if not all(isinstance(each, str) for each in found):
@@ -242,7 +248,17 @@ def _checked_names(class_names: Any, name: str) -> tuple[str, ...]:
       f"{name}: class_names={shown(class_names)}: expected a list of texts, in the order of the "
       "labels"
     )
-  return tuple(map(str, found))
+  names = tuple(map(str, found))
+  if problem := names_problem(names):
+    raise ValueError(f"{name}: {problem}")
+  return names
+
+
+def names_problem(names: Sequence[str]) -> str | None:
+  """Says which name of a class stands there more than once, or None."""
+  counts = collections.Counter(names)
+  twice = [repr(name) for name in sorted(counts) if counts[name] > 1]
+  return f"class_names has {first_few(twice)} twice, expected each name once" if twice else None
 
 
 def check_source(source: Any) -> None:

@@ -94,8 +94,9 @@ def tfds_stream(
   download: bool = False,
 ) -> Stream:
   """Streams what `load_tfds` reads, in the same order, in constant memory."""
+  folder = _checked_folder(name) if "/" in name else ""
   tf, tfds = _import()
-  builder = _builder(tfds, name, data_dir, download)
+  builder = _builder_of_folder(tfds, folder) if folder else _builder(tfds, name, data_dir, download)
   num_examples = _num_examples(builder, split)
   features = builder.info.features
   check_features(tfds, features, name)
@@ -219,9 +220,7 @@ def _resize(tf, image_size, image):
 
 
 def _builder(tfds, name, data_dir, download):
-  """Returns the prepared builder of a name or of a folder."""
-  if "/" in name:
-    return _builder_of_folder(tfds, name)
+  """Returns the prepared builder of a name."""
   if name not in NAMES:
     raise ValueError(
       f"name={name!r} is no dataset with a name{near_miss(name, NAMES)} Other datasets are given "
@@ -243,8 +242,12 @@ def _builder(tfds, name, data_dir, download):
   return builder
 
 
-def _builder_of_folder(tfds, name):
-  """Returns the builder whose files lie in the folder `name`."""
+def _checked_folder(name: str) -> str:
+  """The folder of a prepared builder, looked at before TensorFlow is loaded.
+
+  Raises:
+    DataFileError: it is not there, or has not been prepared, with the near miss.
+  """
   if "://" not in name:
     folder = pathlib.Path(name).expanduser()
     if not folder.is_dir():
@@ -256,6 +259,11 @@ def _builder_of_folder(tfds, name):
           remedy = f"Did you mean {found.parent}?"
       raise DataFileError(name, "holds no dataset_info.json", remedy)
     name = str(folder)
+  return name
+
+
+def _builder_of_folder(tfds, name):
+  """Returns the builder whose files lie in the folder `name`."""
   try:
     return tfds.builder_from_directory(name)
   except Exception as error:  # TFDS raises what its parsers raise: JSON, protobuf, KeyError

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jax_robust.early_exit.grid import (
-  as_outputs,
   classes_of,
+  finite_outputs,
   labels_of,
   per_image,
   taken_on_grid,
@@ -160,7 +160,7 @@ def common_threshold(
   0.95
   """
   check_probability(max_drop=max_drop)
-  exits = as_outputs(outputs)
+  exits = finite_outputs(outputs)
   costs = check_costs(costs, len(exits))
   right = classes_of(exits) == labels_of(exits, labels)
   lines = as_numbers(grid, "grid")
@@ -223,7 +223,7 @@ def slowdown_report(
 
 def _of_rule(outputs, labels, thresholds, costs):
   """Cost and accuracy of the deployed rule on one set of outputs."""
-  exits = as_outputs(outputs)
+  exits = finite_outputs(outputs)
   taken = np.asarray(answer(exits, list(thresholds))[1])
   fractions = exit_fractions(taken, len(exits))
   right = classes_of(exits) == labels_of(exits, labels)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jax_robust.early_exit.rules import confidences, first_to_pass
-from jax_robust.errors import as_numbers, check_targets
+from jax_robust.early_exit.rules import check_confidences_or_never, confidences, first_to_pass
+from jax_robust.errors import as_numbers, check_targets, first_few
 from jax_robust.losses import as_labels
 from jax_robust.nets.exits import exits_of
 
@@ -29,6 +29,23 @@ def as_outputs(outputs: Any) -> tuple:
   if not exits[0].size:
     raise ValueError("outputs have no images: expected at least 1")
   return exits_of(exits)
+
+
+def finite_outputs(outputs: Any) -> tuple:
+  """As `as_outputs`, for numbers that NaN or infinite logits would falsify: they pass every early
+  exit by, and are wrong at the last as before it.
+
+  Raises:
+    TypeError, ValueError: as `as_outputs`; logits that are not finite, with their images.
+  """
+  exits = as_outputs(outputs)
+  finite = np.all([np.isfinite(each).all(axis=1) for each in exits], axis=0)
+  if (bad := np.flatnonzero(~finite)).size:
+    raise ValueError(
+      f"outputs of images {first_few(bad)} are NaN or infinite: expected logits; a point without "
+      "them is no attack, so take the image in its place"
+    )
+  return exits
 
 
 def _is_list(value: Any) -> bool:
@@ -54,8 +71,7 @@ def as_grid(grid: Any, num_exits: int) -> Float[np.ndarray, "m rest"]:
       f"grid has shape {np.shape(grid)}: expected thresholds [m] for all exits, or "
       f"[m, {num_exits - 1}], one for each exit but the last of {num_exits}"
     )
-  if np.isnan(found).any():
-    raise ValueError("grid holds NaN: expected confidences")
+  check_confidences_or_never(found, "grid")
   return found
 
 

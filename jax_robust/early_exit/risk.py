@@ -9,8 +9,8 @@ from scipy import special
 
 from jax_robust.early_exit.grid import (
   as_grid,
-  as_outputs,
   classes_of,
+  finite_outputs,
   labels_of,
   per_image,
   taken_on_grid,
@@ -106,7 +106,7 @@ def risk_control(
     raise ValueError(
       "test='clopper_pearson' with loss='brier', which is no 0 or 1: take 'hoeffding_bentkus'"
     )
-  exits = as_outputs(outputs)
+  exits = finite_outputs(outputs)
   lines = as_grid(grid, len(exits))
   risks = LOSSES[loss](exits, labels, taken_on_grid(exits, lines)).mean(axis=1)
   p_values = P_VALUES[test](risks, len(exits[0]), delta)

@@ -46,7 +46,8 @@ def check_thresholds(thresholds: Thresholds, num_exits: int) -> np.ndarray:
 
   Raises:
     TypeError: no numbers.
-    ValueError: another number of thresholds than of exits but the last; one that is NaN.
+    ValueError: another number of thresholds than of exits but the last; one that is NaN, or above 2
+      and at most 100, which is per cent.
 
   >>> check_thresholds([0.5, 0.75, -1e8], 3).tolist()
   [0.5, 0.75]
@@ -61,9 +62,29 @@ def check_thresholds(thresholds: Thresholds, num_exits: int) -> np.ndarray:
       f"net has {num_exits} exits: expected {num_exits - 1}, one for each exit but the last, as "
       "chosen for this model"
     )
-  if np.isnan(found).any():
-    raise ValueError(f"thresholds={found.tolist()} holds NaN: expected confidences")
+  check_confidences_or_never(found, "thresholds")
   return found
+
+
+_PERCENT = (2.0, 100.0)
+"""No confidence is so large, and what means "never" is larger or smaller: it must be per cent."""
+
+
+def check_confidences_or_never(thresholds: np.ndarray, name: str) -> None:
+  """Raises ValueError for thresholds that are NaN, or per cent, of which none would be reached.
+
+  >>> check_confidences_or_never(np.array([0.9, NEVER, 95]), "thresholds")
+  Traceback (most recent call last):
+  ...
+  ValueError: thresholds holds 95: expected confidences in [0, 1]: did you mean 0.95?
+  """
+  if np.isnan(thresholds).any():
+    raise ValueError(f"{name} holds NaN: expected confidences")
+  low, high = _PERCENT
+  if (bad := thresholds[(thresholds > low) & (thresholds <= high)]).size:
+    raise ValueError(
+      f"{name} holds {bad[0]:g}: expected confidences in [0, 1]: did you mean {bad[0] / 100:g}?"
+    )
 
 
 def exit_taken(outputs: Outputs, thresholds: Thresholds) -> Int[Array, " b"]:

@@ -166,9 +166,10 @@ def noisy(
   check_sigma(sigma)
   query, labels = _check(logits_fn, x, labels)
   keys = as_keys(keys, len(x))
-  draw = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))
-  noise = draw(fold(keys, _NOISE))
-  return {"correct": is_correct(query(x + sigma * noise, keys), labels)}
+  dtype = jnp.promote_types(x.dtype, jnp.float32)  # in bfloat16 a normal has 128 values
+  draw = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], dtype))
+  x_noisy = (x + sigma * draw(fold(keys, _NOISE))).astype(x.dtype)
+  return {"correct": is_correct(query(x_noisy, keys), labels)}
 
 
 EVALUATORS = {"attacked": attacked, "clean": clean, "noisy": noisy}

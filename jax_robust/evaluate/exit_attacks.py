@@ -291,8 +291,9 @@ def _stages(attack: str, options: Options) -> tuple[Stage, ...] | Sequence[str] 
 
 def make_correct(
   make_outputs_fn: Callable[..., LogitsFn], weights: Any, thresholds: Sequence[float]
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-  """Builds `correct(x, labels) -> [n, rules]`: which rules of `rules` classify images correctly.
+) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+  """Builds `correct(x, labels) -> [n, rules], [n]`: which rules of `rules` classify images
+  correctly, and whether the logits of all exits are finite.
 
   One pass of the net; logits that are NaN make a rule wrong.
   """
@@ -302,6 +303,7 @@ def make_correct(
   def flags(weights, x, labels):
     outputs = make_outputs_fn(*weights)(x)
     answers = [rule(lambda x: outputs)(x) for rule in known.values()]
-    return jnp.stack([is_correct(logits, labels) for logits in answers], axis=1)
+    flags = jnp.stack([is_correct(logits, labels) for logits in answers], axis=1)
+    return flags, is_finite(outputs)
 
-  return lambda x, labels: np.asarray(flags(weights, jnp.asarray(x), jnp.asarray(labels)))
+  return lambda x, labels: jax.device_get(flags(weights, jnp.asarray(x), jnp.asarray(labels)))

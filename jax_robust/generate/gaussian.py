@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
-from jax_robust.data.sources import Samples, Stream
-from jax_robust.errors import brought_by, check_count, check_name
+from jax_robust.data.sources import Samples, Stream, label_problem, layout_problem
+from jax_robust.errors import brought_by, check_count, check_name, check_share
 
 COVARIANCES = ("full", "pca", "diagonal", "shrinkage")
 BALANCES = ("equal", "as_fitted")
@@ -77,6 +77,7 @@ def fit(
   matrices, 2004.
   """
   _check_options(covariance, rank, shrinkage)
+  images = np.asarray(images)
   if images.dtype != np.uint8 or images.ndim != 4 or len(images) < 2:
     raise ValueError(
       f"images: {images.dtype} {list(images.shape)}, expected uint8 [n, h, w, c] with n >= 2"
@@ -90,7 +91,7 @@ def fit(
       mean, scale=np.sqrt(np.square(x, dtype=np.float64).sum(0)).astype(np.float32)
     )
   if covariance == "pca":
-    return ClassGaussian(mean, factor=_principal(x, rank))  # pyrefly: ignore
+    return ClassGaussian(mean, factor=_principal(x, int(rank)))  # pyrefly: ignore
   if covariance == "full":
     return ClassGaussian(mean, factor=x)
   shrinkage = _ledoit_wolf(x) if shrinkage is None else shrinkage
@@ -165,13 +166,12 @@ def sample_chunks(
   """
   _check_options(covariance, rank, shrinkage)
   check_name("balance", balance, BALANCES)
-  check_count(num_examples=num_examples, chunk_size=chunk_size)
+  check_count(num_examples=num_examples, chunk_size=chunk_size, num_classes=num_classes)
   check_count(0, seed=seed)
-  labels = np.asarray(labels)
-  if labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= num_classes:
-    raise ValueError(
-      f"labels: expected [{len(images)}], one for each image, in [0, num_classes={num_classes})"
-    )
+  num_examples, chunk_size, num_classes = int(num_examples), int(chunk_size), int(num_classes)
+  images, labels = np.asarray(images), np.asarray(labels)
+  if problem := layout_problem(images, labels) or label_problem(labels, num_classes):
+    raise ValueError(f"{problem} (of the originals)")
   present = np.bincount(labels, minlength=num_classes)
   weights = np.ones(num_classes, np.int64) if balance == "equal" else present
   edges = np.concatenate([[0], np.cumsum(weights)]) * num_examples // weights.sum()
@@ -211,10 +211,10 @@ def _check_options(covariance, rank, shrinkage) -> None:
   for name, value, owner in (("rank", rank, "pca"), ("shrinkage", shrinkage, "shrinkage")):
     if value is not None and covariance != owner:
       raise ValueError(f"{name}={value}: belongs to covariance={owner!r}, not {covariance!r}")
-  if covariance == "pca" and (rank is None or rank < 1):
-    raise ValueError(f"rank={rank}: expected at least 1, the number of principal components")
-  if shrinkage is not None and not 0 <= shrinkage <= 1:
-    raise ValueError(f"shrinkage={shrinkage}: expected a weight in [0, 1]")
+  if covariance == "pca":
+    check_count(rank=rank)
+  if shrinkage is not None:
+    check_share(shrinkage=shrinkage)
 
 
 def _to_uint8(x: np.ndarray) -> np.ndarray:

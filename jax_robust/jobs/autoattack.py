@@ -209,6 +209,8 @@ def write_results(
     ],
     "evaluations": list(each.values()),
   }
+  if names := weights.noted_names(config, path):
+    result["class_names"] = list(names)
   workdir.write_result(path, "autoattack", result)
   name, place = config.model.name, path / "results"
   rows = [
@@ -219,7 +221,6 @@ def write_results(
   examples = _hardest_of_all(chunks[main_eps])
   if examples:
     picture = place / "autoattack.png"
-    names = weights.noted_names(config, path)
     attack_plots.draw_evaluation(
       picture, {name: examples}, {name: curve}, eps=main_eps, norm=main["norm"], class_names=names
     )

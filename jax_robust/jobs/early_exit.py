@@ -41,7 +41,10 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
     inputs["attacked"] = _make_change(config, subject, setting, num_exits)
   batch_size = min(config.evaluation.batch_size, subject.source.num_examples)
   images = {name: _collect(subject.source, change, batch_size) for name, change in inputs.items()}
-  scored = {name: _scored(predict, x, subject.source, batch_size) for name, x in images.items()}
+  scored = {
+    name: _scored(predict, images["clean"], x, subject.source, batch_size)
+    for name, x in images.items()
+  }
   costs = exits.costs_of(subject, num_exits)
   deployed = _deploy(config, subject, predict, thresholds.values, images, batch_size)
   at_thresholds = _with_thresholds(scored, thresholds.values, costs)
@@ -66,7 +69,7 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
       "timing": deployed,
     },
     "slowdown": slowed,
-    **({"attack": setting.attack, "aim": config.early_exit.aim} if setting else {}),
+    **_told_of_attack(config, setting, scored),
     "precision": config.evaluation.precision,
     "split": config.data.test_split,
     "num_examples": subject.source.num_examples,
@@ -125,11 +128,27 @@ def _batches(x: np.ndarray, batch_size: int):
     yield np.concatenate([some, np.repeat(some[:1], batch_size - len(some), axis=0)])
 
 
-def _scored(predict, x: np.ndarray, source, batch_size: int) -> exits.Scored:
-  """The logits of all exits at images that are in memory."""
-  outputs = [np.stack(predict(jnp.asarray(some))) for some in _batches(x, batch_size)]
-  labels = np.asarray(source.read(np.arange(source.num_examples))[1])
-  return exits.Scored(np.concatenate(outputs, axis=1)[:, : len(x)], labels)
+def _scored(predict, x: np.ndarray, x_adv: np.ndarray, source, batch_size: int) -> exits.Scored:
+  """The logits of all exits at images that are in memory, attacked or, as `x_adv is x`, not."""
+  outputs, num_lost, ids = [], 0, np.arange(len(x))
+  for some, moved, rows in zip(*(_batches(e, batch_size) for e in (x, x_adv, ids)), strict=True):
+    if x_adv is x:
+      outputs.append(np.stack(predict(jnp.asarray(some))))
+      continue
+    is_image = np.arange(batch_size) < len(ids) - rows[0]
+    found, lost = exits.attacked_outputs(predict, some, moved, rows, is_image)
+    outputs.append(found)
+    num_lost += lost
+  labels = np.asarray(source.read(ids)[1])
+  return exits.Scored(np.concatenate(outputs, axis=1)[:, : len(x)], labels, num_lost)
+
+
+def _told_of_attack(config, setting: AttackSetting | None, scored) -> dict[str, Any]:
+  """What the result says of the attack in `evals`."""
+  if not setting:
+    return {}
+  num_lost = scored["attacked"].num_lost
+  return {"attack": setting.attack, "aim": config.early_exit.aim, "num_lost": num_lost}
 
 
 def _correct(scored: exits.Scored, logits: Any) -> np.ndarray:

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from jax_robust.atomic import write_atomically
+from jax_robust.attacks.non_finite import lost_points
 from jax_robust.data.evaluation import as_floats
-from jax_robust.errors import ConfigError, WorkdirError, check_count, check_eps
+from jax_robust.errors import ConfigError, WorkdirError, check_count, check_eps, warn
 from jax_robust.evaluate import exit_attacks as attacks_lib
 from jax_robust.evaluate import exit_scores
 from jax_robust.runs import exits, identity, nets, pieces, workdir
@@ -21,7 +22,7 @@ from jax_robust.types import fold_ids
 
 def exit_attacks(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[str, Any]:
   """Attacks a multi-exit net with every aim, and scores each point under every rule; resumes."""
-  options = _read_options(config)
+  options = read_options(config)
   num_exits = exits.count_exits(config, subject)
   predict = exits.make_predict(config, subject)
   thresholds = exits.find_thresholds(config, subject, predict, num_exits)[0]
@@ -40,7 +41,7 @@ def exit_attacks(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[
     "precision": config.evaluation.precision,
     **identity.sha256_of(source),
   }
-  run, stores = _make_run(config, options, subject), []
+  run, stores = make_run(config, options, subject), []
   for attempt in attacks_lib.attempts(options):
     store = pieces.Arrays(
       path / "results" / f"exit_attacks_{options.eps:.6g}_{attempt.replace(' ', '_')}",
@@ -66,11 +67,11 @@ def exit_attacks(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[
 def check(config: Any) -> None:
   """Raises ConfigError where a value of the block `early_exit` can't be used by this job."""
   exits.check_heldout(config)
-  _read_options(config)
+  read_options(config)
   pieces.share_of("early_exit.shard", config.early_exit.shard)
 
 
-def _read_options(config: Any) -> attacks_lib.Options:
+def read_options(config: Any) -> attacks_lib.Options:
   """The block `early_exit`, checked; the thresholds are not known yet.
 
   Raises:
@@ -98,7 +99,7 @@ def _read_options(config: Any) -> attacks_lib.Options:
   return options
 
 
-def _make_run(config: Any, options: attacks_lib.Options, subject: nets.Opened):
+def make_run(config: Any, options: attacks_lib.Options, subject: nets.Opened):
   """`run(attempt, ids) -> content` of a piece: which rules classify each point correctly."""
   make = nets.outputs_of_weights(config, subject.net)
   size = min(config.evaluation.batch_size, config.early_exit.chunk_size)
@@ -110,14 +111,20 @@ def _make_run(config: Any, options: attacks_lib.Options, subject: nets.Opened):
     images, labels = subject.source.read(ids)
     x, labels = as_floats(images), np.asarray(labels, np.int32)
     keys = fold_ids(key, np.asarray(ids, np.uint32))
-    flags, distances = [], []
+    clean, flags, distances = correct(x, labels)[0], [], []
+    num_lost = np.zeros(len(x), np.int64)
     for x_adv in found(attempt, x, labels, keys):
-      flags.append(correct(x_adv, labels))
+      right, finite = correct(x_adv, labels)
+      flags.append(np.where(finite[:, None], right, clean))  # a point that is lost is no attack
+      num_lost += ~finite
       distances.append(np.linalg.norm((x_adv - x).reshape(len(x), -1), axis=1))
+    if num_lost.any():
+      warn(f"{attempt}: {lost_points(num_lost, ids)}")
     return {
       "id": ids,
       "label": labels,
-      "clean": correct(x, labels),
+      "clean": clean,
+      "num_lost": num_lost,
       "correct": np.stack(flags, axis=1),
       "l2_distance": np.stack(distances, axis=1),
     }
@@ -145,6 +152,8 @@ def write_results(
   return {name: result[name]["deployed"]["value"] for name in ("clean", "robust")}
 
 
+_COLUMNS = ("id", "label", "clean", "correct", "l2_distance")
+
 _OF_AN_ATTEMPT = ("attempt", "points", "max_steps", "num_queries", "version", "chunk_size")
 
 
@@ -154,7 +163,7 @@ def _summarise(works: Sequence[pieces.Work]) -> dict[str, Any]:
   Raises:
     WorkdirError: there are none; the attacks are of different evaluations.
   """
-  first, columns = works[0], []
+  first, columns, num_lost = works[0], [], {}
   for work in works:
     lines = identity.differing(*map(_shared, (first.identity, work.identity)))
     if lines:
@@ -163,7 +172,11 @@ def _summarise(works: Sequence[pieces.Work]) -> dict[str, Any]:
     chunks = list(work.contents())
     if not chunks:
       raise WorkdirError(f"no piece of {work.identity['attempt']} was evaluated")
-    columns.append({key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]})
+    # What an earlier version began did not count the points that were lost.
+    num_lost[work.identity["attempt"]] = sum(
+      int(chunk["num_lost"].sum()) for chunk in chunks if "num_lost" in chunk
+    )
+    columns.append({key: np.concatenate([chunk[key] for chunk in chunks]) for key in _COLUMNS})
   ids = functools.reduce(np.intersect1d, [each["id"] for each in columns])
   named, moved, clean = {}, [], np.zeros((0, 0), bool)
   for work, each in zip(works, columns, strict=True):
@@ -184,6 +197,7 @@ def _summarise(works: Sequence[pieces.Work]) -> dict[str, Any]:
     "num_examples": len(ids),
     "complete": len(ids) == first.identity["num_examples"],
     "attempts": budgets,
+    "num_lost": num_lost,
     **exit_scores.summarise_points(*judged),
     "flags": exit_scores.find_flags(*judged),
     "apart_distance": float(np.median(distances)) if distances.size else 0.0,

@@ -4,9 +4,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from jax_robust import config as config_lib
 from jax_robust import job_table, paths
 from jax_robust.errors import ConfigError, WorkdirError
-from jax_robust.runs import pieces, workdir
+from jax_robust.runs import pieces, weights, workdir
 
 
 def merge(
@@ -14,6 +15,7 @@ def merge(
 ) -> dict[str, Any]:
   """Puts the pieces of an evaluation together; refuses gaps, overlaps and strangers."""
   block, workdirs = checked
+  config = _with_classes_of(config, path, workdirs)
   result: dict[str, Any] = {}
   for name, job in job_table.JOBS.items():
     if job.block == block and job.results:
@@ -23,6 +25,19 @@ def merge(
   if not result:
     raise WorkdirError(f"{', '.join(map(str, workdirs))}: there is no piece of any job")
   return result
+
+
+def _with_classes_of(config: Any, path: pathlib.Path, workdirs: Sequence[pathlib.Path]) -> Any:
+  """The config, naming the weights of the pieces where their classes are not noted here."""
+  places = (
+    weights.place_of(config_lib.from_data(workdir.read_config(each)), each)
+    for each in workdirs
+    if (each / "config.json").is_file()
+  )
+  if not weights.noted_names(config, path):
+    config = config.copy_and_resolve_references()
+    config.init_from = next((str(p) for p in places if weights.noted_classes(p)), config.init_from)
+  return config
 
 
 def find_workdirs(config: Any) -> tuple[str, list[pathlib.Path]]:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jax_robust.errors import shown
+
 
 def compiler_options() -> dict[str, Any] | None:
   """For `jax.jit` of a program that holds convolutions and is not part of a larger one.
@@ -34,6 +36,12 @@ class Devices(NamedTuple):
   place: Callable[[Any], Any] = jax.device_put
   share: Callable[[Any], Any] = lambda tree: tree
   count: int = 1
+
+
+def check_devices(devices: Any) -> None:
+  """Raises TypeError for anything else than `Devices`, such as their number."""
+  if not isinstance(devices, Devices):
+    raise TypeError(f"devices={shown(devices)}: expected nets.devices.Devices(...)")
 
 
 def row_count(num_rows: int, largest: int, num_devices: int) -> int:

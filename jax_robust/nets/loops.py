@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from jax_robust.errors import check_count
+
 _MOST_UNROLLED_STEPS = 64
 
 
@@ -21,6 +23,21 @@ def default_unroll(num_steps: int) -> int:
   if jax.default_backend() == "cpu" and num_steps <= _MOST_UNROLLED_STEPS:
     return max(num_steps, 1)
   return 1
+
+
+def read_unroll(unroll: int | None, num_steps: int) -> int:
+  """How many steps of a loop to unroll: what was asked for, or else `default_unroll`.
+
+  Raises:
+    ValueError: it is no whole number of at least 1.
+
+  >>> read_unroll(None, 1000), read_unroll(4, 1000)
+  (1, 4)
+  """
+  if unroll is None:
+    return default_unroll(num_steps)
+  check_count(unroll=unroll)
+  return int(unroll)
 
 
 def scan(step: Callable, init: Any, xs: Any = None, *, length: int | None = None, unroll: int):

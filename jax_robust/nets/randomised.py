@@ -4,6 +4,7 @@ import inspect
 
 import jax
 
+from jax_robust.errors import check_function
 from jax_robust.nets.exits import exits_of
 from jax_robust.types import LogitsFn
 
@@ -18,12 +19,13 @@ def takes_rng(logits_fn: LogitsFn) -> bool:
   are left at it, whatever their names: of `model(x, rng=None)` make `lambda x, rng: model(x, rng)`.
 
   Raises:
-    TypeError: it can't be called with images, or with images and a key: another parameter has no
-      default, such as `train` or `mask`, or the key is keyword-only.
+    TypeError: it is no function; it can't be called with images, or with images and a key: another
+      parameter has no default, such as `train` or `mask`, or the key is keyword-only.
 
   >>> takes_rng(lambda x: x), takes_rng(lambda x, rng: x), takes_rng(lambda x, train=False: x)
   (False, True, False)
   """
+  check_function(" of images x that returns logits", logits_fn=logits_fn)
   try:
     parameters = list(inspect.signature(logits_fn).parameters.values())
   except (TypeError, ValueError):  # builtins have none

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from jax_robust import losses
+from jax_robust.errors import check_function
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Attack, Batch, LossFn, Progress
 
@@ -41,9 +42,13 @@ def adversarial(
   Returns:
     The mean loss, and `(model_state, metrics)`.
 
+  Raises:
+    TypeError, ValueError: an unknown `attack_statistics`; an attack or a loss that is no function.
+
   Reference: Madry et al., 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks".
   """
   del progress
+  check_function(attack=attack)
   x, targets, keys = common.read_batch(batch, rng)
   logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)
   x_adv = attack(logits_fn, x, targets, keys)

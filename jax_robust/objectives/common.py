@@ -47,10 +47,18 @@ def read_batch(batch: Batch, *rng: Any) -> tuple[Array, ...]:
     rng: a key per example, or one for all (`types.as_keys`); not given where none is needed.
 
   Raises:
-    TypeError, ValueError: as `errors.check_images`, `errors.check_targets` and `types.as_keys`.
+    TypeError, ValueError: as `errors.check_images`, `errors.check_targets` and `types.as_keys`;
+      images of less than 32 bits.
   """
   x = batch["image"]
   check_images(x)
+  if jnp.finfo(x.dtype).bits < 32:
+    # Noise has 128 values in bfloat16, and x + delta is rounded to another radius.
+    raise TypeError(
+      f"x has dtype {x.dtype}: expected float32, as `types.Batch` says, so that noise and "
+      "perturbations keep their size; a net computes in half precision by its own dtype, such as "
+      "model.dtype=bfloat16"
+    )
   return x, losses.as_targets(batch["target"], len(x)), *(as_keys(each, len(x)) for each in rng)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.errors import check_count, check_not_negative, check_sigma
+from jax_robust.errors import check_count, check_not_negative, check_one, check_sigma
 from jax_robust.objectives import common, noisy
 from jax_robust.types import ApplyFn, Batch, Progress
 
@@ -52,7 +52,7 @@ def macer(
     The loss, and `(model_state, metrics)`.
 
   Raises:
-    ValueError: sigma is not above 0; no noise; lbd or deferred below 0.
+    TypeError, ValueError: sigma is not above 0; no noise; lbd, deferred, beta or margin below 0.
 
   Reference: Zhai et al., 2020, "MACER: Attack-free and Scalable Robust Training via Maximizing
   Certified Radius", https://arxiv.org/abs/2001.02378.
@@ -60,6 +60,7 @@ def macer(
   check_sigma(sigma)
   check_count(num_noise_vec=num_noise_vec)
   check_not_negative(lbd=lbd, deferred=deferred)
+  check_one(beta=beta, margin=margin)
   x, targets, keys = common.read_batch(batch, rng)
   noises = sigma * noisy.draw_noises(keys, x, num_noise_vec)
   weight = lbd * jnp.where((deferred > 0) & (jnp.floor(progress.epoch) <= deferred), 0.0, 1.0)

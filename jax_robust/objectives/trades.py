@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.errors import check_name
+from jax_robust.errors import check_function, check_name, check_one
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Attack, Batch, Progress
 
@@ -56,12 +56,15 @@ def trades(
     The loss, and `(model_state, metrics)`.
 
   Raises:
-    ValueError: an unknown `attack_target` or `attack_statistics`.
+    TypeError, ValueError: an unknown `attack_target` or `attack_statistics`; an attack that is no
+      function; a beta that is no finite number of at least 0.
 
   Reference: Zhang et al., 2019, "Theoretically Principled Trade-off between Robustness and
   Accuracy"; Gowal et al., 2021, "Improving Robustness using Generated Data".
   """
   del progress
+  check_function(attack=attack)
+  check_one(beta=beta)
   x, targets, keys = common.read_batch(batch, rng)
   clean_outputs, clean_state = apply_fn(params, model_state, x, train=True)
   logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust import attacks, models
+from jax_robust import attacks, errors, models
 from jax_robust.data import classes, columns, convert, draws, labels, shards, sources, tfds
 from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
@@ -71,7 +71,9 @@ def _open_split(config, split: str, key: str) -> sources.Source:
 
 
 def made_source(split: str) -> sources.Source:
-  """Noise with labels, the same each time: what `smoke` trains on."""
+  """Noise with labels, the same each time: what `smoke` trains on, whatever part of a split."""
+  with from_config("data"):
+    errors.check_name("split", split.partition("[")[0], ("train", "test", "generated"))
   rng = np.random.default_rng(0 if split == "train" else 1)
   images = rng.integers(0, 256, (72, 12, 12, 3), np.uint8)
   return sources.array_source(images, np.arange(72) % 10, num_classes=10, name="made")

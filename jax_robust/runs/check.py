@@ -81,6 +81,8 @@ def _check_values(config: Any) -> None:
     raise ConfigError(
       f"config.evaluation.eps_list={evaluation_.eps_list}: expected no negative eps"
     )
+  with from_config("ema"):
+    optim.check_ema(**config.ema)
   with from_config("evaluation.precision"), jax.default_matmul_precision(evaluation_.precision):
     pass
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust import config as config_lib
-from jax_robust import early_exit
+from jax_robust import early_exit, paths
+from jax_robust.attacks.non_finite import lost_points
 from jax_robust.data.evaluation import as_floats, eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.budget import check_several_exits
-from jax_robust.errors import ConfigError, check_name, check_probability, near_path
+from jax_robust.errors import ConfigError, check_name, check_probability, near_path, warn
 from jax_robust.nets.exits import exits_of
 from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
@@ -115,10 +116,18 @@ def make_change(config: Any, subject: nets.Opened, attack: Attack) -> Callable:
 
 
 class Scored(NamedTuple):
-  """All exits' logits `[exits, n, k]` of images, and the labels `[n]`."""
+  """All exits' logits of images.
+
+  Attributes:
+    outputs: `[exits, n, k]`.
+    labels: `[n]`.
+    num_lost: of changed images, how many had logits that were NaN or infinite: those of the image
+      itself stand in their place.
+  """
 
   outputs: np.ndarray
   labels: np.ndarray
+  num_lost: int = 0
 
   @property
   def exits(self) -> tuple[jax.Array, ...]:
@@ -135,14 +144,40 @@ def score(predict: Callable, source: Source, *, batch_size: int, change: Any = N
     batch_size: rows of a batch; the last one is filled up.
     change: `(x, labels, ids) -> x`, such as an attack; default none.
   """
-  outputs, labels = [], []
+  outputs, labels, num_lost = [], [], 0
   for batch in eval_batches(source, batch_size=min(batch_size, source.num_examples)):
-    x = as_floats(batch["image"])
-    if change is not None:
-      x = change(x, batch["label"], np.maximum(batch["id"], 0))
-    outputs.append(np.stack(predict(jnp.asarray(x)))[:, batch["mask"]])
-    labels.append(batch["label"][batch["mask"]])
-  return Scored(np.concatenate(outputs, axis=1), np.concatenate(labels))
+    x, mask = as_floats(batch["image"]), batch["mask"]
+    if change is None:
+      found = np.stack(predict(jnp.asarray(x)))
+    else:
+      moved = change(x, batch["label"], np.maximum(batch["id"], 0))
+      found, lost = attacked_outputs(predict, x, moved, batch["id"], mask)
+      num_lost += lost
+    outputs.append(found[:, mask])
+    labels.append(batch["label"][mask])
+  return Scored(np.concatenate(outputs, axis=1), np.concatenate(labels), num_lost)
+
+
+def attacked_outputs(
+  predict: Callable, x: Any, x_adv: Any, ids: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, int]:
+  """The logits of all exits at attacked images `[exits, b, k]`, and how many of these were lost.
+
+  Where the logits of any exit are not finite the point is no attack, which is warned of, and those
+  of the image stand in its place.
+
+  Args:
+    predict: as `make_predict` returns it.
+    x, x_adv: images and attacked images, `[b, ...]`.
+    ids: of the images, for the warning.
+    mask: which rows are images, and do not only fill up a batch.
+  """
+  found = np.stack(predict(jnp.asarray(x_adv)))
+  lost = ~np.isfinite(found).all(axis=(0, 2)) & mask
+  if lost.any():
+    warn(lost_points(lost.astype(int), ids))
+    found = np.where(lost[:, None], np.stack(predict(jnp.asarray(x))), found)
+  return found, int(lost.sum())
 
 
 def confidences_of(scored: Scored) -> np.ndarray:
@@ -240,7 +275,7 @@ def load_deployed(
     ConfigError: no thresholds, or those of other weights; a net that can't be run block by block.
     WorkdirError: the folder is no workdir.
   """
-  path = pathlib.Path(folder)
+  path, thresholds = pathlib.Path(paths.expand(folder)), paths.expand(thresholds)
   config = config_lib.from_data(workdir.read_config(path))
   config.evaluation.checkpoint = checkpoint or config.evaluation.checkpoint
   noted = workdir.read_note(path / workdir.DATA)

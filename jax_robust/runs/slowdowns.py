@@ -65,7 +65,10 @@ def measure(
     report = early_exit.slowdown_report(
       clean.outputs, attacked.outputs, clean.labels, thresholds, values
     )
-    found[kind] = {"norm": setting.norm, "eps": setting.eps, "unit": unit, **report}
+    found[kind] = {
+      "norm": setting.norm, "eps": setting.eps, "unit": unit, "num_lost": attacked.num_lost,
+      **report,
+    }  # fmt: skip
     metrics.report(
       f"slowdown by {kind}: expected cost {report['clean']['expected_cost']:.4g} to "
       f"{report['attacked']['expected_cost']:.4g}, efficacy {report['clean']['efficacy']:.3f} to "

@@ -242,7 +242,8 @@ def make_optimizer(config, source: sources.Source | _Number) -> optax.GradientTr
   for stem in ("warmup", "milestone"):
     for unit in ("epochs", "examples"):
       options.pop(f"{stem}_{unit}", None)
-  peak = optim.scaled_learning_rate(options.pop("learning_rate"), config.batch.size)
+  with from_config("schedule"):
+    peak = optim.scaled_learning_rate(options.pop("learning_rate"), config.batch.size)
   total = duration(config, "total", source)
   if not total:
     raise ConfigError("the run has no step: set --config.total_steps (or _epochs, or _examples)")

@@ -11,12 +11,12 @@ from jaxtyping import Array, Int, Shaped
 
 from jax_robust.errors import check_count, check_function, check_name, check_sigma, shown
 from jax_robust.nets.constants import lift, without_jit
-from jax_robust.nets.devices import Devices
+from jax_robust.nets.devices import Devices, check_devices
 from jax_robust.nets.exits import single_exit
 from jax_robust.nets.randomised import keyed
 from jax_robust.smoothing.noise import CHUNK, GAUSSIAN, Noise, Rows, make_votes
 from jax_robust.smoothing.sound import SOUND
-from jax_robust.types import LogitsFn, Rng, as_key
+from jax_robust.types import LogitsFn, Rng, as_ids, as_key
 
 NOISES: dict[str, Noise] = {"gaussian": GAUSSIAN, "sound": SOUND}
 """Distributions of noise by name."""
@@ -96,8 +96,7 @@ class Sampler:
     check_count(batch_size=batch_size)
     check_name("noise", noise, NOISES)
     check_function(" x -> logits", logits_fn=logits_fn)
-    if not isinstance(devices, Devices):
-      raise TypeError(f"devices={shown(devices)}: expected nets.devices.Devices(...)")
+    check_devices(devices)
     self.image_shape, self.noise = _checked_shape(image_shape), NOISES[noise]
     self._devices, chunks = devices, CHUNK * devices.count
     batch_size = int(batch_size)
@@ -159,7 +158,7 @@ class Sampler:
       more = ", such as x[None]" if x.shape == self.image_shape else ""
       raise ValueError(f"x has shape {x.shape}: expected images of shape {self.image_shape}{more}")
     self.noise.check(x)
-    ids = _checked_ids(ids, len(x))
+    ids = as_ids(ids, len(x))
     law = self.noise.parameters(sigma), np.asarray(jax.random.key_data(rng))
     shared = self._constants, *self._devices.share(law)
     program = self._program(jax.random.key_impl(rng))
@@ -270,18 +269,3 @@ def _rows(x: np.ndarray, ids: np.ndarray, batch: Sequence[Request], num_rows: in
   place, stage, chunk, num_draws = columns.T
   numbers = (column.astype(np.uint32) for column in (ids[place], stage, chunk))
   return Rows(x[place], *numbers, num_draws=num_draws.astype(np.int32))
-
-
-def _checked_ids(ids: np.ndarray | None, num_images: int) -> np.ndarray:
-  """The ids of images, by default their places; raises ValueError where two would share draws."""
-  ids = np.arange(num_images) if ids is None else np.asarray(ids)
-  if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
-    raise ValueError(
-      f"ids have shape {ids.shape} and dtype {ids.dtype}: expected {num_images} integers, one per "
-      "image"
-    )
-  if not 0 <= ids.min() <= ids.max() < 2**32:
-    raise ValueError(f"ids from {ids.min()} to {ids.max()}: expected 0 to 2^32 - 1")
-  if len(np.unique(ids)) < num_images:
-    raise ValueError("ids: expected each id once, as images with the same id share their noise")
-  return ids

@@ -48,9 +48,11 @@ def study(config: Any, path: pathlib.Path) -> dict[str, Any]:
 
 
 def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
-  """What the block may hold: the keywords of its study."""
-  reference = STUDIES.get(options.get("name", ""))
-  return parameters(job_table.load(reference)) if reference else {}
+  """What the block may hold: the keywords of its study, and its name."""
+  name = options.get("name", "")
+  reference = STUDIES.get(name) if isinstance(name, str) else None
+  found = parameters(job_table.load(reference)) if reference else {}
+  return {**found, "name": Parameter("name", Parameter.KEYWORD_ONLY, default="", annotation=str)}
 
 
 def check(config: Any) -> None:
@@ -59,7 +61,13 @@ def check(config: Any) -> None:
   if not options:
     raise ConfigError("config.study is empty: the job 'study' needs study.name")
   check_name("study.name", options.get("name", ""), STUDIES)
-  check_options("study", options, {*keywords(options), "name"})
+  known = keywords(options)
+  check_options("study", options, known)
+  for key, each in known.items():
+    if each.default is each.empty and not options.get(key):
+      raise ConfigError(
+        f"config.study: the study {options['name']!r} needs {key!r}: set --config.study.{key}"
+      )
 
 
 def _plain(values: Any) -> Any:

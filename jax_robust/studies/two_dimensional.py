@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jax_robust import attacks, models, objectives
-from jax_robust.errors import check_count
+from jax_robust.errors import check_count, check_positive
 from jax_robust.evaluate import plane_plots
 from jax_robust.evaluate.intervals import Interval, mean_interval
 from jax_robust.studies import Finding
@@ -77,12 +77,13 @@ def two_dimensional(
     hidden: sizes of the nets' layers.
 
   Raises:
-    ValueError: no seed, no radius, or a radius that is not positive.
+    ValueError: no seed, step or radius; a radius or a learning rate that is not positive.
 
   Reference: Wallace 2019; the net is that of Wong and Kolter's two-dimensional example, from whose
   program the points descend.
   """
   check_count(num_seeds=num_seeds, num_steps=num_steps)
+  check_positive(learning_rate=learning_rate)
   if not radii or not all(0 < radius < 1 for radius in radii):
     raise ValueError(f"radii={tuple(radii)}: expected one or more radii between 0 and 1")
   points, labels = figure_points()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_robust.errors import check_count, check_name
+from jax_robust.errors import check_count, check_name, check_one, check_share
 
 SCHEDULES = ("cosine", "linear", "step", "milestones", "constant")
 OPTIMIZERS = ("sgd", "adam")
@@ -16,9 +16,13 @@ OPTIMIZERS = ("sgd", "adam")
 def scaled_learning_rate(learning_rate: float, batch_size: int) -> float:
   """Linear scaling that never shrinks: `learning_rate * max(batch_size / 256, 1)`.
 
+  Raises:
+    TypeError, ValueError: the learning rate is no finite number of at least 0.
+
   >>> scaled_learning_rate(0.1, 1024), scaled_learning_rate(0.1, 128)
   (0.4, 0.1)
   """
+  check_one(learning_rate=learning_rate)
   return learning_rate * max(batch_size / 256, 1.0)
 
 
@@ -52,14 +56,16 @@ def make_schedule(
     A function of the step.
 
   Raises:
-    ValueError: an unknown name; a warm-up given twice, or longer than the run, or than the first
-      milestone; milestones of another schedule.
+    TypeError, ValueError: an unknown name; a warm-up given twice, or longer than the run, or than
+      the first milestone; milestones of another schedule; a peak or gamma that is no finite number
+      of at least 0.
 
   >>> cyclic = make_schedule(name="linear", peak=0.2, total_steps=10, warmup_share=0.4)
   >>> [round(float(cyclic(step)), 4) for step in (0, 2, 4, 7, 10)]
   [0.0, 0.1, 0.2, 0.1, 0.0]
   """
   check_name("schedule name", name, SCHEDULES)
+  check_one(peak=peak, gamma=gamma)
   if not 0 <= warmup_share <= 1 or (warmup_share and warmup_steps):
     raise ValueError(
       f"warmup_share={warmup_share} with warmup_steps={warmup_steps}: expected a share of the run, "
@@ -130,9 +136,12 @@ def make_optimizer(
     An optax transformation.
 
   Raises:
-    ValueError: an unknown name.
+    TypeError, ValueError: an unknown name; a momentum outside [0, 1]; a weight decay that is no
+      finite number of at least 0.
   """
   check_name("optimizer name", name, OPTIMIZERS)
+  check_share(momentum=momentum)
+  check_one(weight_decay=weight_decay)
   check_count(updates_per_batch=updates_per_batch)
 
   def rate_of_batch(count):
@@ -147,6 +156,13 @@ def make_optimizer(
     core,
     optax.scale_by_learning_rate(rate),
   )
+
+
+def check_ema(*, decay: float = 0.995, warmup_steps: int = 0, ramp: bool = True) -> None:
+  """Raises ValueError unless a decay is a share of the average, and a warm-up a number of steps."""
+  del ramp
+  check_share(decay=decay)
+  check_count(0, warmup_steps=warmup_steps)
 
 
 def ema_update(
@@ -171,9 +187,13 @@ def ema_update(
   Returns:
     The new average.
 
+  Raises:
+    ValueError: as `check_ema`.
+
   >>> round(float(ema_update(0.0, 1.0, 0)), 4)
   0.9
   """
+  check_ema(decay=decay, warmup_steps=warmup_steps)
   t = jnp.maximum(step - warmup_steps, 0).astype(jnp.float32)
   rate = jnp.minimum(decay, (1.0 + t) / (10.0 + t)) if ramp else jnp.asarray(decay, jnp.float32)
   rate = jnp.where(step < warmup_steps, 0.0, rate)

@@ -32,5 +32,5 @@ def test_likeliest_wrong_classes_skip_the_label_and_put_nan_last():
   labels = jnp.array([0, 3])
   assert likeliest_wrong(logits, labels, 2).tolist() == [[2, 2], [1, 0]]
   assert likeliest_wrong(logits, labels, 9).tolist() == [[2, 2], [1, 0], [3, 1]]
-  with pytest.raises(ValueError, match="num_targets=0 of 4 classes"):
+  with pytest.raises(ValueError, match="num_targets=0: expected a whole number"):
     likeliest_wrong(logits, labels, 0)

@@ -443,6 +443,25 @@ def drawn(x, rng):
     ("cw_l2", {"learning_rate": -0.1}, "learning_rate=-0.1"),
     ("cw_l2", {"initial_c": 0.0}, "initial_c=0.0"),
     ("multi_targeted", {"step_size": -0.1}, "step_size=-0.1"),
+    ("pgd", {"unroll": 0}, "unroll=0: expected a whole number, at least 1"),
+    ("mim", {"unroll": True}, "unroll=True: expected"),
+    ("slowdown", {"unroll": 1.5}, "unroll=1.5: expected"),
+    ("apgd", {"rho": 2}, "rho=2: expected a share, 0 to 1"),
+    ("apgd_targeted", {"rho": float("nan")}, "rho=nan: expected a share"),
+    ("square", {"p_init": "x"}, "p_init='x': expected"),
+    ("cw_linf", {"confidence": float("nan")}, "confidence=nan: expected a finite number"),
+    (
+      "cw_linf",
+      {"confidence": np.ones(2)},
+      r"confidence has shape \(2,\): .* for each of 3 images",
+    ),
+    ("cw_l2", {"confidence": -1.0}, "confidence=-1.0: expected a finite number"),
+    ("cw_l2", {"confidence": np.ones(2)}, r"confidence has shape \(2,\): .* for each of 3 images"),
+    ("ddn", {"gamma": np.array([0.1, 7.0, 0.1])}, "gamma=.*7.0.*: expected a probability"),
+    ("ddn", {"gamma": np.full(2, 0.1)}, r"gamma has shape \(2,\): .* for each of 3 images"),
+    ("ddn", {"loss_fn": "dlr"}, "loss_fn='dlr': expected a function"),
+    ("apgd_targeted", {"num_targets": 1.5}, "num_targets=1.5: expected a whole number"),
+    ("multi_targeted", {"num_targets": True}, "num_targets=True: expected a whole number"),
   ],
 )
 def test_steps_that_are_none_are_refused(name, options, message):
@@ -494,14 +513,63 @@ def test_attacks_on_exits_refuse_what_is_no_attack_exit_or_point(run, message):
     run()
 
 
+EVALUATE = functools.partial(attacks.make_autoattack, norm="linf", version=("apgd-ce",))
+
+
+@pytest.mark.parametrize(
+  ("run", "message"),
+  [
+    (lambda: attacks.fgsm("net", X, LABELS, KEY, ball=BALL), "logits_fn='net': expected a func"),
+    (lambda: attacks.transfer("fgsm", linear), "attack='fgsm': expected a function"),
+    (lambda: attacks.transfer(attacks.fgsm, None), "surrogate_fn=None: expected a function"),
+    (lambda: EVALUATE(None), "logits_fn=None: expected a function"),
+    (lambda: EVALUATE(linear, norm="l7"), "norm='l7': expected one of 'l1'"),
+    (lambda: EVALUATE(linear, batch_size=0), "batch_size=0: expected a whole number"),
+    (lambda: EVALUATE(linear, batch_size=2.5), "batch_size=2.5: expected a whole number"),
+    (lambda: EVALUATE(linear, devices=3), r"devices=3: expected nets\.devices\.Devices"),
+    (lambda: EVALUATE(linear, version=None), "version=None: expected a name, or a list"),
+    *(
+      (lambda ids=ids: EVALUATE(linear)(X, LABELS, KEY, ball=BALL, ids=ids), message)
+      for ids, message in (
+        ([0, 0, 1], "expected each id once"),
+        ([0.0, 1.0, 2.0], "dtype float64: expected 3 integers"),
+        ([-1, 0, 1], r"ids from -1 to 1: expected 0 to 2\^32 - 1"),
+        ([2**40, 1, 2], "ids from 1 to 1099511627776"),
+        ([0, 1], r"ids have shape \(2,\)"),
+      )
+    ),
+  ],
+)
+def test_what_is_no_model_or_evaluation_is_refused(run, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    run()
+
+
 def test_numbers_of_exits_may_be_those_of_numpy():
   run = lambda k: attacks.aimed(attacks.fgsm, k)(linear, X, LABELS, KEY, ball=BALL)  # noqa: E731
   np.testing.assert_array_equal(run(np.int64(0)), run(0))
 
 
-def test_step_sizes_of_a_schedule_are_checked():
-  with pytest.raises(ValueError, match="step_size=-0.1"):
-    attacks.adam({0: 0.1, 5: -0.1})
+@pytest.mark.parametrize(
+  ("sizes", "message"),
+  [
+    ({0: 0.1, 5: -0.1}, "step_size=-0.1"),
+    ({0: 0.1, 1.5: 0.1}, "first step of step_sizes=1.5: expected a whole number"),
+    ({"0": 0.1, "-1": 0.1}, "first step of step_sizes='-1'"),
+    ({"0": "x"}, "step_size='x': expected a number"),
+    (0.1, "step_sizes=0.1: expected {first step: size}"),
+  ],
+)
+def test_step_sizes_of_a_schedule_are_checked(sizes, message):
+  with pytest.raises((TypeError, ValueError), match=message):
+    attacks.adam(sizes)
+
+
+def test_whole_numbers_may_be_written_as_floats():
+  np.testing.assert_array_equal(
+    call("apgd", num_steps=1.0, num_restarts=1.0, eot=1.0), call("apgd")
+  )
+  np.testing.assert_array_equal(call("pgd", num_restarts=1.0, unroll=1.0), call("pgd"))
 
 
 class Net:

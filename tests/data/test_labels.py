@@ -1,5 +1,7 @@
 """Other labels: a file's, a net's, wrong ones; and trainings on them."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -134,6 +136,20 @@ BAD = {
     lambda: labels.inject_label_noise(TRUE, 0.5, num_classes=3, seed=0, kind="uniforms"),
     "did you mean 'uniform'",
   ),
+  "one text": (lambda: labels.with_labels(SOURCE, TRUE, class_names="abc"), "a list of texts"),
+  "a name twice": (lambda: labels.with_labels(SOURCE, TRUE, class_names=("a", "a", "b")), "'a' tw"),
+  "a name twice in a set": (
+    lambda: array_source(IMAGES, TRUE, class_names=("a", "b", "a")), "'a' twice, expected each"),
+  "classes": (lambda: labels.relabel(SOURCE, lambda x: wrong_net(x).astype(int)), "dtype int64"),
+  "noisy floats": (
+    lambda: labels.inject_label_noise(TRUE + 0.7, 0.5, num_classes=3, seed=0), "float64"),
+  "noisy outside": (
+    lambda: labels.inject_label_noise(TRUE + 5, 0.5, num_classes=3, seed=0), "outside 0 to 2"),
+  "no seed": (lambda: labels.inject_label_noise(TRUE, 0.5, num_classes=3, seed=None), "seed=None"),
+  "kept floats": (lambda: labels.select_kept(TRUE * 1.5, TRUE, "all"), "given labels are float64"),
+  "kept length": (lambda: labels.select_kept(TRUE, TRUE[:4], "all"), r"expected integers \[4\]"),
+  "saved floats": (lambda: labels.save_labels("x.npz", TRUE + 0.7), "labels are float64"),
+  "saved bits": (lambda: labels.save_labels("x.npz", [2**40]), "no integers of 32 bits"),
 }  # fmt: skip
 
 
@@ -141,6 +157,21 @@ BAD = {
 def test_bad_labels_are_refused(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def npy_bytes(shape):
+  """A .npy whose head says so, with a few labels."""
+  stream = io.BytesIO()
+  np.save(stream, TRUE)
+  return stream.getvalue().replace(
+    b"(6,), }" + b" " * len(shape), f"{shape}, }}".encode() + b" " * 4
+  )
+
+
+def npz_bytes(**arrays):
+  stream = io.BytesIO()
+  np.savez_compressed(stream, **arrays)
+  return stream.getvalue()
 
 
 BAD_FILES = {
@@ -154,6 +185,15 @@ BAD_FILES = {
   ),
   "other names": ({"labels": TRUE}, "neither 'label' nor 'probabilities'"),
   "one-hot": (np.eye(3), r"float64\[3, 3\], expected integers \[n\]"),
+  "cut": (npy_bytes("(12,)"), "its header announces 224"),
+  "huge": (npy_bytes("(999999999999,)"), "its header announces 8000000000"),
+  "bomb": (npz_bytes(label=np.zeros(9 << 20, int)), "would unpack to 75,497,"),
+  "names of bytes": (
+    npz_bytes(label=TRUE, class_names=np.array([b"a", b"b", b"c"])),
+    r"\|S1 \[3\]",
+  ),
+  "names twice": (npz_bytes(label=TRUE, class_names=np.array(["a", "a", "b"])), "'a' twice"),
+  "no labels": (npz_bytes(labels=TRUE), r"it has \['labels'\] and no 'label'"),
 }
 
 

@@ -70,6 +70,8 @@ BAD_OUTPUTS = {
   "one logit": (OUTPUTS[:, :, :1], r"stack\(\[-z, z\]"),
   "classes": (OUTPUTS.astype(int), "floating-point logits"),
   "no images": (OUTPUTS[:, :0], "outputs have no images"),
+  "nan": (np.where(np.arange(20)[:, None] == 3, np.nan, OUTPUTS), "images 3 are NaN or infinite"),
+  "inf": (np.where(OUTPUTS > 4, np.inf, OUTPUTS), "are NaN or infinite"),
   "a dict": ({"a": OUTPUTS[0]}, "outputs are no such: expected"),
   "None": (None, "outputs are no such"),
 }
@@ -103,6 +105,8 @@ def block(state, number):
   ("run", "message"),
   [
     (lambda: early_exit.check_thresholds(["a", "b"], 3), "thresholds=.*: expected numbers"),
+    (lambda: early_exit.check_thresholds([90, 1e8], 3), "thresholds holds 90: .*did you mean 0.9"),
+    (lambda: CALLS["risk_control"](grid=[99, 50]), "grid holds 99: .*did you mean 0.99"),
     (lambda: early_exit.check_thresholds(None, 3), "thresholds=None: expected numbers"),
     (lambda: early_exit.check_thresholds([[0.5], [0.5, 0.5]], 3), "expected numbers"),
     (lambda: early_exit.check_thresholds([0.5], "2"), "num_exits='2': expected a whole number"),

@@ -107,7 +107,8 @@ def test_autoattack_runs_within_the_budget():
 
 
 def test_every_rule_is_scored_by_one_pass():
-  correct = exit_attacks.make_correct(make_outputs_fn, WEIGHTS, THRESHOLDS)(X, LABELS)
+  correct, finite = exit_attacks.make_correct(make_outputs_fn, WEIGHTS, THRESHOLDS)(X, LABELS)
+  assert finite.all()
   rules = [NET(X)[0], NET(X)[1], select_exit(NET, "mean")(X), answer(NET(X), THRESHOLDS)[0]]
   assert list(exit_attacks.rules(THRESHOLDS)) == ["exit 0", "exit 1", "mean:1", "deployed"]
   for column, logits in zip(correct.T, rules, strict=True):
@@ -197,8 +198,8 @@ def test_a_net_whose_gradients_are_masked_is_flagged():
   for attempt in exit_attacks.attempts(chosen):
     made = run(attempt, x, labels, jax.random.split(jax.random.key(2), 40))
     for name, x_adv in zip(exit_attacks.points(attempt, chosen), made, strict=True):
-      correct[name] = correct_of(x_adv, labels)
+      correct[name] = correct_of(x_adv, labels)[0]
   rules = list(exit_attacks.rules(THRESHOLDS))
-  found = exit_scores.find_flags(rules, correct_of(x, labels), correct)
+  found = exit_scores.find_flags(rules, correct_of(x, labels)[0], correct)
   kinds = {(each["kind"], each["rule"]) for each in found}
   assert {("gradient_free", "exit 0"), ("larger_eps", "exit 0")} <= kinds

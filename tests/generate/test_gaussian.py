@@ -206,13 +206,21 @@ def test_shards_of_samples(tmp_path):
     ({"num_examples": 0}, "num_examples=0"),
     ({"chunk_size": 0}, "chunk_size=0"),
     ({"seed": -1}, "seed=-1"),
-    ({"num_classes": 2}, r"in \[0, num_classes=2\)"),
+    ({"num_classes": 2}, r"outside \[0, 2\) of num_classes=2"),
+    ({"num_classes": 3.5}, "num_classes=3.5: expected a whole number"),
+    ({"labels": LABELS * 1.0}, "the labels' dtype is float64, expected integers"),
+    ({"labels": LABELS[:4]}, "4 labels"),
+    ({"images": IMAGES / 255}, "the images' dtype is float64, expected uint8"),
+    ({"images": IMAGES[:0], "labels": LABELS[:0]}, "holds no samples"),
+    ({"covariance": "pca", "rank": 1.5}, "rank=1.5: expected a whole number"),
+    ({"covariance": "shrinkage", "shrinkage": "x"}, "shrinkage='x': expected a share"),
     ({"num_classes": 4}, "class 3 has 0 images"),
   ],
 )
 def test_bad_arguments(options, message):
   with pytest.raises(ValueError, match=message):
-    gaussian.sample_chunks(IMAGES, LABELS, **{"num_examples": 900, "num_classes": 3, **options})
+    given = {"images": IMAGES, "labels": LABELS, "num_examples": 900, "num_classes": 3, **options}
+    gaussian.sample_chunks(given.pop("images"), given.pop("labels"), **given)
 
 
 def test_bad_images():

@@ -8,6 +8,10 @@ import signal
 import numpy as np
 import pytest
 
+from jax_robust import jobs
+from jax_robust.evaluate import attack_plots
+from jax_robust.jobs import autoattack
+
 JOB = "--config.job=autoattack"
 FLAGS = (
   "--config.autoattack.version=apgd-ce,apgd-t", "--config.autoattack.chunk_size=3",
@@ -92,6 +96,30 @@ def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
   (piece / PLACE / "identity.json").write_text(json.dumps({**identity, "seed": 7}))
   done = command([*merge, FLAGS[3]])
   assert done.code == 2 and "seed: 7 there, 0 here" in done.printed
+
+
+def test_pictures_and_numbers_have_the_names_of_the_classes(whole, tiny, tmp_path, monkeypatch):
+  """Those that are noted beside the weights; also where pieces are put together elsewhere."""
+  folder = shutil.copytree(whole[0], tmp_path / "run")
+  names = [f"name {k}" for k in range(10)]
+  noted = json.loads((folder / "data.json").read_text())
+  (folder / "data.json").write_text(json.dumps({**noted, "class_names": names}))
+  drawn = {}
+
+  def draw(path, examples, curves, *, class_names, **options):
+    drawn[path.parent.parent.name] = list(class_names)
+
+  monkeypatch.setattr(attack_plots, "draw_evaluation", draw)
+  config = tiny(
+    "steps=80,save=4,evaluate=10,log=3", job="autoattack", autoattack__chunk_size=3,
+    autoattack__version="apgd-ce,apgd-t", autoattack__eps=0.02, evaluation__num_examples=8,
+    evaluation__eps_list=(0.05,),
+  )  # fmt: skip
+  autoattack.write_results(config, folder, sorted(folder.glob("results/autoattack_*/")))
+  config.job, config.autoattack.pieces = "merge", (str(folder),)
+  jobs.run(config, tmp_path / "merged")
+  assert drawn == {"run": names, "merged": names}
+  assert read(folder)["class_names"] == read(tmp_path / "merged")["class_names"] == names
 
 
 def test_another_evaluation_in_the_same_workdir_is_refused(whole, command, run_flag, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from jax_robust import config as config_lib
 from jax_robust import jobs, presets
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, UserError
 from jax_robust.jobs import train
 from jax_robust.runs import blocks, build, check, devices
 from jax_robust.runs.training import make_optimizer, make_training
@@ -107,6 +107,21 @@ def test_a_mistake_in_smoothing_is_named(tiny, changes, message):
     find_mistakes(config)
 
 
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"ema__decay": 99.5}, r"config.ema: decay=99.5: expected a share, 0 to 1"),
+    ({"ema__warmup_steps": -1}, r"config.ema: warmup_steps=-1: expected a whole number"),
+    ({"data__train_split": "trian"}, r"config.data: split='trian': did you mean 'train'"),
+    ({"data__test_name": "/nowhere/x"}, r"/nowhere/x: there is no such folder"),
+  ],
+)
+def test_a_mistake_in_what_a_training_keeps_or_reads_is_named(tiny, changes, message):
+  with pytest.raises(UserError, match=message):
+    check.check(tiny(**changes))
+    build.data(tiny(**changes))
+
+
 @pytest.mark.parametrize("key", ["ema", "select", "init_from"])
 def test_a_missing_key_is_named(tiny, key):
   config = tiny()
@@ -147,6 +162,10 @@ class Size:
     ({"optimizer__name": "sdg"}, r"config.optimizer.name='sdg': did you mean 'sgd'\?"),
     ({"optimizer__momentumm": 0.9}, r"'optimizer.momentumm': did you mean 'momentum'\?"),
     ({"total_epochs": 1}, r"total is given as steps and epochs: keep one"),
+    ({"schedule__learning_rate": -0.1}, r"config.schedule: learning_rate=-0.1: expected a finite"),
+    ({"schedule__gamma": -1.0}, r"config.schedule: gamma=-1.0: expected a finite"),
+    ({"optimizer__momentum": 9.0}, r"config.optimizer: momentum=9.0: expected a share, 0 to 1"),
+    ({"optimizer__weight_decay": -5e-4}, r"config.optimizer: weight_decay=-0.0005: expected"),
   ],
 )
 def test_a_mistake_in_the_optimizer_is_named(tiny, changes, message):

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jax_robust import jobs, models
+from jax_robust.data.sources import array_source
 from jax_robust.early_exit import exit_fractions
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, RobustnessWarning
+from jax_robust.jobs import exit_attacks
 from jax_robust.runs import exits, nets, pieces, slowdowns
 
 
@@ -105,6 +109,44 @@ def test_exit_attacks_resumes_and_is_merged(make, run, tmp_path):
   jobs.run(config, tmp_path / "all")
   merged, whole = read(tmp_path / "all", "exit_attacks"), read(run, "exit_attacks")
   assert merged["points"] == whole["points"] and merged["num_examples"] == 16
+
+
+def broken_net(*_):
+  """Two exits, the first without finite logits but for images of whole bytes."""
+
+  def outputs_fn(x):
+    flat = x.reshape(len(x), -1)
+    is_moved = jnp.any(jnp.abs(255 * flat - jnp.round(255 * flat)) > 0.01, axis=1, keepdims=True)
+    return jnp.where(is_moved, jnp.nan, flat[:, :3]), flat[:, :3]
+
+  return outputs_fn
+
+
+LOST = array_source(np.arange(30, dtype=np.uint8).reshape(5, 3, 2, 1) * 8, np.array([2] * 5))
+
+
+def test_points_that_are_lost_are_no_attack_and_counted():
+  """For all exits: an image that passes by the broken one has its answer behind it."""
+  predict = lambda x: broken_net()(x)  # noqa: E731
+  push = lambda x, labels, ids: x + np.where(ids == 3, 0, 0.3 / 255)[:, None, None, None]  # noqa: E731
+  with pytest.warns(RobustnessWarning, match="at 1 points that were tried, of images 4"):
+    found = exits.score(predict, LOST, batch_size=3, change=push)
+  clean = exits.score(predict, LOST, batch_size=3)
+  assert found.num_lost == 4 and clean.num_lost == 0
+  np.testing.assert_array_equal(found.outputs, clean.outputs)
+
+
+def test_attacks_on_exits_count_lost_points_as_the_image(make, monkeypatch):
+  monkeypatch.setattr(nets, "outputs_of_weights", lambda *_: broken_net)
+  config = make("exit_attacks", early_exit__eps=0.1)
+  options = exit_attacks.read_options(config)._replace(
+    attacks=("fgsm",), aims=("average",), thresholds=(0.9,)
+  )
+  subject = types.SimpleNamespace(net=None, variables=(), source=LOST)
+  with pytest.warns(RobustnessWarning, match="fgsm: logits were NaN or infinite at 5 points"):
+    found = exit_attacks.make_run(config, options, subject)("fgsm", np.arange(5))
+  assert found["num_lost"].tolist() == [1] * 5
+  assert found["clean"].any() and (found["correct"][:, 0] == found["clean"]).all()
 
 
 def copy(run, target):

@@ -99,6 +99,11 @@ BAD = {
   "misspelt": ({"name": "two_dimensional", "radius": 0.1}, "did you mean 'radii'"),
   "radius 0": ({"name": "two_dimensional", "radii": (0.0,)}, r"radii=\(0.0,\): expected"),
   "no radius": ({"name": "two_dimensional", "radii": ()}, r"radii=\(\): expected"),
+  "learning rate": ({"name": "two_dimensional", "learning_rate": -1e-3}, "learning_rate=-0.001"),
+  "no images": (
+    {"name": "other_images", "images": ""},
+    r"other_images' needs 'images': set --conf",
+  ),
   "no seed": ({"name": "two_dimensional", "num_seeds": 0}, "num_seeds=0"),
 }
 

@@ -16,16 +16,16 @@ from jax_robust.attacks.autoattack.confirm import confirm, distances
 from jax_robust.attacks.autoattack.programs import make_programs
 from jax_robust.attacks.autoattack.survivors import attack_survivors
 from jax_robust.attacks.autoattack.versions import Stage, make_stages
-from jax_robust.attacks.balls import Ball, check_ball, check_is_ball
+from jax_robust.attacks.balls import BALLS, Ball, check_ball, check_is_ball
 from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.entry import check_not_half
 from jax_robust.attacks.non_finite import lost_points, raise_for_lost_images
-from jax_robust.errors import check_count, check_images, check_targets, warn
+from jax_robust.errors import check_count, check_images, check_name, check_targets, warn
 from jax_robust.losses import as_labels
 from jax_robust.nets.constants import without_jit
-from jax_robust.nets.devices import Devices, row_count
+from jax_robust.nets.devices import Devices, check_devices, row_count
 from jax_robust.nets.randomised import keyed, takes_rng
-from jax_robust.types import LogitsFn, Rng, as_keys, typed_keys
+from jax_robust.types import LogitsFn, Rng, as_ids, as_keys, typed_keys
 
 _DRAWS = 20  # of a randomised model, as many as `rand` takes for a gradient
 
@@ -107,7 +107,7 @@ def autoattack(
     ball: the threat model, with one radius.
     version: 'standard', 'plus', 'rand', 'aa+mt' (with MultiTargeted, as DeepMind reports), or names
       of attacks, or stages: see `make_stages`.
-    ids: names of the images for the randomness; by default their places.
+    ids: names of the images for the randomness: see `types.as_ids`; by default their places.
     batch_size: rows of a batch.
     devices: how rows are spread over devices.
     check: examine the model before starting (see `guards`).
@@ -137,7 +137,7 @@ def autoattack(
   """
   check_is_ball(ball)
   check_count(batch_size=batch_size)
-  version = version if isinstance(version, str) else tuple(version)
+  version = tuple(version) if isinstance(version, list) else version
   size = max(min(batch_size, *np.shape(x)[:1]), 1)
   evaluate = _kept_evaluate(logits_fn, ball.norm, version, size, devices)
   return evaluate(x, labels, rng, ball=ball, ids=ids, check=check, report=report)
@@ -164,6 +164,11 @@ def make_autoattack(
 
   Returns:
     `evaluate(x, labels, rng, *, ball, ids=None, check=True, report=...) -> AutoAttackResult`.
+
+  Raises:
+    TypeError, ValueError: a model that is no function, or takes something else than images and a
+      key; an unknown norm or version; a batch without rows; `devices` that are none. `evaluate`
+      raises what `autoattack` does.
   """
   num_draws = _DRAWS if takes_rng(logits_fn) else 1
   return _make_evaluate(
@@ -173,7 +178,10 @@ def make_autoattack(
 
 def _make_evaluate(logits_fn, num_draws, norm, version, batch_size, devices):
   """`make_autoattack` of a model `(x, keys) -> logits`."""
-  stages = make_stages(version, norm)
+  check_name("norm", norm, BALLS)
+  check_count(batch_size=batch_size)
+  check_devices(devices)
+  stages, batch_size = make_stages(version, norm), int(batch_size)
   size = row_count(batch_size, batch_size, devices.count)
   programs_for = make_programs(
     logits_fn, stages, norm=norm, batch_size=batch_size, num_draws=num_draws, devices=devices
@@ -259,9 +267,7 @@ def _check(x, labels, rng, ball, norm, ids, size):
   check_not_half("autoattack", x)
   if ball.norm != norm or np.ndim(ball.eps):
     raise ValueError(f"ball={ball}: expected a ball of one radius, in {norm!r}")
-  ids = np.arange(len(x)) if ids is None else np.asarray(ids)
-  if ids.shape != (len(x),):
-    raise ValueError(f"ids have shape {ids.shape}: expected one for each of {len(x)} images")
+  ids = as_ids(ids, len(x))
   keys = typed_keys(rng)
   keys = to_host(as_keys(keys, len(x))) if keys.ndim else keys_of_ids(keys, ids, size)
   check_targets(labels, len(x), name="labels")

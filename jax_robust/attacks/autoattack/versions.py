@@ -10,7 +10,7 @@ from jax_robust.attacks.fab_search import fab_search
 from jax_robust.attacks.multi_targeted import multi_targeted_search
 from jax_robust.attacks.square_search import square_search
 from jax_robust.attacks.stepwise import Search
-from jax_robust.errors import check_name
+from jax_robust.errors import check_name, shown
 
 
 class Stage(NamedTuple):
@@ -126,8 +126,11 @@ def make_stages(version: str | Sequence[str | Stage], norm: str) -> tuple[Stage,
     norm: of the ball; `standard` has other settings in l1.
 
   Raises:
+    TypeError: neither a name nor a list.
     ValueError: an unknown name, with the near miss; no attack, or one twice.
   """
+  if not isinstance(version, (str, list, tuple)):
+    raise TypeError(f"version={shown(version)}: expected a name, or a list of attacks")
   if isinstance(version, str):
     check_name("version", version, VERSIONS)
     names, settings = VERSIONS[version]
