@@ -1,23 +1,22 @@
 """Eight virtual CPU devices, strict rank promotion, shape checks, and where the real data lies."""
 
+import gc
 import os
 import pathlib
 import signal
 
-from quick_compilation import XLA_FLAGS
+from quick_compilation import ENVIRONMENT, XLA_FLAGS
 
+os.environ |= {**ENVIRONMENT, **os.environ}
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import hypothesis
 import jax
 import pytest
-from jaxtyping import install_import_hook
+import quick_typing
 
-_hook = install_import_hook(
-  [f"jax_robust.{name}" for name in ("losses", "attacks", "nets", "smoothing", "types")],
-  "beartype.beartype",
-)
+quick_typing.install()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A shell that starts the suite in the background makes it, and all its children, deaf to Ctrl-C.
@@ -32,6 +31,17 @@ hypothesis.settings.load_profile("jax_robust")
 def pytest_xdist_auto_num_workers(config):
   """One worker more than there are cores, since tests wait for child processes and the disk."""
   return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_finish(session):
+  """Thousands of tests and whole frameworks are no garbage, and need no looking through."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_runtest_setup(item):
+  quick_typing.begin()
 
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

@@ -84,16 +84,25 @@ class Source:
     self.room = place.split("/")[0]
     self.tree = ast.parse(text)
 
+  @functools.cached_property
+  def nodes(self):
+    """All of its nodes."""
+    return list(ast.walk(self.tree))
+
+  @functools.cached_property
   def imports(self):
     """(line, name, whether it is imported with the module) of every import."""
+    return list(self._find_imports())
+
+  def _find_imports(self):
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     inside = {
       id(node)
-      for function in ast.walk(self.tree)
+      for function in self.nodes
       if isinstance(function, functions)
       for node in ast.walk(function)
     }
-    for node in ast.walk(self.tree):
+    for node in self.nodes:
       if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
       elif isinstance(node, ast.ImportFrom):
@@ -127,7 +136,7 @@ def package():
 
 def imports_against_the_order(source):
   """Imports of rooms that are not below."""
-  for line, name, with_module in source.imports():
+  for line, name, with_module in source.imports:
     first, *rest = name.split(".")
     if not first:
       yield line, "imports are absolute"
@@ -141,7 +150,7 @@ def imports_against_the_order(source):
 def foreign_to_the_core(source):
   """What the core imports beyond a handful of packages."""
   if source.room in CORE:
-    for line, name, _ in source.imports():
+    for line, name, _ in source.imports:
       first = name.split(".")[0]
       if first not in {"jax_robust", *OUTSIDE_THE_CORE, *sys.stdlib_module_names}:
         yield line, f"the core imports {name}"
@@ -149,7 +158,7 @@ def foreign_to_the_core(source):
 
 def heavy_packages_out_of_place(source):
   """Packages that are loaded with a module, or known in a second place."""
-  for line, name, with_module in source.imports():
+  for line, name, with_module in source.imports:
     first = name.split(".")[0]
     if first in LAZY and with_module:
       yield line, f"{name} is loaded with the module"
@@ -160,10 +169,10 @@ def heavy_packages_out_of_place(source):
 
 def unpickled_or_evaluated(source):
   """Ways in which a data file could run code."""
-  for line, name, _ in source.imports():
+  for line, name, _ in source.imports:
     if name.split(".")[0] in UNPICKLERS:
       yield line, f"imports {name}"
-  for node in ast.walk(source.tree):
+  for node in source.nodes:
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("eval", "exec"):
       yield node.lineno, f"calls {node.func.id}"
     unsafe = isinstance(node, ast.keyword) and node.arg == "allow_pickle"
@@ -173,7 +182,7 @@ def unpickled_or_evaluated(source):
 
 def fragile_parts_of_jax(source):
   """Imports of what JAX may change without notice."""
-  for line, name, _ in source.imports():
+  for line, name, _ in source.imports:
     for part, places in PARTS_OF_JAX.items():
       if f"{name}.".startswith(f"{part}.") and source.place not in places:
         yield line, f"imports {name}"
@@ -184,7 +193,7 @@ def too_long(source):
   lines = source.num_code_lines(source.tree)
   if lines > MOST_LINES_OF_A_FILE:
     yield 1, f"{lines} lines of code"
-  for node in ast.walk(source.tree):
+  for node in source.nodes:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
       lines = sum(map(source.num_code_lines, node.body))
       if lines > MOST_LINES_OF_A_FUNCTION:

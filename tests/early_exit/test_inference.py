@@ -65,7 +65,7 @@ def test_msdnet_is_deployed():
     growth_factors=(1, 2), bottleneck_factors=(1, 2),
   )  # fmt: skip
   x = DRAW.uniform(size=(20, 8, 8, 3)).astype(np.float32)
-  variables = net.init(jax.random.key(0), x[:1])
+  variables = jax.jit(net.init)(jax.random.key(0), x[:1])
   outputs = jax.jit(functools.partial(net.apply, variables))(x)
   known = np.sort(np.asarray(confidences(outputs))[0])
   thresholds = [(known[9] + known[10]) / 2]

@@ -118,7 +118,8 @@ def gradients_on_one(layer, variables, x, weighting, axis_name=None):
 def test_axis_name_equals_whole_batch(how, group_size):
   assert jax.device_count() == 8
   x, weighting, variables = make_inputs()
-  expected = gradients_on_one(BatchNorm(group_size=group_size), variables, x, weighting)
+  on_one = functools.partial(gradients_on_one, BatchNorm(group_size=group_size))
+  expected = jax.jit(on_one)(variables, x, weighting)
   layer = BatchNorm(axis_name="data", group_size=group_size)
   on_each = functools.partial(gradients_on_one, layer, axis_name="data")
   if how == "pmap":

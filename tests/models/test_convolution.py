@@ -140,21 +140,19 @@ NETS = {
 }  # fmt: skip
 
 
-def twins(name, draw_variables):
-  """A small net and its twin with plain convolutions, both as functions of images; an image."""
+def twins(name):
+  """A small net and its twin with plain convolutions, and an image's shape."""
   net = models.create(name, num_classes=3, **NETS.get(name, {}))
-  shape = (16, 16, 1) if name == "lenet" else (8, 8, 3)
-  variables = draw_variables(net, shape)
-  applied = (functools.partial(n.apply, variables) for n in (net, net.clone(convolution="xla")))
-  return *applied, jax.random.uniform(KEY, (1, *shape))
+  return net, net.clone(convolution="xla"), (16, 16, 1) if name == "lenet" else (8, 8, 3)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-def test_plain_convolutions_are_one_option_away(name, draw_variables):
-  ours, plain, x = twins(name, draw_variables)
+def test_plain_convolutions_are_one_option_away(name, shapes_of):
+  ours, plain, shape = twins(name)
+  variables, x = shapes_of(ours, shape), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   arranged = name != "mlp" and jax.default_backend() == "cpu"
-  assert (" convolution[" in str(jax.make_jaxpr(ours)(x))) == arranged
-  assert " convolution[" not in str(jax.make_jaxpr(plain)(x))
+  assert (" convolution[" in str(jax.make_jaxpr(ours.apply)(variables, x))) == arranged
+  assert " convolution[" not in str(jax.make_jaxpr(plain.apply)(variables, x))
 
 
 # ResNet-50's first layer is among the layouts above, and ResNet-18 has the layers of CifarResNet.
@@ -167,8 +165,10 @@ def test_plain_convolutions_are_one_option_away(name, draw_variables):
 )
 def test_both_modes_through_every_net(name, draw_variables):
   """Forward mode, and forward over reverse, are those of the net with XLA's convolutions."""
-  ours, plain, x = twins(name, draw_variables)
-  dx = jax.random.normal(KEY, x.shape)
+  *nets, shape = twins(name)
+  variables = draw_variables(nets[0], shape)
+  ours, plain = (functools.partial(net.apply, variables) for net in nets)
+  x, dx = jax.random.uniform(KEY, (1, *shape)), jax.random.normal(KEY, (1, *shape))
 
   def derivatives(apply_fn, x):
     total = lambda x: jnp.sum(jnp.sin(predictions(apply_fn(x))))  # noqa: E731

@@ -79,11 +79,12 @@ PARTS = ("block", "exit")
   [
     ({}, [422_266, 763_648, 1_141_530, 1_488_276, 1_892_990]),
     (LIN_GROW, [288_094, 626_520, 983_478, 1_445_984, 2_020_874]),
-    (
+    pytest.param(
       EVEN_7,
       [433_876, 876_792, 1_274_952, 1_695_548, 2_178_352, 2_603_252, 3_067_960],
+      marks=pytest.mark.slow,
     ),
-    ({**EVEN_7, **LIN_GROW}, [*[None] * 6, 3_966_664]),
+    pytest.param({**EVEN_7, **LIN_GROW}, [*[None] * 6, 3_966_664], marks=pytest.mark.slow),
   ],
 )
 def test_parameter_counts(shapes_of, options, cumulative):
@@ -127,7 +128,7 @@ def test_blocks_are_the_whole(draw_variables):
     collection: {name: values for name, values in tree.items() if name in ("block_0", "exit_0")}
     for collection, tree in variables.items()
   }
-  logits = net.apply(first, x, 0, method="run_block")[1]
+  logits = jax.jit(lambda x: net.apply(first, x, 0, method="run_block")[1])(x)
   assert_close(logits, whole[0], 1e-5)
 
 

@@ -72,18 +72,18 @@ def fgsm_in_numpy(kernel):
 def test_penalty_is_that_of_numpy():
   assert np.abs(noise()).max() <= EPS and len(np.unique(noise())) == X.size
   expected, alignment = loss_in_numpy(KERNEL, fgsm_in_numpy(KERNEL), gradient_in_numpy(KERNEL, X))
-  loss, (model_state, metrics) = run(linear, jnp.asarray(KERNEL))
+  loss, (model_state, metrics) = jax.jit(functools.partial(run, linear))(KERNEL)
   assert_close(loss, np.float64(expected), 1e-9)
   assert_close(metrics["gradient_alignment"], np.float64(alignment), 1e-9)
   assert 0.5 < alignment < 0.9999, "gradients turn, and not by chance"
   assert metrics["loss"] == loss and model_state == 1, "one pass counts"
-  without = run(linear, jnp.asarray(KERNEL), lbd=0.0)
+  without = jax.jit(functools.partial(run, linear, lbd=0.0))(KERNEL)
   assert_close(without[0], metrics["adversarial_loss"], 1e-12)
 
 
 def test_gradient_is_numerical():
   """Of every weight, with what is detached held fixed; the second gradient is differentiated."""
-  found = jax.grad(lambda kernel: run(linear, kernel)[0])(jnp.asarray(KERNEL))
+  found = jax.jit(jax.grad(lambda kernel: run(linear, kernel)[0]))(KERNEL)
   x_adv, fixed, small = fgsm_in_numpy(KERNEL), gradient_in_numpy(KERNEL, X), 1e-6
   expected = np.zeros_like(KERNEL)
   for place in np.ndindex(KERNEL.shape):
@@ -92,7 +92,7 @@ def test_gradient_is_numerical():
     high, low = (loss_in_numpy(KERNEL + each, x_adv, fixed)[0] for each in (nudge, -nudge))
     expected[place] = (high - low) / (2 * small)
   assert_close(found, expected, 1e-6)
-  of_loss = jax.grad(lambda kernel: run(linear, kernel, lbd=0.0)[0])(jnp.asarray(KERNEL))
+  of_loss = jax.jit(jax.grad(lambda kernel: run(linear, kernel, lbd=0.0)[0]))(KERNEL)
   assert np.abs(found - of_loss).max() > 0.01 * np.abs(of_loss).max(), "the penalty has a part"
 
 

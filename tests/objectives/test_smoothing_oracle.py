@@ -159,9 +159,13 @@ def test_smoothadv_attacks(recorded, method):
   )
   theirs = recorded.x + recorded.file[f"smoothadv_{method}/delta_nhwc"]
 
-  def loss(point):
+  @jax.jit
+  def log_probs(point):
     outputs = split_copies(recorded.logits_fn(noisy_copies(point, recorded.noises)), 2)
-    return -np.take_along_axis(np.asarray(log_mean_probs(outputs)), recorded.file["y"][:, None], 1)
+    return log_mean_probs(outputs)
+
+  def loss(point):
+    return -np.take_along_axis(np.asarray(log_probs(point)), recorded.file["y"][:, None], 1)
 
   assert_close(loss(x_adv), loss(theirs), 5e-5)
   distance, expected = (

@@ -35,6 +35,7 @@ def make_net(group_size=None):
   )  # fmt: skip
 
 
+@jax.jit
 def in_float64(tree):
   """A tree whose floats are float64, so that rounding cannot hide a difference."""
 
@@ -52,7 +53,8 @@ def optimizer():
 def initial_state(net):
   """A train state in float64 whose running statistics are not those of the start."""
   fresh = in_float64(state.create_state(net, optimizer(), [jnp.zeros((1, *IMAGE))], seed=0))
-  return fresh._replace(model_state=jax.tree.map(lambda leaf: leaf + 0.25, fresh.model_state))
+  moved = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 0.25, tree))(fresh.model_state)
+  return fresh._replace(model_state=moved)
 
 
 def make_update(net, objective):

@@ -73,14 +73,17 @@ OBJECTIVES_UNDER_TEST = {
   "smoothmix": (({"sigma": 0.2, "num_noise_vec": 2, "num_steps": 1}, None),),
 }
 
-# Under `shard_map` an entry must itself do right by the devices. `pmap` maps the same function, and
-# `jit` splits what was written for one device, so for what is not named here they are left to the
-# slow tests: those named are of every kind of loop, draw and average.
+# Under `shard_map` an entry must itself do right by the devices. `pmap` maps the same function,
+# `jit` splits what was written for one device, and the tests of each entry call it eagerly, so for
+# what is not named here they are left to the slow tests: those named are of every kind of loop,
+# draw and average.
 IN_EVERY_MODE = {
   *("cross_entropy", "kl_divergence"),
   *("pgd", "apgd", "fab", "square"),
   *("adversarial", "macer"),
 }
+
+ALL_MODES = ("eager", *parallel.MODES)
 
 TABLES = {
   "loss": (losses.LOSSES, LOSSES_UNDER_TEST),
@@ -97,10 +100,10 @@ def cases(table):
       id = f"{name}-{i}" if len(settings) > 1 else name
       slow = [pytest.mark.slow] if i and table is ATTACKS_UNDER_TEST else []
       if name in IN_EVERY_MODE or slow:
-        found.append(pytest.param(name, setting, parallel.MODES, id=id, marks=slow))
+        found.append(pytest.param(name, setting, ALL_MODES, id=id, marks=slow))
         continue
       found.append(pytest.param(name, setting, ("shard_map",), id=id))
-      others, slow = ("jit", "pmap"), pytest.mark.slow
+      others, slow = ("eager", "jit", "pmap"), pytest.mark.slow
       found.append(pytest.param(name, setting, others, id=f"{id}-others", marks=slow))
   return found
 
@@ -120,17 +123,23 @@ def test_every_entry_is_in_the_table(kind):
 
 
 def assert_modes_agree(make_step, tree, batch, modes, *, per_row=False):
-  """Runs a step eagerly and in the given modes on eight devices; returns the eager result."""
+  """Runs a step on one device and in the given modes on eight; returns the first result.
+
+  On one device it is called eagerly where that is one of the modes, and as one program otherwise.
+  """
   mesh = parallel.data_mesh(NUM_ROWS)
   assert mesh.devices.size == 8
-  expected = make_step(None)(tree, jax.tree.map(jnp.asarray, batch))
-  for mode in modes:
+  step = make_step(None) if "eager" in modes else jax.jit(make_step(None))
+  expected = step(tree, jax.tree.map(jnp.asarray, batch))
+  for mode in parallel.MODES:
+    if mode not in modes:
+      continue
     mapped = parallel.map_step(make_step, mesh, mode=mode, per_row=per_row)
     result = mapped(*problems.place(tree, batch, mesh))
     try:
       problems.assert_same(result, expected)
     except AssertionError as error:
-      raise AssertionError(f"{mode} differs from the eager call") from error
+      raise AssertionError(f"{mode} differs from the call on one device") from error
   return expected
 
 
@@ -163,7 +172,9 @@ def attacked():
   weights = problems.initial_state(net)
   apply_fn = state.make_apply_fn(net)
   image = np.random.default_rng(0).uniform(size=(NUM_ROWS, *problems.IMAGE))
-  logits = apply_fn(weights.params, weights.model_state, jnp.asarray(image), train=False)[0]
+  logits = jax.jit(functools.partial(apply_fn, train=False))(
+    weights.params, weights.model_state, image
+  )[0]
   return apply_fn, weights, image, np.argmax(logits, axis=-1)
 
 

@@ -1,5 +1,7 @@
 """The train state and the function a net becomes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,14 +89,15 @@ def test_a_net_without_statistics():
 
 
 def test_axis_name_gathers_moments_over_the_mapped_axis(state):
-  whole, whole_state = make_apply_fn(NET)(state.params, state.model_state, X, train=True)
+  on_all = functools.partial(make_apply_fn(NET), train=True)
+  whole, whole_state = jax.jit(on_all)(state.params, state.model_state, X)
   for axis_name, agrees in (("data", True), (None, False)):
     apply_fn = make_apply_fn(NET, axis_name=axis_name)
     on_each = jax.vmap(
       lambda x, apply_fn=apply_fn: apply_fn(state.params, state.model_state, x, train=True),
       axis_name="data",
     )
-    logits, model_state = on_each(X.reshape(2, 3, *SHAPE))
+    logits, model_state = jax.jit(on_each)(X.reshape(2, 3, *SHAPE))
     assert np.allclose(logits.reshape(6, 3), whole, rtol=0, atol=1e-4) == agrees
     if agrees:
       jax.tree.map(
