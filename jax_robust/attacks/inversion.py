@@ -160,8 +160,8 @@ def feature_distance(
 ) -> Float[Array, " b"]:
   """||features - goal|| / ||goal|| in l2, `[b]`; of a goal of norm 0, the distance itself.
 
-  >>> feature_distance(jnp.array([[3.0, 0.0]]), jnp.array([[3.0, 4.0]])).round(2).tolist()
-  [0.8]
+  >>> feature_distance(jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 4.0]])).tolist()
+  [0.75]
   """
   size = l2_norm(goal).reshape(-1)
   return l2_norm(features - goal).reshape(-1) / jnp.where(size > 0, size, 1.0)
