@@ -4,7 +4,6 @@ A teacher learns one data set and labels the images of another, of which none sh
 A student sees these images and labels only, and is tested on the teacher's own test images.
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +15,9 @@ from jax_robust.data import labels as other_labels
 from jax_robust.data.sources import Source
 from jax_robust.errors import check_count, check_name
 from jax_robust.evaluate import label_plots
-from jax_robust.evaluate.intervals import mean_interval
+from jax_robust.evaluate.intervals import Interval
 from jax_robust.runs import build
-from jax_robust.studies import HELD, NOT_HELD, Finding, plan
+from jax_robust.studies import Finding, plan
 
 MODES = ("none", "own", "teacher", "matched")
 _MATCHED = MODES[-1]
@@ -88,7 +87,7 @@ def other_images(
   return Finding(
     claim="A net trained on images of clothes, labelled by a net that knows digits only, "
     "recognises digits.",
-    answer=HELD if best.low > _HELD else NOT_HELD,
+    answer=plan.compare(best, Interval(_HELD, _HELD, _HELD)),
     ours=ours,
     published=_PUBLISHED,
     num_seeds=num_seeds,
@@ -169,7 +168,11 @@ def _normalised(config, moments: Moments | None) -> Any:
 
 def _summary(measured: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> dict[str, Any]:
   """Means over the seeds, with their 95 % intervals."""
-  mean = functools.partial(_mean, measured)
+  num_tested = int(next(iter(measured[0]["confusion"].values())).sum())
+
+  def mean(get):
+    return plan.over_seeds([get(each) for each in measured], num_tested)
+
   ours: dict[str, Any] = {
     "teacher": mean(lambda each: each["teacher"]),
     "student": {mode: mean(lambda each, mode=mode: each["student"][mode]) for mode in modes},
@@ -182,7 +185,3 @@ def _summary(measured: Sequence[Mapping[str, Any]], modes: Sequence[str]) -> dic
     if name != "teacher"
   }
   return ours
-
-
-def _mean(measured, get):
-  return mean_interval(np.array([get(each) for each in measured]))

@@ -193,7 +193,6 @@ BAD_FILES = {
     r"\|S1 \[3\]",
   ),
   "names twice": (npz_bytes(label=TRUE, class_names=np.array(["a", "a", "b"])), "'a' twice"),
-  "no labels": (npz_bytes(labels=TRUE), r"it has \['labels'\] and no 'label'"),
 }
 
 
