@@ -13,6 +13,9 @@ import jaxtyping
 PACKAGES = ("losses", "attacks", "nets", "smoothing", "types")
 CHECKED_CALLS = 2  # of each function, in each test
 
+# A warning is given at the line of the caller, past jaxtyping's frames, of which these are some.
+__name__ = "jaxtyping.first_calls"
+
 _jaxtyped = jaxtyping.jaxtyped
 _test = 0
 

@@ -1,6 +1,6 @@
-"""Rows of a parametrised test of which some are enough by default; the others are slow tests."""
+"""Rows of a test: of which some are enough by default, or which one test goes through."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -25,6 +25,25 @@ def mostly_slow(rows: Iterable[Any], *quick: Any) -> list:
     found.append(pytest.param(*row, marks=marks, id="-".join(map(_name, row))))
   assert {bool(row.marks) for row in found} == {False, True}, "no row is quick, or all are"
   return found
+
+
+def assert_all_refused(rows: Mapping[str, tuple[Any, str]], call: Callable[[Any], Any]) -> None:
+  """Every bad value raises a TypeError or ValueError with its message; those that do not are named.
+
+  One test of many rows: a test of its own costs several times the call that it makes.
+
+  Args:
+    rows: the bad value, and what its error is to match, by the row's name.
+    call: what must refuse it.
+  """
+  accepted = {}
+  for name, (value, message) in rows.items():
+    try:
+      with pytest.raises((TypeError, ValueError), match=message):
+        call(value)
+    except (Exception, pytest.fail.Exception) as error:
+      accepted[name] = f"{type(error).__name__}: {error}"
+  assert not accepted, "\n".join(f"{name}: {what}" for name, what in accepted.items())
 
 
 def _values(row: Any) -> tuple:

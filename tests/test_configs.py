@@ -12,6 +12,7 @@ from jax_robust import config as config_lib
 from jax_robust import main, objectives
 from jax_robust.data import augment, mixture
 from jax_robust.runs import build, evaluation, training
+from jax_robust.train import parallel
 
 SMOOTHING = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
 METHODS = ("standard", "pgd_7", "pgd_10", "trades", "free", "fast_fgsm", "n_fgsm", "grad_align")
@@ -101,11 +102,15 @@ def test_every_objective_has_a_smoke_run():
 
 
 @pytest.mark.parametrize("objective", SMOKE)
-def test_smoke_run(objective, tmp_path):
+def test_smoke_run(objective, tmp_path, monkeypatch):
+  """TRADES on all devices, the others on one: that devices agree is for `tests/parallel`."""
+  if objective != "trades":
+    one = functools.partial(parallel.data_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(parallel, "data_mesh", one)
   backend = "tfdata" if objective == "trades" else "resident"
   command = [
     f"--config={SMOKE[objective]}", f"--workdir={tmp_path}", f"--config.batch.backend={backend}",
-    "--config.tensorboard=false",
+    "--config.tensorboard=false", "--config.save_steps=2",
   ]  # fmt: skip
   assert main.main(command) == 0
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -39,9 +39,9 @@ def test_resume_is_bit_exact(start, left_behind, whole, tmp_path, backend, endin
     start(reference, backend=backend, schedule=CADENCES)
   expected = left_behind(reference)
   assert [row["step"] for row in expected["metrics"]] == [2, 3, 4, 6, 6, 7, 7]
-  # Before the first step, between two saves, at a save, at an evaluation, and at both. A reader of
+  # Before the first step, and at an evaluation; the next test stops after every step. A reader of
   # TensorFlow's takes long to start: one stop stands for all.
-  for stop in (0, 1, 2, 3, 6) if backend == "resident" else (3,):
+  for stop in (0, 3) if backend == "resident" else (3,):
     folder = tmp_path / str(stop)
 
     def leave(step, stop=stop):
