@@ -76,7 +76,8 @@ def test_goals_that_can_be_reached_are(name):
   norm, attack, options, share = TARGETED[name]
   x, labels, goals, distances = problem()
   ball = attacks.BALLS[norm](EPS[norm])
-  x_adv = attack(logits_fn, x, labels, KEY, ball=ball, goals=goals, **options)
+  run = functools.partial(attack, logits_fn, rng=KEY, ball=ball, goals=goals, **options)
+  x_adv = jax.jit(lambda x: run(x=x, targets=labels))(x)
   reached = np.asarray(jnp.argmax(logits_fn(x_adv), axis=1) == goals)
   near, far = distances[norm] < share * EPS[norm], distances[norm] > EPS[norm] * (1 + 1e-4)
   assert near.sum() > 9 and far.sum() > 3

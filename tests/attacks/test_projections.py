@@ -85,12 +85,14 @@ def test_l1_result_is_in_ball_and_box(v, x, eps):
   assert_in_ball_and_box(onto_l1(v, x, eps), x, eps, "l1")
 
 
-@pytest.mark.parametrize("norm", ["l2", "l2_and_box", "l1"])
+@pytest.mark.parametrize(
+  ("norm", "onto"), [("l2", onto_l2), ("l2_and_box", onto_l2_and_box), ("l1", onto_l1)]
+)
 @pytest.mark.parametrize("eps", [1e-3, 0.5, 12.0])
-def test_result_is_in_ball_and_box_in_many_dimensions(norm, eps):
+def test_result_is_in_ball_and_box_in_many_dimensions(norm, onto, eps):
   x = jax.random.uniform(jax.random.key(0), (4, 32, 32, 3))
   v = x + 2 * jax.random.normal(jax.random.key(1), x.shape)
-  z = getattr(attacks, f"onto_{norm}")(v, x, eps)
+  z = onto(v, x, eps)
   flat = [np.asarray(each).reshape(4, -1) for each in (z, x)]
   assert_in_ball_and_box(*flat, eps, norm[:2])
   if norm != "l2":  # the field's rule leaves some of eps unused

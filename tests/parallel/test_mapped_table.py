@@ -83,6 +83,9 @@ IN_EVERY_MODE = {
   *("adversarial", "macer"),
 }
 
+EAGERLY_SLOW = {"adversarial", "macer"}
+"""Of those in every mode, whole updates, which eagerly are two hundred programs: a slow test."""
+
 ALL_MODES = ("eager", *parallel.MODES)
 
 TABLES = {
@@ -98,13 +101,16 @@ def cases(table):
   for name, settings in table.items():
     for i, setting in enumerate(settings):
       id = f"{name}-{i}" if len(settings) > 1 else name
-      slow = [pytest.mark.slow] if i and table is ATTACKS_UNDER_TEST else []
-      if name in IN_EVERY_MODE or slow:
-        found.append(pytest.param(name, setting, ALL_MODES, id=id, marks=slow))
+      if i and table is ATTACKS_UNDER_TEST:
+        found.append(pytest.param(name, setting, ALL_MODES, id=id, marks=pytest.mark.slow))
         continue
-      found.append(pytest.param(name, setting, ("shard_map",), id=id))
-      others, slow = ("eager", "jit", "pmap"), pytest.mark.slow
-      found.append(pytest.param(name, setting, others, id=f"{id}-others", marks=slow))
+      quick = ALL_MODES if name in IN_EVERY_MODE else ("shard_map",)
+      quick = parallel.MODES if name in EAGERLY_SLOW else quick
+      found.append(pytest.param(name, setting, quick, id=id))
+      if quick != ALL_MODES:
+        others = ("eager", *(mode for mode in parallel.MODES if mode not in quick))
+        others = ALL_MODES if name in EAGERLY_SLOW else others
+        found.append(pytest.param(name, setting, others, id=f"{id}-others", marks=pytest.mark.slow))
   return found
 
 

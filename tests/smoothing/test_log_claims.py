@@ -161,10 +161,10 @@ ABSURD = {
 def test_the_absurd_is_refused_soon_and_shortly(tmp_path, case):
   text, message = ABSURD[case]
   (tmp_path / "log").write_text(text)
-  began = time.monotonic()
+  began = time.process_time()
   with pytest.raises(logs.LogError, match=message) as caught:
     smoothing.read_log(tmp_path / "log")
-  assert time.monotonic() - began < 10 and len(str(caught.value)) < 1000
+  assert time.process_time() - began < 10 and len(str(caught.value)) < 1000
 
 
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
@@ -198,8 +198,7 @@ def test_reading_is_linear(tmp_path, form):
       times.append(time.process_time() - began)
     return min(times)
 
-  few = 1000 if form == "members" else 3000
-  assert seconds(10 * few) < 25 * seconds(few)
+  assert seconds(10_000) < 25 * seconds(1000)
 
 
 def make_rows(count=6):
