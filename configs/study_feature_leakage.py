@@ -31,5 +31,5 @@ def get_config(arg=""):
   config.evaluation.update({"num_examples": 0, "eps_list": ()})
   if not arg.smoke:
     config.total_epochs, config.evaluate_epochs, config.save_epochs = 20.0, 20.0, 5.0
-  config.study = {"name": "feature_leakage", "made_by": "", "radius": 0.25}
+  config.study = {"name": "feature_leakage", "made_by": "made" if arg.smoke else "", "radius": 0.25}
   return config

@@ -14,6 +14,7 @@ import scipy.optimize
 import scipy.special
 
 from jax_robust import config as config_lib
+from jax_robust import jobs
 from jax_robust.data import shards
 from jax_robust.data.sources import Source
 from jax_robust.errors import check_eps, check_name
@@ -63,7 +64,7 @@ def feature_leakage(
       `adversarial`; of the data set of the study that made the sets.
     path: the workdir; the classifier lies in `runs/`.
     made_by: workdir of a finished study `constructed_sets`, whose D_rand and D_det these are, of as
-      many seeds as it has.
+      many seeds as it has; 'made' runs the smoke version of that study first.
     radius: in l2, in which the robustness of the features is told.
 
   Returns:
@@ -78,6 +79,9 @@ def feature_leakage(
   Are Not Bugs, They Are Features'". How its linear classifier was trained is not told.
   """
   check_eps(radius, "l2", one=True)
+  if made_by == build.MADE:
+    made_by = str(path / "made_by")
+    jobs.run(config_lib.load("study_constructed_sets:smoke"), pathlib.Path(made_by))
   theirs: Any = config_lib.from_data(workdir.read_config(pathlib.Path(made_by)))
   check_name(f"the study of made_by={made_by!r}", block(theirs, "study").get("name", ""), _MAKERS)
   there, here = ([each.data[key] for key in _OF_DATA] for each in (theirs, config))

@@ -64,7 +64,7 @@ def check(config: Any) -> None:
   known = keywords(options)
   check_options("study", options, known)
   for key, each in known.items():
-    if each.default is each.empty and not options.get(key):
+    if each.default is each.empty and options.get(key) in (None, ""):
       raise ConfigError(
         f"config.study: the study {options['name']!r} needs {key!r}: set --config.study.{key}"
       )

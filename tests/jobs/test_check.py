@@ -217,7 +217,7 @@ def test_a_run_without_a_step_is_a_mistake(tiny, tmp_path):
 @pytest.mark.parametrize(
   "block, message",
   [
-    ({}, r"generate.method=''.*'convert', 'gaussian'"),
+    ({}, r"generate.method=''.*'convert', 'd_bugs'"),
     ({"method": "gausian"}, r"generate.method='gausian': did you mean 'gaussian'\?"),
     ({"method": "gaussian"}, r"config.generate: .*num_examples"),
     ({"method": "gaussian", "num_examples": 20, "rnk": 1}, "'generate.rnk': did you mean 'rank'"),

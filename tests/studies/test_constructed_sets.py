@@ -177,7 +177,7 @@ def test_leakage_is_measured_in_the_sets_of_a_study(finished, tmp_path):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"made_by": ""}, "config.json"),
+    ({"made_by": ""}, "needs 'made_by'"),
     ({"radius": -1.0}, "eps=-1.0"),
   ],
 )
