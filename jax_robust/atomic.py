@@ -12,6 +12,7 @@ import pathlib
 import secrets
 import shutil
 import signal
+import stat
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -152,6 +153,18 @@ def open_no_link(path: str | os.PathLike, flags: int, mode: int = 0o666) -> int:
       reason = "is a symbolic link, which is never written through: delete it"
       raise OSError(errno.ELOOP, reason, str(path)) from error
     raise
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """The content of a regular file. A pipe or a device, which may never end, is not opened.
+
+  Raises:
+    OSError: it is none, or can't be read.
+  """
+  if not stat.S_ISREG(os.stat(path).st_mode):
+    reason = "is no file (but a folder, a pipe or a device)"
+    raise OSError(errno.EINVAL, reason, os.fspath(path))
+  return pathlib.Path(path).read_bytes()
 
 
 @contextlib.contextmanager

@@ -110,6 +110,7 @@ def near_path(path: pathlib.Path) -> str:
     names = [each.name for each in parent.iterdir()]
   except (OSError, ValueError):  # no folder, not ours to read, or no path at all
     return ""
+  names = [name for name in names if name != path.name]  # a pipe, say, where a file is wanted
   close = difflib.get_close_matches(path.name[:_LONGEST_SHOWN], names, n=1)
   return f": did you mean {str(parent / close[0])!r}?" if close else ""
 

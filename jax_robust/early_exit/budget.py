@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from jax_robust.early_exit.costs import exit_fractions
 from jax_robust.early_exit.rules import NEVER, check_confidence, first_confident
-from jax_robust.errors import as_numbers, check_count
+from jax_robust.errors import as_numbers, check_count, shown
 
 UNIFORM = 20
 BUDGETS = tuple(range(1, 2 * UNIFORM))
@@ -90,7 +90,7 @@ def choose_thresholds(
     raise ValueError("thresholds are chosen by held-out images, and there are none")
   if shares.shape != (num_exits,) or not (shares >= 0).all() or not np.isclose(shares.sum(), 1):
     raise ValueError(
-      f"fractions={shares.tolist()}: expected one for each of the {num_exits} exits, none "
+      f"fractions={shown(shares.tolist())}: expected one for each of the {num_exits} exits, none "
       "negative, whose sum is 1"
     )
   thresholds = np.full(num_exits - 1, NEVER, confidence.dtype)

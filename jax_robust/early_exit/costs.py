@@ -14,7 +14,7 @@ from jax_robust.early_exit.grid import (
   taken_on_grid,
 )
 from jax_robust.early_exit.rules import NEVER, answer
-from jax_robust.errors import as_numbers, check_count, check_probability
+from jax_robust.errors import as_numbers, check_count, check_probability, shown
 
 Numbers: TypeAlias = Sequence[float] | np.ndarray
 
@@ -38,8 +38,8 @@ def check_costs(costs: Numbers, num_exits: int) -> Float[np.ndarray, " exits"]:
     raise ValueError(f"costs have shape {found.shape}: expected one for each of {num_exits} exits")
   if not (found[0] > 0 and np.isfinite(found).all() and (np.diff(found) >= 0).all()):
     raise ValueError(
-      f"costs={found.tolist()}: expected finite numbers above 0 that do not fall, of all that has "
-      "run when each exit answers"
+      f"costs={shown(found.tolist())}: expected finite numbers above 0 that do not fall, of all "
+      "that has run when each exit answers"
     )
   return found
 
@@ -240,6 +240,7 @@ def _check_fractions(fractions: Numbers) -> Float[np.ndarray, " exits"]:
   found = as_numbers(fractions, "fractions")
   if found.ndim != 1 or not (found >= 0).all() or not abs(found.sum() - 1) < 1e-6:
     raise ValueError(
-      f"fractions={found.tolist()}: expected shares of at least 0 that add up to 1, one per exit"
+      f"fractions={shown(found.tolist())}: expected shares of at least 0 that add up to 1, one for "
+      "each exit"
     )
   return found

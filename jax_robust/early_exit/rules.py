@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jax_robust.errors import as_numbers, check_count, check_function, is_traced
+from jax_robust.errors import as_numbers, check_count, check_function, is_traced, shown
 from jax_robust.nets.constants import without_jit
 from jax_robust.nets.exits import exits_of
 from jax_robust.types import LogitsFn, Outputs
@@ -58,9 +58,9 @@ def check_thresholds(thresholds: Thresholds, num_exits: int) -> np.ndarray:
     found = found[:-1]
   if len(found) != num_exits - 1:
     raise ValueError(
-      f"thresholds={np.asarray(thresholds).tolist()} has {np.size(thresholds)} entries, and the "
-      f"net has {num_exits} exits: expected {num_exits - 1}, one for each exit but the last, as "
-      "chosen for this model"
+      f"thresholds={shown(np.asarray(thresholds).tolist())} has {np.size(thresholds)} entries, and "
+      f"the net has {num_exits} exits: expected {num_exits - 1}, one for each exit but the last, "
+      "as chosen for this model"
     )
   check_confidences_or_never(found, "thresholds")
   return found

@@ -3,6 +3,7 @@
 import pathlib
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from flax import traverse_util
 from jax_robust.errors import brought_by, check_name
 
 Names = str | Mapping[str, str]
+
+_MOST_UNPACKED, _MOST_EXPANSION = 64 << 20, 200  # of an array: what unpacks to more is no weight
 
 # torchvision's names, from 1 on.
 _RESNET = (
@@ -125,6 +128,8 @@ def load_arrays(path: str | pathlib.Path, *, prefix: str = "") -> dict[str, np.n
     raise _refuse(path, f"{path.suffix} weights are pickles")
   if path.suffix not in (".npz", ".safetensors"):
     raise ValueError(f"{path}: expected a .npz or .safetensors file, not {path.suffix!r}")
+  if path.exists() and not path.is_file():
+    raise ValueError(f"{path}: is no file (but a folder, a pipe or a device)")
   read = _read_npz if path.suffix == ".npz" else _read_safetensors
   arrays = read(path, prefix)
   if not arrays:
@@ -153,6 +158,13 @@ def _read_npz(path: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
     path.stat()  # a missing file is its own error
     raise _refuse(path, "is no .npz archive, so it may be a pickle")
   arrays = {}
+  with zipfile.ZipFile(path) as archive:
+    for each in archive.infolist():
+      if each.file_size > _MOST_UNPACKED and each.file_size > _MOST_EXPANSION * each.compress_size:
+        raise ValueError(
+          f"{path}: {each.filename!r} would unpack to {each.file_size:,} bytes from "
+          f"{each.compress_size:,}, as weights never do"
+        )
   with np.load(path, allow_pickle=False) as archive:
     for name in archive.files:
       if not name.startswith(prefix):
@@ -161,6 +173,8 @@ def _read_npz(path: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
         array = archive[name]
       except ValueError as error:
         raise _refuse(path, f"{name!r} is an array of pickled objects") from error
+      except (MemoryError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: {name!r} is damaged ({error})") from error
       if not isinstance(array, np.ndarray):
         raise _refuse(path, f"{name!r} is no NumPy array but a raw file, as in PyTorch's archives")
       arrays[name.removeprefix(prefix)] = array

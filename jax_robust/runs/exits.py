@@ -12,6 +12,7 @@ import numpy as np
 
 from jax_robust import config as config_lib
 from jax_robust import early_exit, paths
+from jax_robust.atomic import read_bytes
 from jax_robust.attacks.non_finite import lost_points
 from jax_robust.data.evaluation import as_floats, eval_batches
 from jax_robust.data.sources import Source
@@ -243,11 +244,11 @@ def read_thresholds(path: str, sha256: str, num_exits: int) -> np.ndarray:
   """
   key = f"config.early_exit.thresholds={path!r}"
   try:
-    found = json.loads(pathlib.Path(path).read_text())
+    found = json.loads(read_bytes(path))
     values, theirs = found["deployed"]["thresholds"], found["weights"]["sha256"]
   except OSError as error:
     raise ConfigError(f"{key}: {error.strerror}{near_path(pathlib.Path(path))}") from error
-  except (ValueError, TypeError, KeyError) as error:
+  except (ValueError, TypeError, KeyError, RecursionError) as error:
     raise ConfigError(
       f"{key} is no results/early_exit.json, as the job early_exit writes it ({error!r})"
     ) from error

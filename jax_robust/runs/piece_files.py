@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_robust.atomic import write_atomically
+from jax_robust.atomic import read_bytes, write_atomically
 from jax_robust.errors import WorkdirError
 from jax_robust.runs import array_file, row_log
 from jax_robust.runs import identity as identity_lib
@@ -174,7 +174,7 @@ def _arrays_in(folder: pathlib.Path, wanted) -> Iterator[Piece]:
   if not path.exists():
     return
   try:
-    header = json.loads(path.read_text())
+    header = json.loads(read_bytes(path))
     sha256 = header.pop(_SHA256, None)
     identity = {key: value for key, value in header.items() if key not in _NO_IDENTITY}
   except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:

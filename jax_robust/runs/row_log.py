@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_robust.atomic import open_no_link, write_atomically
+from jax_robust.atomic import open_no_link, read_bytes, write_atomically
 from jax_robust.errors import WorkdirError
 from jax_robust.runs import identity as identity_lib
 from jax_robust.runs import workdir
@@ -48,7 +48,7 @@ def start(path: pathlib.Path, identity: Mapping[str, Any], ids: Sequence[int]) -
   Raises:
     OSError: it is a symbolic link, or can't be written.
   """
-  content = path.read_bytes() if path.exists() else b""
+  content = read_bytes(path) if path.exists() else b""
   end = content.rfind(b"\n") + 1
   if end < len(content):
     with os.fdopen(open_no_link(path, os.O_WRONLY), "wb", buffering=0) as file:
@@ -90,7 +90,7 @@ def read(path: pathlib.Path) -> Contents | None:
   Raises:
     WorkdirError: it is no log of ours, or a line is damaged.
   """
-  content = path.read_bytes()
+  content = read_bytes(path)
   end = content.rfind(b"\n") + 1
   return _parse(path, content[:end]) if end else None
 
@@ -136,7 +136,7 @@ def _parse(path: pathlib.Path, content: bytes) -> Contents:
 
 def line_of(path: pathlib.Path, key: int) -> int:
   """The number of the line that holds an id."""
-  lines = path.read_bytes().split(b"\n")
+  lines = read_bytes(path).split(b"\n")
   return next(n for n, line in enumerate(lines[1:], start=2) if json.loads(line)["id"] == key)
 
 

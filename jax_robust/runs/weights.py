@@ -83,6 +83,8 @@ def read_weights(reference: str) -> dict[str, np.ndarray]:
     raise ConfigError(f"init_from={reference!r}: there is no such file or folder{near_path(path)}")
   if path.is_dir():
     return run_weights(path, which=checkpoint.BEST)[0]
+  if not path.is_file():
+    raise ConfigError(f"init_from={reference!r} is no file, but a pipe or a device")
   checksum = path.with_name(path.name + ".sha256")
   if checksum.exists():
     expected = checksum.read_text(errors="replace").split()

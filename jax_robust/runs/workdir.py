@@ -20,7 +20,14 @@ import numpy as np
 
 from jax_robust import config as config_lib
 from jax_robust import job_table, paths, presets
-from jax_robust.atomic import Anchor, FolderGoneError, open_no_link, sweep, write_atomically
+from jax_robust.atomic import (
+  Anchor,
+  FolderGoneError,
+  open_no_link,
+  read_bytes,
+  sweep,
+  write_atomically,
+)
 from jax_robust.data import draws
 from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
@@ -301,7 +308,7 @@ def read_note(path: pathlib.Path) -> dict[str, Any]:
     WorkdirError: it is damaged.
   """
   try:
-    note = json.loads(path.read_text())
+    note = json.loads(read_bytes(path))
     if not isinstance(note, dict):
       raise TypeError("it holds no object")
   except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jax_robust.atomic import write_atomically
+from jax_robust.atomic import read_bytes, write_atomically
 from jax_robust.smoothing.bounds import ABSTAIN
 from jax_robust.smoothing.claims import header_problem, radius_problem
 from jax_robust.smoothing.rounding import format_radius
@@ -260,7 +260,7 @@ def _refusal(path, number: int, reason: str) -> LogError:
 
 def _lines(path) -> Iterator[tuple[int, str]]:
   """The lines of a file, plain or gzipped, with their numbers."""
-  data = pathlib.Path(path).read_bytes()
+  data = read_bytes(path)
   if data.startswith(_GZIP):
     data = _unzip(path, data)
   for number, line in enumerate(data.splitlines(keepends=True), 1):

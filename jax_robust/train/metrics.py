@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from jax_robust.atomic import write_atomically
+from jax_robust.atomic import read_bytes, write_atomically
 from jax_robust.errors import UserError, brought_by
 
 TIME_PREFIX = "time/"
@@ -26,7 +26,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
   Raises:
     MetricsFileError: a line that is no row, anywhere but at the torn end, with its number.
   """
-  lines = pathlib.Path(path).read_bytes().split(b"\n")
+  lines = read_bytes(path).split(b"\n")
   rows = []
   # What follows the last newline is empty, or the line that was being written at a kill.
   for number, line in enumerate(lines[:-1], start=1):

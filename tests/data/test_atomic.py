@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jax_robust.atomic import write_atomically
+from jax_robust.atomic import read_bytes, write_atomically
 
 pytestmark = pytest.mark.fast
 
@@ -41,6 +41,16 @@ def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch
   monkeypatch.setattr(os, "fsync", lambda fd: (events.append(path.exists()), sync(fd)))
   write_atomically(path, b"new")
   assert events == [False, True]  # the file's, then its folder's
+
+
+def test_only_files_are_read(tmp_path):
+  """A pipe that nobody writes to would be waited for."""
+  (tmp_path / "file").write_bytes(b"content")
+  assert read_bytes(tmp_path / "file") == b"content"
+  os.mkfifo(tmp_path / "pipe")
+  for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+    with pytest.raises(OSError, match="is no file"):
+      read_bytes(path)
 
 
 def test_writers_at_once_leave_the_content_of_one_of_them(tmp_path):

@@ -106,6 +106,7 @@ def block(state, number):
   [
     (lambda: early_exit.check_thresholds(["a", "b"], 3), "thresholds=.*: expected numbers"),
     (lambda: early_exit.check_thresholds([90, 1e8], 3), "thresholds holds 90: .*did you mean 0.9"),
+    (lambda: early_exit.check_thresholds([0.5] * 10**5, 3), "thresholds=.{,201} has 100000 ent"),
     (lambda: CALLS["risk_control"](grid=[99, 50]), "grid holds 99: .*did you mean 0.99"),
     (lambda: early_exit.check_thresholds(None, 3), "thresholds=None: expected numbers"),
     (lambda: early_exit.check_thresholds([[0.5], [0.5, 0.5]], 3), "expected numbers"),

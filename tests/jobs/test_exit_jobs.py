@@ -182,6 +182,9 @@ def test_thresholds_are_of_these_weights(make, run, tmp_path):
       exits.read_thresholds(str(changed), noted["weights"]["sha256"], 2)
   with pytest.raises(ConfigError, match="No such file"):
     exits.read_thresholds(str(tmp_path / "none.json"), "", 2)
+  changed.write_text("[" * 10**5)
+  with pytest.raises(ConfigError, match="is no results/early_exit.json"):
+    exits.read_thresholds(str(changed), "", 2)
 
 
 @pytest.mark.parametrize("job", ["early_exit", "exit_attacks"])

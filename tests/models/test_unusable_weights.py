@@ -1,5 +1,9 @@
 """Arrays of other programs that can't be weights are refused by name when they are converted."""
 
+import io
+import os
+import zipfile
+
 import jax
 import numpy as np
 import pytest
@@ -40,3 +44,38 @@ def test_floats_of_any_width_are_taken():
     arrays = {"fc.weight": np.ones((3, 2), dtype), "fc.bias": np.zeros(3, dtype)}
     found = convert.from_torch(arrays, VARIABLES, names={})
     assert found["params"]["fc"]["kernel"].dtype == np.float32
+
+
+def npz(path, shape, size):
+  """An npz whose array announces a shape, and has so many bytes of zeros behind its header."""
+  stream = io.BytesIO()
+  header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+  np.lib.format.write_array_header_1_0(stream, header)
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("params/a.npy", stream.getvalue() + bytes(size))
+
+
+BAD_FILES = {
+  "bomb": (lambda path: npz(path, (18 << 20,), 72 << 20), "would unpack to 75,497,.*never do"),
+  "huge": (lambda path: npz(path, (10**13,), 8), "'params/a' is damaged .*10000000000000"),
+  "cut": (lambda path: npz(path, (9,), 8), "'params/a' is an array of pickled|is damaged"),
+  "pipe": (os.mkfifo, "is no file"),
+  "folder": (os.mkdir, "is no file"),
+}
+
+
+@pytest.mark.parametrize("make, message", BAD_FILES.values(), ids=BAD_FILES)
+def test_files_that_are_none_or_bombs_are_refused(tmp_path, make, message):
+  make(tmp_path / "weights.npz")
+  with pytest.raises(ValueError, match=message):
+    convert.load_arrays(tmp_path / "weights.npz")
+
+
+def test_a_damaged_archive_is_a_sentence(tmp_path):
+  path = tmp_path / "weights.npz"
+  np.savez(path, **{"params/a": np.zeros(500, np.float32)})
+  content = bytearray(path.read_bytes())
+  content[1000] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match="'params/a' is damaged .Bad CRC"):
+    convert.load_arrays(path)
