@@ -82,7 +82,7 @@ def constructed_sets(
 
   Args:
     config: of the robust teacher; the others are trained by the objective `standard`. Its `evals`
-      hold the attack of the tests, `evaluation.eps_list` more radii.
+      hold the attack of the tests, whose radius the claims are of; `evaluation.eps_list` has more.
     path: the workdir: trainings lie in `runs/`, sets in `sets/`, labels in `labels/`, pictures in
       `results/`.
     moved: `eps`, `num_steps` and so on of D_rand and D_det, as the job `generate` takes them.
@@ -106,7 +106,9 @@ def constructed_sets(
   study = _Study(config, path, moved, inverted, early_epochs, students or {}, tuple(sets))
   found = [study.run_seed(seed) for seed in range(config.seed, config.seed + num_seeds)]
   ours = _summary(found)
-  ours["answers"] = answers = _answers(ours, study.source.num_classes)
+  setting = attack_setting(config)
+  assert setting is not None  # `_check`
+  ours["answers"] = answers = _answers(ours, study.source.num_classes, f"{setting.eps:g}")
   if jax.process_index() == 0:
     study.draw(ours)
     print(_table(ours))
@@ -349,11 +351,10 @@ def _summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   return ours
 
 
-def _answers(ours: Mapping[str, Any], num_classes: int) -> dict[str, str]:
-  """The answer to each claim that the sets of the study speak of."""
+def _answers(ours: Mapping[str, Any], num_classes: int, radius: str) -> dict[str, str]:
+  """The answer to each claim that the sets of the study speak of; of robustness, at a radius."""
   clean, chance = ours["accuracy"][_CLEAN], Interval(*[1 / num_classes] * 3)
-  radii = sorted((each for each in ours["accuracy"] if each != _CLEAN), key=float)
-  attacked, answers = ours["accuracy"][radii[0]], {}
+  attacked, answers = ours["accuracy"][radius], {}
   if {*INVERTED} <= clean.keys():
     d_r, d_nr = attacked["d_robust"], attacked["d_non_robust"]
     answers["D_R gives robustness"] = plan.compare(d_r, attacked["standard"], d_nr)

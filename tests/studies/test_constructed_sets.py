@@ -120,7 +120,7 @@ def test_answers_follow_from_intervals(robust, accuracies, expected):
     "clean": {**dict.fromkeys(names, ABOVE), **accuracies},
     "0.25": {**dict.fromkeys(names, BELOW), **robust}, "0.5": dict.fromkeys(names, BELOW),
   }  # fmt: skip
-  answers = constructed_sets._answers({"accuracy": accuracy}, 10)
+  answers = constructed_sets._answers({"accuracy": accuracy}, 10, "0.25")
   assert tuple(answers.values()) == expected
 
 
