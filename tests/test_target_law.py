@@ -215,7 +215,7 @@ def test_bad_batches_are_refused(name):
 @every_objective
 def test_objectives_refuse_images_of_half_precision(name, dtype):
   with pytest.raises(TypeError, match=r"x has dtype b?float16: expected float32.*model\.dtype"):
-    loss_of(name, jnp.asarray(X, dtype))
+    loss_of(name, x=jnp.asarray(X, dtype))
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if "sigma" in OBJECTIVES[name]])
