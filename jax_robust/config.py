@@ -1,4 +1,4 @@
-"""Configs: what every run has, how a file is found, and how the command line changes it.
+"""Configs: what every run has, how a file is found, and how a value is read.
 
 A config is data only, so that the `config.json` of a workdir reproduces its run. A block is the
 keyword arguments of one function; a key that the function does not know is an error on start.
@@ -7,7 +7,6 @@ keyword arguments of one function; a key that the function does not know is an e
 import fractions
 import functools
 import importlib.util
-import inspect
 import json
 import math
 import operator
@@ -15,26 +14,19 @@ import os
 import pathlib
 import runpy
 import traceback
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from jax_robust import paths
+from jax_robust import paths, plugins
 from jax_robust.errors import ConfigError, brought_by, near_miss, near_path, shown
 
 with brought_by("train"):
-  import ml_collections
+  from ml_collections import ConfigDict
 
 UNITS = ("steps", "epochs", "examples")
 
-NAMED_NONE = ("augment.smoothing_scope", "generated.verify")
-"""Keys that have a value called none; `none` removes the others."""
 
-MOVED = {"evaluation.attack": "evals.robust.attack"}
-"""Blocks of earlier versions, and what they are called now."""
-
-
-def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
+def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
   """Reads a config's argument, such as `norm=l2,smoke`: a bare name means True.
 
   Every config takes `smoke`, which `presets.finish` turns into two steps on a tiny net.
@@ -52,7 +44,7 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
   >>> parse_arg("norm=l2,smoke", norm="linf").norm
   'l2'
   """
-  values = ml_collections.ConfigDict({"smoke": False, **defaults})
+  values = ConfigDict({"smoke": False, **defaults})
   for item in paths.split_list(arg, "the config's argument"):
     name, equals, text = item.partition("=")
     if name not in values:
@@ -109,11 +101,14 @@ def _guess(text: str) -> Any:
   return text.strip("'\"")
 
 
-def load(reference: str) -> ml_collections.ConfigDict:
+def load(reference: str) -> ConfigDict:
   """Loads `file[:arg]`: a Python file, a `config.json`, or the name of a config that ships with us.
 
+  The modules that it names in `imports` are imported; those of a Python file may lie beside it.
+
   Raises:
-    ConfigError: there is no such file, with the near miss, or it gives no config.
+    ConfigError: there is no such file, with the near miss, or it gives no config, or names a module
+      that can't be imported.
   """
   found = paths.split_argument(reference)
   if found is None:
@@ -121,19 +116,25 @@ def load(reference: str) -> ml_collections.ConfigDict:
     found = str(_shipped(name, reference)), arg
   path, arg = pathlib.Path(found[0]), found[1]
   if path.suffix == ".json":
-    return _load_json(path, arg)
+    config = _load_json(path, arg)
+    plugins.load(config)
+    return config
+  plugins.search(path.parent)
   try:
     config = runpy.run_path(str(path))["get_config"](arg)
   except ConfigError:
     raise
   except (Exception, SystemExit) as error:
     raise ConfigError(_where(error, path)) from error
-  if not isinstance(config, ml_collections.ConfigDict):
+  if not isinstance(config, ConfigDict):
     raise ConfigError(f"{path}: get_config returned {type(config).__name__}, expected a ConfigDict")
+  plugins.load(config)
+  if plugins.are_in(path.parent, config.get("imports") or ()):
+    config.imports_from = str(path.resolve().parent)
   return config
 
 
-def _load_json(path: pathlib.Path, arg: str) -> ml_collections.ConfigDict:
+def _load_json(path: pathlib.Path, arg: str) -> ConfigDict:
   """Reads the `config.json` of an earlier run."""
   if arg:
     raise ConfigError(f"{path} takes no argument, but {arg!r} is given: change values by key")
@@ -143,7 +144,7 @@ def _load_json(path: pathlib.Path, arg: str) -> ml_collections.ConfigDict:
 _MOST_LEVELS = 20  # of nesting; ours have five
 
 
-def read_json(path: pathlib.Path) -> ml_collections.ConfigDict:
+def read_json(path: pathlib.Path) -> ConfigDict:
   """Reads a config from a JSON file; lists become tuples.
 
   Raises:
@@ -209,16 +210,16 @@ def _where(error: BaseException, path: pathlib.Path) -> str:
   return f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}"
 
 
-def from_data(data: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def from_data(data: Mapping[str, Any]) -> ConfigDict:
   """A config of what `to_data` made; lists become tuples again."""
-  return ml_collections.ConfigDict(_tuples(data))
+  return ConfigDict(tuples(data))
 
 
-def _tuples(data: Any) -> Any:
-  """JSON's lists as tuples."""
+def tuples(data: Any) -> Any:
+  """Data with tuples in place of lists, as configs have them."""
   if isinstance(data, Mapping):
-    return {key: _tuples(value) for key, value in data.items()}
-  return tuple(map(_tuples, data)) if isinstance(data, list) else data
+    return {key: tuples(value) for key, value in data.items()}
+  return tuple(map(tuples, data)) if isinstance(data, list) else data
 
 
 def shipped() -> dict[str, pathlib.Path]:
@@ -244,7 +245,7 @@ def _shipped(name: str, reference: str) -> pathlib.Path:
   raise ConfigError(f"no config file {shown(name)}{hint}")
 
 
-def with_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def with_paths(config: ConfigDict) -> ConfigDict:
   """The config with the `~` of its paths replaced; itself where there is nothing to replace.
 
   Raises:
@@ -270,114 +271,9 @@ def with_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return config
 
 
-Known = Callable[[tuple[str, ...]], Mapping[str, inspect.Parameter]]
-"""`("attack",) -> {keyword: parameter}`: what the function takes whose keywords a block holds."""
-
-
-def override(
-  config: ml_collections.ConfigDict,
-  key: str,
-  text: str,
-  known: Known = lambda place: {},
-) -> None:
-  """Sets `a.b.c` to a value read as the type of the present one.
-
-  A duration may be given in another unit than the config's: `total_steps` replaces `total_epochs`.
-  A key that the config lacks may be set if it is known, and is removed by `none`, after which its
-  function's own default holds.
-
-  Args:
-    config: is changed.
-    key: with dots.
-    text: what was typed.
-    known: the keys that each block may have besides its present ones.
-
-  Raises:
-    ConfigError: an unknown key, with the near miss, or a value of another type.
-  """
-  for old, new in MOVED.items():
-    if key.startswith(f"{old}."):
-      raise ConfigError(f"config key {key!r} is now {new + key.removeprefix(old)!r}")
-  *parents, name = key.split(".")
-  block = config
-  for i, parent in enumerate(parents):
-    if not isinstance(block.get(parent), ml_collections.ConfigDict):
-      where = ".".join(parents[: i + 1])
-      if parent in block:
-        raise ConfigError(
-          f"config key {shown(where)} is a value, not a block: it has no {shown(name)}"
-        )
-      optional = known(tuple(parents[:i])).get(parent)
-      if optional is None or optional.annotation is not dict:
-        raise _unknown(config, parents[: i + 1], {*block, *known(tuple(parents[:i]))})
-      with block.unlocked():
-        block[parent] = {}
-    block = block[parent]
-  place = tuple(parents)
-  present = block.get(name)
-  is_none = text.strip().lower() == "none" and key not in NAMED_NONE
-  if is_none and _remove(block, key, known(place)):
-    return
-  if isinstance(present, ml_collections.ConfigDict):
-    keys = ", ".join(f"{key}.{each}" for each in present)
-    raise ConfigError(f"config key {shown(key)} is a block: change one of {keys}")
-  if name in block:
-    value = parse_value(text, present, key)
-  else:
-    stem, _, unit = name.rpartition("_")
-    siblings = [f"{stem}_{other}" for other in UNITS if f"{stem}_{other}" in block]
-    if unit in UNITS and siblings:
-      value = parse_value(text, 0.0, key)
-      del block[siblings[0]]
-    elif name in known(place):
-      value = parse_value(text, _example(known(place)[name]), key)
-    else:
-      raise _unknown(config, [*parents, name], {*block, *known(place)})
-  with block.unlocked(), block.ignore_type():
-    block[name] = value
-
-
-def _remove(block: ml_collections.ConfigDict, key: str, known: Mapping[str, Any]) -> bool:
-  """Removes a key whose function does without, or never knew; whether `none` means that here."""
-  name = key.rpartition(".")[2]
-  parameter = known.get(name)
-  if parameter is None and ("." not in key or not known or name not in block):
-    return False
-  if parameter is not None and parameter.default is parameter.empty:
-    raise ConfigError(f"{key}=none: it can't be removed, since its block needs it")
-  if name in block:
-    with block.unlocked():
-      del block[name]
-  return True
-
-
-def _example(parameter: inspect.Parameter) -> Any:
-  """A value of the type that a keyword takes; None where several will do."""
-  if isinstance(parameter.default, (bool, int, float, str, tuple)):
-    kind = type(parameter.default)
-    return kind() if parameter.annotation is not float else 0.0
-  alternatives = (parameter.annotation, *typing.get_args(parameter.annotation))
-  if any(typing.get_origin(each) in (Sequence, tuple) for each in alternatives):
-    return ()
-  kinds = [each for each in (bool, int, float, str) if parameter.annotation is each]
-  return kinds[0]() if kinds else None
-
-
-def _unknown(config, names: list[str], known: set[str]) -> ConfigError:
-  """What to say of a key that its block lacks: the near miss there, or where else there is one."""
-  *parents, name = names
-  where = ".".join([*parents, ""])
-  hint = near_miss(name, known)
-  if not parents and "expected one of" in hint:
-    elsewhere = [key for key in flatten(config) if key.endswith(f".{name}")]
-    hint = f": did you mean {elsewhere[0]!r}?" if elsewhere else hint
-  hint = hint.replace("did you mean '", f"did you mean '{where}")
-  return ConfigError(f"unknown config key {shown(where + name)}{hint}")
-
-
 def check_block(key: str, value: Any) -> None:
   """Raises ConfigError where something else stands in place of a block of keys."""
-  if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
+  if not isinstance(value, (Mapping, ConfigDict)):
     raise ConfigError(f"config key {key!r} is {shown(value)}: expected a block of keys")
 
 
@@ -407,13 +303,11 @@ def steps(
   return int(value / per_step + 1e-9)
 
 
-def flatten(
-  config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = ""
-) -> dict[str, Any]:
+def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
   """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
   flat = {}
   for key, value in config.items():
-    if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+    if isinstance(value, (Mapping, ConfigDict)):
       flat |= flatten(value, f"{prefix}{key}.")
     else:
       flat[f"{prefix}{key}"] = value
@@ -426,7 +320,7 @@ def to_data(config: Any) -> Any:
   Raises:
     ConfigError: something that is not data.
   """
-  if isinstance(config, (Mapping, ml_collections.ConfigDict)):
+  if isinstance(config, (Mapping, ConfigDict)):
     return {str(key): to_data(value) for key, value in config.items()}
   if isinstance(config, (tuple, list)):
     return [to_data(value) for value in config]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 try:
   from jax_robust import config as config_lib
-  from jax_robust import errors, job_table, paths, presets
+  from jax_robust import errors, job_table, overrides, paths, plugins, presets
 except ImportError as error:  # the extra `train` is not installed, as the message says
   if __name__ == "__main__":
     sys.exit(f"error: {error}")
@@ -46,9 +46,6 @@ Exit codes: 0 done; 1 the run failed; 2 a mistake in the command, the config or 
 interrupted from the keyboard; 143 asked to stop (SIGTERM), state saved. After 1, 130 and 143 the
 same command goes on from the last checkpoint.
 """
-
-
-_NAMES = (".name", ".norm", ".method", ".evaluator", ".backend")
 
 
 class Arguments(NamedTuple):
@@ -196,10 +193,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if argv else 2
   try:
     arguments = parse(argv)
-    config = presets.complete(config_lib.load(arguments.config))
+    config = config_lib.load(arguments.config)
+    _import_more(config, arguments.overrides)
+    config = presets.complete(config)
     # What names a block's function comes first: the block's other keys are that function's.
-    for key, text in sorted(arguments.overrides, key=lambda each: not each[0].endswith(_NAMES)):
-      config_lib.override(config, key, text, functools.partial(_known_keys, config))
+    for key, text in sorted(
+      arguments.overrides, key=lambda each: not overrides.names_function(each[0])
+    ):
+      overrides.override(config, key, text, functools.partial(_known_keys, config))
     config = config_lib.with_paths(config)
     if arguments.print_config:
       print(json.dumps(config_lib.to_data(config), indent=2))
@@ -209,6 +210,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     return _complain("interrupted", 130)
   return run(config, arguments.workdir)
+
+
+def _import_more(config: Any, overrides: Sequence[tuple[str, str]]) -> None:
+  """Imports the plug-ins that the command line names: other keys may be theirs."""
+  for key, text in overrides:
+    if key == "imports":
+      config.imports = config_lib.parse_value(text, (), key)
+      plugins.load(config)
 
 
 def _known_keys(config: Any, place: tuple[str, ...]) -> Mapping[str, Any]:
@@ -299,6 +308,9 @@ def start() -> NoReturn:
     waits = code in (0, 143)
   except SystemExit:  # SIGTERM, while something was written that is now removed
     code, waits = 143, False
+  except BrokenPipeError:  # whoever read what is printed, such as `head`, has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    code, waits = 141, False
   except Exception:
     waits = False
     traceback.print_exc()

@@ -10,9 +10,9 @@ import pathlib
 from jax_robust.errors import ConfigError
 
 KEYS = (
-  "data_dir", "init_from", "data.name", "data.labels", "data.test_name", "generated.path",
-  "generate.path", "generate.net", "smoothing.images", "early_exit.thresholds", "study.images",
-  "study.made_by",
+  "imports_from", "data_dir", "init_from", "data.name", "data.labels", "data.test_name",
+  "generated.path", "generate.path", "generate.net", "smoothing.images", "early_exit.thresholds",
+  "study.images", "study.made_by",
 )  # fmt: skip
 """The keys of a config that hold a path; `data.name` may."""
 
@@ -20,7 +20,7 @@ LISTS = (
   "smoothing.weights", "smoothing.logs", "smoothing.pieces", "autoattack.pieces", "generate.pieces",
   "early_exit.pieces", "curves.runs",
 )  # fmt: skip
-"""The keys that hold several."""
+"""The keys that hold several; so do the `pieces` of any other job."""
 
 _LONGEST = 4096  # characters of a path
 _MOST_COMMAS = 8  # in one item of a list
@@ -33,7 +33,7 @@ def expand(text: str) -> str:
 
 def is_listed(key: str) -> bool:
   """Whether a config key, such as `smoothing.logs`, holds a list of paths."""
-  return key in LISTS
+  return key in LISTS or key.endswith(".pieces")
 
 
 def expand_item(item: str) -> str:

@@ -19,6 +19,8 @@ def base() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     {
       "job": "train",
+      "imports": (),
+      "imports_from": "",
       "seed": 0,
       "data_dir": "",
       "init_from": "",
@@ -61,8 +63,9 @@ def base() -> ml_collections.ConfigDict:
   )
 
 
-PLAIN_BLOCKS = ("data", "generated", "evaluation", *job_table.blocks())
-"""Blocks with fixed keys; the others are the keywords of whatever function they name."""
+def plain_blocks() -> tuple[str, ...]:
+  """Blocks with fixed keys; the others are the keywords of whatever function they name."""
+  return ("data", "generated", "evaluation", *job_table.blocks())
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -75,7 +78,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """
   defaults = base()
   optional = job_table.blocks(optional=True)
-  for name in (*PLAIN_BLOCKS, *optional):
+  for name in (*plain_blocks(), *optional):
     if name in config:
       config_lib.check_block(name, config[name])
   with config.unlocked(), config.ignore_type():
@@ -84,7 +87,9 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       config_lib.check_block("evaluation.attack", attack)
       del config.evaluation["attack"]
       config.evals = evals(attack, noise=(config.get("smoothing") or {}).get("sigma") or None)
-    for name in PLAIN_BLOCKS:
+    for name in ("imports", "imports_from"):
+      config[name] = config.get(name) or defaults[name]
+    for name in plain_blocks():
       config[name] = {**defaults[name].to_dict(), **(config.get(name) or {})}
     if "draw" not in config.data:
       config.data.draw = "auto"

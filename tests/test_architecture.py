@@ -13,7 +13,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
 CORE = ("types", "errors", "names", "atomic", "losses", "nets", "attacks", "smoothing")
 SHARED = (*CORE, "early_exit", "objectives", "models", "data", "generate", "train", "evaluate",
-          "config", "paths", "presets", "job_table")  # fmt: skip
+          "config", "overrides", "paths", "plugins",
+          "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
   "errors": (),
@@ -31,13 +32,27 @@ MAY_IMPORT = {
   "train": (*CORE, "objectives"),
   "evaluate": (*CORE, "early_exit"),
   "paths": ("errors",),
-  "config": ("errors", "paths"),
+  "plugins": ("errors",),
+  "config": ("errors", "paths", "plugins"),
+  "overrides": ("config", "errors"),
   "job_table": (),
   "presets": ("config", "errors", "attacks", "job_table"),
   "runs": SHARED,
   "jobs": (*SHARED, "runs"),
   "studies": (*SHARED, "runs", "jobs"),
-  "main": ("config", "errors", "job_table", "jobs", "paths", "presets", "runs", "train"),
+  "main": (
+    "config",
+    "errors",
+    "job_table",
+    "jobs",
+    "overrides",
+    "paths",
+    "plugins",
+    "presets",
+    "runs",
+    "train",
+  ),
+  "api": (*SHARED, "runs", "jobs"),
   "__init__": ("attacks", "errors", "losses", "nets", "smoothing", "jobs", "runs"),
 }
 """The rooms of the package, and those that each may import."""

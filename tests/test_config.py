@@ -6,7 +6,7 @@ import ml_collections
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import presets
+from jax_robust import overrides, presets
 from jax_robust.errors import ConfigError
 
 pytestmark = pytest.mark.fast
@@ -53,7 +53,7 @@ def config():
   ],
 )
 def test_a_value_is_read_as_the_type_of_the_present_one(config, key, text, value):
-  config_lib.override(config, key, text)
+  overrides.override(config, key, text)
   changed = config_lib.flatten(config)[key]
   assert changed == value and type(changed) is type(value)
 
@@ -74,7 +74,7 @@ def test_a_value_is_read_as_the_type_of_the_present_one(config, key, text, value
 def test_a_value_of_another_type_is_refused(config, key, text, kind):
   before = config.to_dict()
   with pytest.raises(ConfigError) as caught:
-    config_lib.override(config, key, text)
+    overrides.override(config, key, text)
   assert f"{key}={text!r}: expected a value of type {kind}" in str(caught.value)
   assert config.to_dict() == before
 
@@ -100,17 +100,17 @@ def test_a_value_of_another_type_is_refused(config, key, text, kind):
 )
 def test_a_key_that_is_not_there_is_named_with_the_near_miss(config, key, hint):
   with pytest.raises(ConfigError) as caught:
-    config_lib.override(config, key, "1")
+    overrides.override(config, key, "1")
   assert hint in str(caught.value)
 
 
 def test_a_duration_may_be_given_in_another_unit(config):
-  config_lib.override(config, "total_steps", "1e3")
-  config_lib.override(config, "schedule.warmup_examples", "512")
+  overrides.override(config, "total_steps", "1e3")
+  overrides.override(config, "schedule.warmup_examples", "512")
   flat = config_lib.flatten(config)
   assert flat["total_steps"] == 1000.0 and "total_epochs" not in flat
   assert flat["schedule.warmup_examples"] == 512.0 and "schedule.warmup_epochs" not in flat
-  config_lib.override(config, "total_epochs", "1/2")
+  overrides.override(config, "total_epochs", "1/2")
   assert config.total_epochs == 0.5 and "total_steps" not in config
 
 
@@ -229,4 +229,4 @@ def test_a_config_holds_data_only(config, value):
 def test_a_key_that_moved_is_named():
   message = r"'evaluation.attack.eps' is now 'evals.robust.attack.eps'"
   with pytest.raises(ConfigError, match=message):
-    config_lib.override(presets.base(), "evaluation.attack.eps", "8/255")
+    overrides.override(presets.base(), "evaluation.attack.eps", "8/255")

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import jobs, main, paths, presets
+from jax_robust import jobs, main, overrides, paths, presets
 from jax_robust.errors import ConfigError, WorkdirError
 from jax_robust.jobs import analyse, merge
 from jax_robust.runs import nets, workdir
@@ -52,7 +52,7 @@ def test_a_tilde_is_a_home_in_every_list(home, key):
   config = presets.complete(config_lib.load(str(TINY)))
   config.generate = {"method": "convert", "path": "", "num_shards": 2}
   config = presets.complete(config)
-  config_lib.override(config, key, "~/x,A=~/y,~/z/*")
+  overrides.override(config, key, "~/x,A=~/y,~/z/*")
   found = config_lib.flatten(config_lib.with_paths(config))[key]
   assert found == (str(home / "x"), f"A={home / 'y'}", str(home / "z/*"))
 
@@ -210,7 +210,7 @@ def test_pieces_are_found_whatever_their_folder_is_called(home):
   for name in NAMES:
     (home / "P" / name).mkdir(parents=True)
   text = ",".join(f"P/{name}" for name in NAMES)
-  config_lib.override(config, "smoothing.pieces", text)
+  overrides.override(config, "smoothing.pieces", text)
   assert [each.name for each in merge.find_workdirs(config)[1]] == list(NAMES)
 
 

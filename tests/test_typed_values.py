@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import main, presets
+from jax_robust import main, overrides, presets
 from jax_robust.errors import ConfigError
 from jax_robust.runs import check
 from jax_robust.train import parallel
@@ -75,9 +75,9 @@ def test_a_keyword_of_a_blocks_function_can_be_set(capsys, name, key, text, valu
   if key.count(".") and key.split(".")[0] in {each.split(".")[0] for each in there}:
     config = presets.complete(config_lib.load(name))
     known = main.functools.partial(main._known_keys, config)
-    config_lib.override(config, key, text, known)
+    overrides.override(config, key, text, known)
     if key not in ("generate.method", "study.name", "attack.name"):
-      config_lib.override(config, key, "none", known)
+      overrides.override(config, key, "none", known)
       assert config_lib.flatten(config_lib.to_data(config)) == there, flags
 
 

@@ -3,6 +3,7 @@
 import importlib
 
 _HOMES = {
+  "DATASETS": "named",
   "composition": "mixture",
   "eval_batches": "evaluation",
   "make_train_batches": "pipeline",

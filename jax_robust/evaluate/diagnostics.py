@@ -5,6 +5,7 @@ parameter, `outputs_fn` or `blocks_fn` (see `subject_of`), and each of their col
 per image, which is measured: a flag or a value.
 """
 
+import collections
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -298,7 +299,7 @@ def gradient_alignment(
   }
 
 
-DIAGNOSTICS = {
+DIAGNOSTICS: dict[str, Callable[..., Columns]] = {
   "attacked_exits": attacked_exits,
   "clean_exits": clean_exits,
   "feature_distance": feature_distance,
@@ -306,5 +307,5 @@ DIAGNOSTICS = {
 }
 """The evaluators of this file by the name that a config gives them."""
 
-KNOWN = {**EVALUATORS, **DIAGNOSTICS}
-"""All evaluators that a config may name."""
+KNOWN = collections.ChainMap(EVALUATORS, DIAGNOSTICS)
+"""All evaluators that a config may name; another one is put into `EVALUATORS`."""

@@ -172,5 +172,9 @@ def noisy(
   return {"correct": is_correct(query(x_noisy, keys), labels)}
 
 
-EVALUATORS = {"attacked": attacked, "clean": clean, "noisy": noisy}
+EVALUATORS: dict[str, Callable[..., Columns]] = {
+  "attacked": attacked,
+  "clean": clean,
+  "noisy": noisy,
+}
 """The evaluators by the name that a config gives them."""

@@ -4,6 +4,9 @@ The colours are Okabe and Ito's, which colour-blind people can tell apart; dashe
 methods apart where colours repeat, and in greyscale.
 """
 
+import contextlib
+import contextvars
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +16,9 @@ from jax_robust.errors import brought_by
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 _DPI = 160
+_saved: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
+  "saved", default=None
+)
 
 
 def make_figure(width: float, height: float):
@@ -58,7 +64,20 @@ def darker(color: str) -> tuple[float, ...]:
 
 def save(path, figure, *, dpi: int = _DPI) -> None:
   """Writes a PNG, whole or not at all; one that is there, or a symbolic link, is replaced."""
+  if (figures := _saved.get()) is not None:
+    figures[pathlib.Path(path).stem] = figure
   write_atomically(path, lambda stream: figure.savefig(stream, format="png", dpi=dpi))
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[dict[str, Any]]:
+  """Yields a dictionary that gets each Matplotlib figure that is saved, by the stem of its file."""
+  figures: dict[str, Any] = {}
+  token = _saved.set(figures)
+  try:
+    yield figures
+  finally:
+    _saved.reset(token)
 
 
 def save_with_legend(path, figure, axes, order: Any = None) -> None:

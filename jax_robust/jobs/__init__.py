@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_robust import config as config_lib
-from jax_robust import job_table
+from jax_robust import job_table, plugins
 from jax_robust.errors import ConfigError, check_name
 from jax_robust.runs import check, workdir
 
@@ -27,6 +27,7 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   Raises:
     UserError: a mistake in the config, the data or the workdir; the message says what to do.
   """
+  plugins.load(config)
   config = config_lib.with_paths(config)
   name = config.get("job") or ""
   check_name("config.job", name, job_table.JOBS, error=ConfigError)

@@ -153,7 +153,8 @@ def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
   """What the block `generate` may hold for the method that it names."""
   name = str(options.get("method", ""))
   inner = {"gaussian": gaussian.sample_chunks, "convert": convert.make_shards, **_MAKERS}.get(name)
-  found = {**parameters(METHODS[name]), **parameters(inner)} if inner else {}
+  found = {each: value for function in (METHODS.get(name), inner) if function
+           for each, value in parameters(function).items()}  # fmt: skip
   provided = ("seed", "num_classes", "progress_fn")
   text = Parameter("method", Parameter.KEYWORD_ONLY, default="", annotation=str)
   return {**{k: each for k, each in found.items() if k not in provided}, "method": text}

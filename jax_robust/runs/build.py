@@ -5,21 +5,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
-from jax_robust import attacks, errors, models
-from jax_robust.data import classes, columns, convert, draws, labels, shards, sources, tfds
+from jax_robust import attacks, models
+from jax_robust.data import classes, columns, convert, draws, labels, named, shards, sources, tfds
 from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
 from jax_robust.types import Attack
-
-MADE = "made"
-"""What `smoke` trains on and evaluates: noise, generated noise, untrained weights."""
-
-DATASETS = ("digits", MADE, *tfds.NAMES)
-"""Data sets that have a name; others are given by a folder, with a slash: of a TFDS builder, or
-with a split in each of its files or folders (`convert.open_split`)."""
 
 
 class Data(NamedTuple):
@@ -34,7 +26,8 @@ class Data(NamedTuple):
 def load_split(config, split: str, *, key: str = "name") -> sources.Source:
   """One split of the data set that a key of the block `data` names, or what `data.classes` leaves.
 
-  It is TFDS's, a folder's, scikit-learn's digits, or noise.
+  It is an entry of `data.DATASETS`, one of TFDS, or a folder: of a TFDS builder, or with a split in
+  each of its files or folders (`convert.open_split`).
   """
   return _of_classes(config, _open_split(config, split, key))
 
@@ -50,13 +43,11 @@ def _of_classes(config, source: sources.Source) -> sources.Source:
 def _open_split(config, split: str, key: str) -> sources.Source:
   """One split of a data set, with all its classes."""
   options, name = config.data, config.data[key]
-  if name == MADE:
-    return made_source(split)
   with from_config("data"):
-    if name == "digits":
-      return sources.digits(split)
+    if name in named.DATASETS:
+      return named.DATASETS[name](split)
     if "/" not in name:
-      check_name(f"data.{key}", name, DATASETS)
+      check_name(f"data.{key}", name, named.names())
     elif (source := convert.open_split(name, split)) is not None:
       return source
     try:
@@ -68,15 +59,6 @@ def _open_split(config, split: str, key: str) -> sources.Source:
       )
     except ImportError as error:
       raise ConfigError(str(error)) from error
-
-
-def made_source(split: str) -> sources.Source:
-  """Noise with labels, the same each time: what `smoke` trains on, whatever part of a split."""
-  with from_config("data"):
-    errors.check_name("split", split.partition("[")[0], ("train", "test", "generated"))
-  rng = np.random.default_rng(0 if split == "train" else 1)
-  images = rng.integers(0, 256, (72, 12, 12, 3), np.uint8)
-  return sources.array_source(images, np.arange(72) % 10, num_classes=10, name="made")
 
 
 def data(config) -> Data:
@@ -170,8 +152,8 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
   path = config.generated.path
   if not path:
     return None
-  if path == MADE:
-    source = made_source("generated")
+  if path == named.MADE:
+    source = named.made("generated")
   elif pathlib.Path(path, "manifest.json").exists():
     source = call(
       "generated", shards.open_shards, path, options={"verify": config.generated.verify}

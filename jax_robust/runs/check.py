@@ -7,12 +7,11 @@ import jax
 from jax_robust import job_table, presets
 from jax_robust.attacks.recipes import keywords
 from jax_robust.config import check_block
+from jax_robust.data import named
 from jax_robust.errors import ConfigError, check_options
 from jax_robust.runs import build, evaluation, keys, nets, overfitting, training
 from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import checkpoint, optim, parallel
-
-_TRAINS = {name for name, job in job_table.JOBS.items() if job.trains}
 
 _MOST = 2**32 - 1  # of a seed: JAX cuts off what is above
 
@@ -46,7 +45,7 @@ def check(config: Any) -> None:
   check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.READ)
   for key in ("name", "test_name"):
     if config.data[key] and "/" not in config.data[key]:
-      check_name(f"data.{key}", config.data[key], build.DATASETS)
+      check_name(f"data.{key}", config.data[key], named.names())
   if not 0 <= config.data.label_noise <= 1:
     raise ConfigError(
       f"config.data.label_noise={config.data.label_noise}: expected a share of the labels, 0 to 1"
@@ -60,7 +59,8 @@ def check(config: Any) -> None:
   build.model(config, _NUM_CLASSES)
   training.make_prepare(config, _NUM_CLASSES)
   training.training_method(config)
-  if config.get("job") in _TRAINS:
+  job = job_table.JOBS.get(config.get("job"))
+  if job is not None and job.trains:
     training.check_schedule(config)
 
 
@@ -95,7 +95,7 @@ def _check_keys(config: Any) -> None:
   check_options("", config, required | {*keys.DURATIONS} | optional)
   for key in sorted(required - set(config)):
     raise ConfigError(f"the config has no {key!r}: begin with jax_robust.presets.base()")
-  for name in presets.PLAIN_BLOCKS:
+  for name in presets.plain_blocks():
     check_block(name, config[name])
     check_options(name, config[name], (*base[name], *OPTIONAL_IN.get(name, ())))
     for key in sorted(set(base[name]) - set(config[name])):

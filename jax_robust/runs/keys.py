@@ -80,7 +80,7 @@ def check_types(config: Any) -> None:
       _check(name, value, _kind_of(name, base[name]))
     elif name in (*DURATIONS, "epoch_size"):
       _check(name, value, known(config, ())[name].annotation)
-  for name in presets.PLAIN_BLOCKS:
+  for name in presets.plain_blocks():
     for key, value in config[name].items():
       if key in base[name]:
         _check(f"{name}.{key}", value, _kind_of(f"{name}.{key}", base[name][key]))
@@ -170,10 +170,12 @@ def _is_block(value: Any) -> bool:
 
 
 _OTHER_KINDS = {
+  "imports": Sequence[str], "evaluation.eps_list": Sequence[float],
+  "smoothing.sigma_list": Sequence[float], "smoothing.radii": Sequence[float],
   "data.classes": Sequence[int | str], "evaluation.exit": int | str, "early_exit.aim": int | str,
   "autoattack.version": str | Sequence[str], "early_exit.version": str | Sequence[str],
 }  # fmt: skip
-"""Of plain keys that take more than their default's type."""
+"""Of plain keys whose default does not say what they take."""
 
 
 def _kind_of(key: str, default: Any) -> Any:
@@ -181,8 +183,9 @@ def _kind_of(key: str, default: Any) -> Any:
   if key in _OTHER_KINDS:
     return _OTHER_KINDS[key]
   if isinstance(default, (tuple, list)):
-    texts = paths.is_listed(key) or any(isinstance(item, str) for item in default)
-    return Sequence[str] if texts else Sequence[float]
+    if paths.is_listed(key) or any(isinstance(item, str) for item in default):
+      return Sequence[str]
+    return Sequence[float] if default else Sequence[Any]
   return type(default)
 
 

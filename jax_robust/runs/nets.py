@@ -10,6 +10,7 @@ import jax
 
 from jax_robust import config as config_lib
 from jax_robust import paths
+from jax_robust.data import named
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.inference import RunBlock, compile_blocks
 from jax_robust.errors import ConfigError
@@ -128,7 +129,7 @@ def open_run(reference: str, source: Source, *, key: str) -> tuple[Any, Opened]:
 def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[str, Any]]:
   """A workdir's net, or init_from's: module, parameters, model state, and where they are from."""
   net = build.model(config, source.num_classes)
-  if config.init_from == build.MADE and not (path / "checkpoints").exists():
+  if config.init_from == named.MADE and not (path / "checkpoints").exists():
     place, arrays = path, weights.fresh(net, source.image_shape, seed=config.seed)
     info = {"step": None, "checkpoint": weights.INIT_FROM}
   else:

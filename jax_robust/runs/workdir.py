@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jax_robust import config as config_lib
-from jax_robust import job_table, paths, presets
+from jax_robust import job_table, paths, plugins, presets
 from jax_robust.atomic import (
   Anchor,
   FolderGoneError,
@@ -33,8 +33,8 @@ from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
 
 MAY_CHANGE = (
-  "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.", "evals.",
-  "job", "generated.path", "generated.verify",
+  "imports", "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
+  "evals.", "job", "generated.path", "generated.verify",
 )  # fmt: skip
 """Keys, by their beginning, that may differ between starts of any job; others stand in its row.
 
@@ -242,14 +242,23 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / "config.json"
   try:
     config = config_lib.read_json(path)
+  except (OSError, ValueError) as error:
+    raise _no_config(path, error) from error
+  plugins.load(config)  # the config is of their making, too
+  try:
     with config.unlocked():
       if "draw" not in (config.get("data") or ()):
         config.data = {**(config.get("data") or {}), "draw": draws.FIRST}  # as earlier versions did
     return {"job": config.job, **config_lib.to_data(presets.complete(config))}
-  except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-    raise WorkdirError(
-      f"{path} is no config of ours ({error!r}): move the folder away, or restore that file"
-    ) from error
+  except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    raise _no_config(path, error) from error
+
+
+def _no_config(path: pathlib.Path, error: Exception) -> WorkdirError:
+  """What to say of a damaged `config.json`."""
+  return WorkdirError(
+    f"{path} is no config of ours ({error!r}): move the folder away, or restore that file"
+  )
 
 
 def note_data(

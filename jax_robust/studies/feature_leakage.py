@@ -15,7 +15,7 @@ import scipy.special
 
 from jax_robust import config as config_lib
 from jax_robust import jobs
-from jax_robust.data import shards
+from jax_robust.data import named, shards
 from jax_robust.data.sources import Source
 from jax_robust.errors import check_eps, check_name
 from jax_robust.evaluate.intervals import Interval
@@ -79,7 +79,7 @@ def feature_leakage(
   Are Not Bugs, They Are Features'". How its linear classifier was trained is not told.
   """
   check_eps(radius, "l2", one=True)
-  if made_by == build.MADE:
+  if made_by == named.MADE:
     made_by = str(path / "made_by")
     jobs.run(config_lib.load("study_constructed_sets:smoke"), pathlib.Path(made_by))
   theirs: Any = config_lib.from_data(workdir.read_config(pathlib.Path(made_by)))

@@ -7,7 +7,10 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from jax_robust.atomic import read_bytes, write_atomically
 from jax_robust.errors import UserError, brought_by
@@ -41,6 +44,28 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
       ) from error
     rows.append(row)
   return rows
+
+
+def as_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Rows of metrics as columns of one length, float64 with NaN for what a row lacks.
+
+  Args:
+    rows: as `read_metrics` returns them.
+
+  Returns:
+    The columns by name: `step`, int64; `kind`, text; one for each metric. `pandas.DataFrame` takes
+    them as they are.
+
+  >>> as_columns([{"step": 1, "kind": "train", "loss": 2.0}, {"step": 2, "kind": "eval"}])["loss"]
+  array([ 2., nan])
+  """
+  names = dict.fromkeys(name for row in rows for name in row)
+  columns: dict[str, np.ndarray] = {"step": np.array([row["step"] for row in rows], np.int64)}
+  columns["kind"] = np.array([row.get("kind", "") for row in rows], str)
+  for name in names:
+    if name not in columns:
+      columns[name] = np.array([row.get(name, math.nan) for row in rows], np.float64)
+  return columns
 
 
 class MetricsWriter:

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust import jobs
+from jax_robust import jobs, overrides
 from jax_robust.errors import ConfigError
 from jax_robust.jobs import compare
 
@@ -36,7 +36,7 @@ def comparison(tmp_path):
 
 def test_a_run_changes_keys_of_a_block_or_replaces_a_named_one(comparison):
   config = config_lib.load(str(comparison))
-  config_lib.override(config, "batch.size", "16")
+  overrides.override(config, "batch.size", "16")
   run = compare.run_config(config, "standard", "made")
   assert run.batch.size == 16 and run.batch.original_share == 1.0
   assert run.objective.to_dict() == {"name": "standard"}

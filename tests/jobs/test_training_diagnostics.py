@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jax_robust import config as config_lib
-from jax_robust import jobs, presets
+from jax_robust import jobs, overrides, presets
 from jax_robust.errors import ConfigError
 from jax_robust.jobs import train
 from jax_robust.runs import check, overfitting
@@ -32,7 +31,7 @@ def make(tiny, known):
     made.select = ("robust_exits/1", "max")
     made.overfitting = presets.overfitting(num_images=4, attack=attack)
     for key, value in changes.items():
-      config_lib.override(made, key.replace("__", "."), value, known_keys(made))
+      overrides.override(made, key.replace("__", "."), value, known_keys(made))
     return made
 
   return config

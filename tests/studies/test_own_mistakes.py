@@ -7,7 +7,7 @@ import pytest
 
 from jax_robust import config as config_lib
 from jax_robust import errors, jobs
-from jax_robust.data import labels
+from jax_robust.data import labels, named
 from jax_robust.data.labels import LEFT_OUT
 from jax_robust.data.sources import labels_of
 from jax_robust.runs import build
@@ -39,7 +39,7 @@ def labels_in(folder, name):
 
 def test_no_student_sees_a_correct_label(finished):
   folder, result = finished
-  true, given = labels_of(build.made_source("train")), labels_in(folder, "soft")
+  true, given = labels_of(named.made("train")), labels_in(folder, "soft")
   mistakes, uniform = labels_in(folder, "student"), labels_in(folder, "uniform")
   assert ((mistakes == LEFT_OUT) == (given == true)).all()
   assert (mistakes[mistakes != LEFT_OUT] == given[given != true]).all()
@@ -98,7 +98,7 @@ def test_a_file_with_a_correct_label_is_refused():
 
 
 def test_a_teacher_without_mistakes_is_refused(tmp_path, monkeypatch):
-  true = labels_of(build.made_source("train"))
+  true = labels_of(named.made("train"))
   says = own_mistakes.plan.Answers(np.eye(10)[true], true, ())
   monkeypatch.setattr(own_mistakes.plan, "train", lambda config, place: None)
   monkeypatch.setattr(own_mistakes.plan, "predict", lambda config, place, source=None: says)

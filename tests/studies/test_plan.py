@@ -7,9 +7,9 @@ import pytest
 
 from jax_robust import config as config_lib
 from jax_robust import jobs
+from jax_robust.data import named
 from jax_robust.data.sources import digits
 from jax_robust.evaluate.intervals import Interval, binomial_interval, student_interval
-from jax_robust.runs import build
 from jax_robust.studies import HELD, NOT_HELD, UNDECIDED, plan
 
 pytestmark = pytest.mark.fast
@@ -51,7 +51,7 @@ def test_nets_agree_where_they_say_the_same():
 
 
 def test_images_of_another_shape_are_refused(monkeypatch, tmp_path):
-  subject = types.SimpleNamespace(source=build.made_source("test"))
+  subject = types.SimpleNamespace(source=named.made("test"))
   monkeypatch.setattr(plan.nets, "open_model", lambda config, place: subject)
   with pytest.raises(ValueError, match=r"digits test has image_shape \(8, 8, 1\).*\(12, 12, 3\)"):
     plan.predict(config_lib.load("study_own_mistakes"), tmp_path, digits("test"))
