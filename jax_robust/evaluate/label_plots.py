@@ -66,7 +66,7 @@ def draw_shares(
   published: Mapping[str, Mapping[str, float]] | None = None,
   chance: float | None = None,
 ) -> None:
-  """Shares of images as bars with their intervals, a panel for each kind of share.
+  """Shares of images as bars with their intervals, a panel for each kind of share, two in a row.
 
   Args:
     path: of the PNG.
@@ -76,8 +76,13 @@ def draw_shares(
   """
   published = published or {}
   most = max(map(len, panels.values()))
-  figure = plot_style.make_figure(5.2 * len(panels), 0.42 * most + 1.5)
-  found = np.ravel(figure.subplots(1, len(panels)))
+  across = min(len(panels), 2)
+  down = -(-len(panels) // across)
+  figure = plot_style.make_figure(5.2 * across, (0.42 * most + 0.9) * down + 0.6)
+  found = np.ravel(figure.subplots(down, across))
+  for axes in found[len(panels) :]:
+    axes.remove()
+  found = found[: len(panels)]
   for axes, (measure, shares) in zip(found, panels.items(), strict=True):
     values = np.array([100 * each.value for each in shares.values()])
     low, high = (100 * np.array([getattr(each, end) for each in shares.values()])
@@ -89,16 +94,22 @@ def draw_shares(
     )  # fmt: skip
     theirs = published.get(measure, {})
     places = [place for place, name in enumerate(shares) if name in theirs]
-    axes.plot(
-      [100 * theirs[name] for name in shares if name in theirs], places, "D",
-      color=plot_style.COLORS[1], markersize=6, label="published",
-    )  # fmt: skip
+    if places:
+      axes.plot(
+        [100 * theirs[name] for name in shares if name in theirs], places, "D",
+        color=plot_style.COLORS[1], markersize=6, label="published",
+      )  # fmt: skip
     if chance is not None:
       axes.axvline(100 * chance, color="0.35", linestyle="--", linewidth=1, label="chance")
     axes.set_yticks(range(len(shares)), list(shares))
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel=f"{measure}, %")
     plot_style.add_grid(axes)
-  handles, names = found[0].get_legend_handles_labels()
-  figure.legend(handles, names, loc="outside upper right", ncols=3, frameon=False, fontsize=8)
+  named = {}
+  for axes in found:
+    handles, names = axes.get_legend_handles_labels()
+    named.update(zip(names, handles, strict=True))
+  figure.legend(
+    list(named.values()), list(named), loc="outside upper right", ncols=3, frameon=False, fontsize=8
+  )
   plot_style.save(path, figure)
