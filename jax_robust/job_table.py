@@ -26,6 +26,7 @@ class Job(NamedTuple):
     opens: `module:name` of a function `(config, path) -> subject`: what the job is about, such as a
       trained model and test images, is opened by it and given to the job as `subject`.
     of_a_run: whether the workdir must be that of a run, unless the config names weights.
+    shared: whether several starts may work in one workdir at once.
     keeps_config: whether the workdir's config stays as it is, and is not compared.
     trains: whether its config stays in the workdir when a job that reads its result runs there.
     results: `module:name` of a function `(config, workdir, folders) -> result` that writes what the
@@ -42,6 +43,7 @@ class Job(NamedTuple):
   check: str = ""
   opens: str = ""
   of_a_run: bool = False
+  shared: bool = False
   keeps_config: bool = False
   trains: bool = False
   results: str = ""
@@ -168,6 +170,14 @@ JOBS = {
     check="jax_robust.jobs.generate:check",
     may_change=("generate.shard", "generate.pieces"),
     results="jax_robust.jobs.generate:write_results",
+  ),
+  "sweep": Job(
+    "jax_robust.jobs.sweep:sweep",
+    block="sweep",
+    defaults={"grid": "", "over": "seed", "then": ("evaluate",), "shard": "0/1"},
+    may_change=("sweep.",),
+    check="jax_robust.jobs.sweep:check",
+    shared=True,
   ),
   "export": Job("jax_robust.jobs.export:export", of_a_run=True, keeps_config=True),
   "compare": Job(

@@ -36,7 +36,8 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   if job.check and (checked := job_table.load(job.check)(config)) is not None:
     given["checked"] = checked
   has_weights = bool(config.init_from or config.smoothing.weights)
-  with workdir.claimed(str(folder), create=has_weights or not job.of_a_run) as path:
+  create = has_weights or not job.of_a_run
+  with workdir.claimed(str(folder), create=create, shared=job.shared) as path:
     config = workdir.keep_draw(path, config)
     if not job.keeps_config:
       workdir.write_identity(path, config)

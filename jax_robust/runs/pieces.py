@@ -178,13 +178,23 @@ def share_of(key: str, text: str) -> tuple[int, int]:
   >>> share_of("autoattack.shard", "3/16")
   (3, 16)
   """
+  share, num_shares = read_share(key, text)
+  return share + num_shares * jax.process_index(), num_shares * jax.process_count()
+
+
+def read_share(key: str, text: str) -> tuple[int, int]:
+  """Which share of a work this job does, and of how many: `I/N`.
+
+  Raises:
+    ConfigError: it is something else; `key` is that of the config.
+  """
   try:
     share, num_shares = map(int, text.split("/"))
   except ValueError:
     share, num_shares = 0, 0
   if not 0 <= share < num_shares:
     raise ConfigError(f"{key}={text!r}: expected I/N with 0 <= I < N, such as 3/16")
-  return share + num_shares * jax.process_index(), num_shares * jax.process_count()
+  return share, num_shares
 
 
 def wait(stores: Sequence[Store]) -> bool:

@@ -55,7 +55,7 @@ PACKAGES = (
 
 
 @contextlib.contextmanager
-def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
+def claimed(workdir: str, *, create: bool = True, shared: bool = False) -> Iterator[pathlib.Path]:
   """Locks a workdir for this job; the lock goes with the process, however it ends.
 
   What an earlier job that was killed has left half-written is removed.
@@ -63,6 +63,7 @@ def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
   Args:
     workdir: the folder.
     create: whether to make it; otherwise it must be the workdir of a run.
+    shared: whether others that share it too may work there at once.
 
   Raises:
     WorkdirError: another job holds it, or it can't be a workdir.
@@ -87,7 +88,7 @@ def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
     return
   with _open_lock(folder) as lock:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as error:
       lock.seek(0)
       raise WorkdirError(
@@ -97,7 +98,7 @@ def claimed(workdir: str, *, create: bool = True) -> Iterator[pathlib.Path]:
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {platform.node()}")
     lock.flush()
-    _sweep(folder)
+    _sweep(folder, by_others=shared)
     anchor = Anchor(folder)
     yield folder
     anchor.check()
@@ -158,10 +159,10 @@ def _open_lock(folder: pathlib.Path, index: int = 0) -> TextIO:
     ) from error
 
 
-def _sweep(folder: pathlib.Path) -> None:
+def _sweep(folder: pathlib.Path, *, by_others: bool) -> None:
   """Removes temporary files from where jobs write: a workdir, its results, its export."""
-  # Other processes of this job may be writing already, those of another can't.
-  age = 0.0 if jax.process_count() == 1 else _SECONDS_OF_A_START
+  # Other processes of this job may be writing already, those of another can't unless they share.
+  age = _SECONDS_OF_A_START if by_others or jax.process_count() > 1 else 0.0
   for place in (folder, folder / "export", folder / "results", *folder.glob("results/*/")):
     sweep(place, older_than=age)
 

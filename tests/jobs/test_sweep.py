@@ -1,0 +1,164 @@
+"""A grid of trainings: its cells, what they share, what stops one and not the others, the table."""
+
+import json
+import signal
+
+import pytest
+
+from jax_robust import jobs
+from jax_robust.errors import ConfigError
+from jax_robust.evaluate import sweep_plots
+from jax_robust.evaluate.intervals import Interval, student_interval
+from jax_robust.jobs import sweep
+from jax_robust.runs import workdir
+from jax_robust.train.loop import NonFiniteError
+
+GRID = "seed=0,1;objective.beta=1,6"
+
+
+@pytest.fixture
+def make(tiny):
+  """`make(grid, **changes)`: a sweep of trainings of two steps."""
+
+  def make(grid=GRID, **changes):
+    changes = {f"sweep__{key}": value for key, value in changes.items()}
+    return tiny("steps=2,save=2,evaluate=2", job="sweep", sweep__grid=grid, **changes)
+
+  return make
+
+
+@pytest.fixture
+def runs(monkeypatch):
+  """Trainings that take no time: a job writes what it found, and the test says what that is."""
+  calls = []
+
+  def run(config, place):
+    calls.append((config.job, place.name))
+    with workdir.claimed(str(place)):
+      if config.job == "train":
+        if config.objective.get("beta") == 66:
+          raise NonFiniteError("the loss is NaN")
+        return {"preempted": len(calls) == run.stop_at}
+    value = 0.1 * config.seed + 0.01 * config.objective.get("beta", 0)
+    return {"evals": ("clean",), "clean": value, "clean_interval": (value - 0.1, value + 0.1)}
+
+  run.stop_at = 0
+  monkeypatch.setattr(sweep.jobs, "run", run)
+  run.calls = calls
+  return run
+
+
+def test_real_cells_are_trained_shared_and_put_together(command, run_flag, tmp_path):
+  """Two starts with a share each in one workdir, one of them killed; then all in one table."""
+  flags = [run_flag, "--config.total_steps=4", "--config.job=sweep", f"--workdir={tmp_path}"]
+  flags += ["--config.sweep.grid=seed=0,1;objective.beta=1,6"]
+  done = command([*flags, "--config.sweep.shard=1/2"], (signal.SIGKILL, "row", 1, 0))
+  assert done.code == -9
+  done = command([*flags, "--config.sweep.shard=0/2"])
+  assert done.code == 0 and "2 cells are not finished" in done.printed, done.printed
+  done = command(flags)
+  assert done.code == 0 and "cell seed=0,objective.beta=1\n" not in done.printed
+  result = json.loads((tmp_path / "results" / "sweep.json").read_text())
+  assert result["complete"] and [row["changes"] for row in result["rows"]] == [
+    {"objective.beta": "1"}, {"objective.beta": "6"}
+  ]  # fmt: skip
+  for row in result["rows"]:
+    cells = [f"seed={seed},objective.beta={row['changes']['objective.beta']}" for seed in (0, 1)]
+    files = [tmp_path / "cells" / cell / "results" / "evaluate.json" for cell in cells]
+    values = [json.loads(file.read_text())["robust"] for file in files]
+    assert row["means"]["robust"]["values"] == values
+  assert (tmp_path / "results" / "sweep.png").stat().st_size > 10_000
+
+
+def test_means_are_over_seeds_with_students_interval(make, runs, tmp_path):
+  result = sweep.sweep(make("seed=0,1,2;objective.beta=1,6"), tmp_path)
+  row = result["rows"][1]
+  wanted = student_interval(sweep.np.array([0.06, 0.16, 0.26]))
+  assert row["changes"] == {"objective.beta": "6"} and row["cells"] == 3
+  mean = row["means"]["clean"]
+  assert [mean[name] for name in ("value", "low", "high")] == pytest.approx(list(wanted))
+  assert mean["sd"] == pytest.approx(0.1)
+  assert sweep._said(mean) == "0.1600 ± 0.1000"
+
+
+def test_of_one_seed_the_interval_is_that_of_the_images(make, runs, tmp_path):
+  (row,) = sweep.sweep(make("objective.beta=6"), tmp_path)["rows"]
+  assert row["means"]["clean"]["low"] == pytest.approx(-0.04)
+  assert row["means"]["clean"]["sd"] is None
+
+
+def test_what_is_finished_is_not_done_again_and_what_changes_is(make, runs, tmp_path):
+  sweep.sweep(make("seed=0,1"), tmp_path)
+  runs.calls.clear()
+  sweep.sweep(make("seed=0,1,2"), tmp_path)
+  assert runs.calls == [("train", "seed=2"), ("evaluate", "seed=2")]
+  runs.calls.clear()
+  config = make("seed=0,1,2")
+  config.evaluation.num_examples = 8
+  sweep.sweep(config, tmp_path)
+  assert len(runs.calls) == 6
+
+
+def test_a_cell_that_diverges_is_noted_and_the_others_go_on(make, runs, tmp_path, capsys):
+  config = make("objective.beta=66,6")
+  result = sweep.sweep(config, tmp_path)
+  assert result["complete"] and result["rows"][0]["failed"] == {
+    "objective.beta=66": "the loss is NaN"
+  }
+  assert result["rows"][0]["means"] == {} and result["rows"][1]["means"]
+  assert "failed: objective.beta=66: the loss is NaN" in capsys.readouterr().out
+  runs.calls.clear()
+  sweep.sweep(config, tmp_path)
+  assert runs.calls == []
+
+
+def test_a_stop_ends_the_sweep(make, runs, tmp_path):
+  runs.stop_at = 3
+  assert sweep.sweep(make("seed=0,1,2"), tmp_path) == {"preempted": True}
+  assert [name for _, name in runs.calls] == ["seed=0", "seed=0", "seed=1"]
+
+
+@pytest.mark.parametrize(
+  "grid, changes, message",
+  [
+    ("", {}, "sweep.grid is empty: write KEY=VALUE"),
+    (" ; ", {}, "sweep.grid is empty"),
+    ("seed", {}, "'seed' has no value"),
+    ("seed=;objective.beta=1", {}, "'seed=' has no value"),
+    ("seed=0,1;seed=2", {}, "'seed=2' has a key or a value twice"),
+    ("seed=1,1", {}, "'seed=1,1' has a key or a value twice"),
+    ("sed=0,1", {}, "the cell sed=0 of config.sweep.grid: unknown config key 'sed': did you"),
+    ("seed=0,x", {}, "the cell seed=x of .*seed='x': expected a value of type int"),
+    ("seed=0,-1", {}, "the cell seed=-1 of .*config.seed=-1: expected a whole number"),
+    ("objective.beta=1", {"over": "beta"}, "sweep.over='beta' is no key of the grid"),
+    ("seed=0", {"then": ("evalute",)}, "sweep.then='evalute': did you mean 'evaluate'"),
+    ("seed=0", {"shard": "2/2"}, "sweep.shard='2/2': expected I/N"),
+  ],
+)
+def test_a_mistake_is_found_before_a_cell_is_trained(make, tmp_path, grid, changes, message):
+  with pytest.raises(ConfigError, match=message):
+    jobs.run(make(grid, **changes), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_names_of_cells_are_names_of_folders_and_differ():
+  cells = sweep.read_grid("attack.eps=8/255,8_255;data.name=/a b,/a_b")
+  names = [cell.name for cell in cells]
+  assert len({*names}) == 4 and not any("/" in name or " " in name for name in names)
+  assert sweep.read_grid("model.channels=" + "9" * 300)[0].name.startswith("model.channels=9")
+  assert len(sweep.read_grid("model.channels=" + "9" * 300)[0].name) < 200
+
+
+@pytest.mark.parametrize(
+  "changes, key",
+  [
+    ([{"lr": "1/2", "name": "a"}, {"lr": "2", "name": "b"}, {"lr": "2", "name": "c"}], "lr"),
+    ([{"name": "a", "kind": "x"}, {"name": "b", "kind": "x"}], "name"),
+    ([{}], ""),
+  ],
+)
+def test_numbers_are_the_abscissa(tmp_path, changes, key):
+  points = [sweep_plots.Point(each, {"clean": Interval(0.5, 0.4, 0.6)}) for each in changes]
+  assert sweep_plots._abscissa(points) == key
+  sweep_plots.draw_sweep(tmp_path / "x.png", points, over="seed")
+  assert (tmp_path / "x.png").stat().st_size > 5000
