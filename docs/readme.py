@@ -1,0 +1,29 @@
+"""A Sphinx extension: the pages `start` and `changelog` are the README and the changelog."""
+
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = {"start": "README.md", "changelog": "CHANGELOG.md"}
+
+
+def setup(app):
+  """Called by Sphinx."""
+  app.connect("source-read", _read)
+  app.connect("env-before-read-docs", lambda app, env, names: names.extend(PAGES))
+  return {"parallel_read_safe": True}
+
+
+def _read(app, name, source):
+  """Puts the text of a file of the repository in place of a page's own."""
+  if name in PAGES:
+    source[0] = re.sub(r"\[([^]]+)\]\(([^)#]+)\)", _link, (ROOT / PAGES[name]).read_text())
+
+
+def _link(found):
+  """A link between pages as the site has it; one to a file that is no page is its text alone."""
+  text, target = found.groups()
+  if (ROOT / target).exists():
+    inside = target.startswith("docs/")
+    return f"[{text}]({target.removeprefix('docs/')})" if inside else text
+  return found[0]
