@@ -18,6 +18,8 @@ class Job(NamedTuple):
     optional: whether only some configs have the block.
     keywords: `module:name` of a function `(block) -> {name: inspect.Parameter}`: what else the
       block may hold.
+    sources: `module:name` of a function `(block) -> [function]`: those whose keywords these are,
+      and whose docstrings tell what they mean.
     may_change: config keys, by their beginning, that may differ between two starts in one workdir,
       since they change no result or the results' own identity tells.
     check: `module:name` of a function `(config)` that raises where the job could not run, before
@@ -39,6 +41,7 @@ class Job(NamedTuple):
   defaults: Mapping[str, Any] = {}
   optional: bool = False
   keywords: str = ""
+  sources: str = ""
   may_change: tuple[str, ...] = ()
   check: str = ""
   opens: str = ""
@@ -167,6 +170,7 @@ JOBS = {
     defaults={"shard": "0/1", "pieces": ()},
     optional=True,
     keywords="jax_robust.jobs.generate:keywords",
+    sources="jax_robust.jobs.generate:sources",
     check="jax_robust.jobs.generate:check",
     may_change=("generate.shard", "generate.pieces"),
     results="jax_robust.jobs.generate:write_results",
@@ -192,6 +196,7 @@ JOBS = {
     block="study",
     optional=True,
     keywords="jax_robust.studies.job:keywords",
+    sources="jax_robust.studies.job:sources",
     check="jax_robust.studies.job:check",
   ),
 }

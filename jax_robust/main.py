@@ -33,6 +33,7 @@ Train, attack and export robust image classifiers.
                         --config.total_steps=1000 (replaces total_epochs), --config.job=evaluate
   --workdir=DIR         where everything goes: config.json, versions.json, metrics.jsonl,
                         checkpoints/, results/; the same command on the same DIR resumes
+  --explain[=KEY]       prints what a key of the config means, or the keys of a block, or all keys
   --print-config        prints the config as JSON, with what was changed, and stops
   --help                prints this
 
@@ -55,6 +56,7 @@ class Arguments(NamedTuple):
   workdir: str
   overrides: list[tuple[str, str]]
   print_config: bool
+  explain: str | None
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -74,22 +76,25 @@ def parse(argv: Sequence[str]) -> Arguments:
       overrides.append((flag.removeprefix("config."), text))
     elif flag in ("config", "workdir") and equals:
       _check_once(flag, values.setdefault(flag, text), text)
-    elif flag == "print-config" and not equals:
-      values[flag] = "yes"
+    elif flag == "explain" or (flag == "print-config" and not equals):
+      values[flag] = text.removeprefix("config.")
     elif flag in ("config", "workdir") or flag.startswith("config."):
       raise errors.ConfigError(f"--{flag} needs a value: --{flag}=…")
     else:
-      known = ("config", "workdir", "print-config", "help")
+      known = ("config", "workdir", "explain", "print-config", "help")
       if flag in known:
         raise errors.ConfigError(f"--{flag} takes no value")
       flag = flag[:80]
       raise errors.ConfigError(f"unknown flag --{flag}{errors.near_miss(flag, known)}")
   if "config" not in values:
     raise errors.ConfigError("--config=FILE is missing; --help shows what there is")
-  if "workdir" not in values and "print-config" not in values:
+  if not values.keys() & {"workdir", "explain", "print-config"}:
     raise errors.ConfigError("--workdir=DIR is missing: where should the run live?")
   workdir = paths.workdir(values["workdir"]) if "workdir" in values else ""
-  return Arguments(values["config"], workdir, _last_of_each(overrides), "print-config" in values)
+  return Arguments(
+    values["config"], workdir, _last_of_each(overrides), "print-config" in values,
+    values.get("explain"),
+  )  # fmt: skip
 
 
 def _last_of_each(overrides: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -202,6 +207,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
       overrides.override(config, key, text, functools.partial(_known_keys, config))
     config = config_lib.with_paths(config)
+    if arguments.explain is not None:
+      from jax_robust.runs import explain
+
+      print(explain.explain(config, arguments.explain))
+      return 0
     if arguments.print_config:
       print(json.dumps(config_lib.to_data(config), indent=2))
       return 0

@@ -151,13 +151,17 @@ They return what the job returns; None where the shards are there, or the first 
 
 def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
   """What the block `generate` may hold for the method that it names."""
-  name = str(options.get("method", ""))
-  inner = {"gaussian": gaussian.sample_chunks, "convert": convert.make_shards, **_MAKERS}.get(name)
-  found = {each: value for function in (METHODS.get(name), inner) if function
-           for each, value in parameters(function).items()}  # fmt: skip
+  found = {name: each for source in sources(options) for name, each in parameters(source).items()}
   provided = ("seed", "num_classes", "progress_fn")
   text = Parameter("method", Parameter.KEYWORD_ONLY, default="", annotation=str)
   return {**{k: each for k, each in found.items() if k not in provided}, "method": text}
+
+
+def sources(options: Mapping[str, Any]) -> list[Callable]:
+  """The functions whose keywords the block `generate` holds, for the method that it names."""
+  name = str(options.get("method", ""))
+  inner = {"gaussian": gaussian.sample_chunks, "convert": convert.make_shards, **_MAKERS}.get(name)
+  return [function for function in (METHODS.get(name), inner) if function]
 
 
 def write_results(

@@ -77,13 +77,13 @@ def check_types(config: Any) -> None:
     _check_keywords(config, ("overfitting", "attack"))
   for name, value in config.items():
     if name in base and name not in ("select", *DURATIONS) and not _is_block(base[name]):
-      _check(name, value, _kind_of(name, base[name]))
+      _check(name, value, kind_of(name, base[name]))
     elif name in (*DURATIONS, "epoch_size"):
       _check(name, value, known(config, ())[name].annotation)
   for name in presets.plain_blocks():
     for key, value in config[name].items():
       if key in base[name]:
-        _check(f"{name}.{key}", value, _kind_of(f"{name}.{key}", base[name][key]))
+        _check(f"{name}.{key}", value, kind_of(f"{name}.{key}", base[name][key]))
   for name in (*_BLOCKS, *_optional_blocks()):
     if name in config:
       _check_keywords(config, (name,))
@@ -121,10 +121,10 @@ def _check(key: str, value: Any, kind: Any) -> None:
     value = value.to_dict() if hasattr(value, "to_dict") else value
     place, _, name = key.rpartition(".")
     where = f"config.{place}: {name}" if place else f"config.{name}"
-    raise ConfigError(f"{where}={shown(value)}: expected a {_say(kind)}")
+    raise ConfigError(f"{where}={shown(value)}: expected a {say(kind)}")
 
 
-def _say(kind: Any) -> str:
+def say(kind: Any) -> str:
   """A type in words."""
   words = {
     bool: "truth value (true or false)", int: "whole number", float: "number", str: "text",
@@ -136,7 +136,7 @@ def _say(kind: Any) -> str:
   if typing.get_origin(kind) in (types.UnionType, typing.Union):
     return " or ".join(dict.fromkeys(words[each] for each in arguments if each in words))
   if _is_sequence(kind):
-    return f"list, each of its items a {_say(arguments[0])}" if arguments else "list"
+    return f"list, each of its items a {say(arguments[0])}" if arguments else "list"
   return getattr(kind, "__name__", str(kind))
 
 
@@ -178,7 +178,7 @@ _OTHER_KINDS = {
 """Of plain keys whose default does not say what they take."""
 
 
-def _kind_of(key: str, default: Any) -> Any:
+def kind_of(key: str, default: Any) -> Any:
   """The type of a key whose default is this."""
   if key in _OTHER_KINDS:
     return _OTHER_KINDS[key]
@@ -204,10 +204,17 @@ def _without(keys: Keys, *names: str) -> dict[str, Parameter]:
   return {name: each for name, each in keys.items() if name not in names}
 
 
+def _merged(name: str, options: Mapping[str, Any]) -> dict[str, Parameter]:
+  """The keywords of all functions of a block; of two with one name, the last one's."""
+  found: dict[str, Parameter] = {}
+  for source in _SOURCES[name](options):
+    found |= parameters(source)
+  return found
+
+
 def _of_model(options: Mapping[str, Any]) -> Keys:
   """The fields of a net."""
-  net = models.MODELS.get(_text(options, "name"))
-  fields = dataclasses.fields(net) if net else ()
+  fields = [field for net in _SOURCES["model"](options) for field in dataclasses.fields(net)]
   found = {
     each.name: _parameter(
       each.name,
@@ -221,28 +228,19 @@ def _of_model(options: Mapping[str, Any]) -> Keys:
 
 def _of_objective(options: Mapping[str, Any]) -> Keys:
   """The constants of a method; its attack is another block."""
-  name = _text(options, "name")
-  recipe = objectives.UPDATES.get(name)
-  function = recipe.make_update if recipe else objectives.OBJECTIVES.get(name)
-  found = parameters(function) if function else {}
-  return _without(found, "attack", "loss_fn", *PROVIDED) | _NAME
+  return _without(_merged("objective", options), "attack", "loss_fn", *PROVIDED) | _NAME
 
 
 def _of_attack(options: Mapping[str, Any]) -> Keys:
   """The keywords of `make_attack`, and of the attack and the ball that it makes."""
-  attack = attacks.ATTACKS.get(_text(options, "name"))
-  ball = attacks.BALLS.get(_text(options, "norm") or "linf")
-  found = dict(parameters(attack)) if attack else {}
-  found |= parameters(ball) if ball else {}
-  found = _without(found, "ball", "loss_fn") | parameters(make_attack)
+  found = _without(_merged("attack", options), "ball", "loss_fn") | parameters(make_attack)
   found |= {"step_sizes": _parameter("step_sizes", dict, None)}
   return found | _NAME | {"eps": _parameter("eps", float)}
 
 
 def _of_evaluator(options: Mapping[str, Any]) -> Keys:
   """The keywords of an evaluator; the radius is its attack's."""
-  evaluator = diagnostics.KNOWN.get(_text(options, "evaluator"))
-  found = parameters(evaluator) if evaluator else {}
+  found = _merged("evals", options)
   changed = {"attack": _parameter("attack", dict, {}), "sigma": _parameter("sigma", float, 0.0)}
   found = {name: changed.get(name, each) for name, each in found.items() if name != "eps"}
   return {**found, "evaluator": _parameter("evaluator", str, "")}
@@ -250,8 +248,7 @@ def _of_evaluator(options: Mapping[str, Any]) -> Keys:
 
 def _of_overfitting(options: Mapping[str, Any]) -> Keys:
   """What the detector of overfitting measures and how it judges that."""
-  found = parameters(diagnostics.attacked_exits) | parameters(overfitting.judge)
-  return _without(found, "eps", "attack") | {
+  return _without(_merged("overfitting", options), "eps", "attack") | {
     "attack": _parameter("attack", dict, {}),
     "num_images": _parameter("num_images", int, 0),
   }
@@ -259,7 +256,7 @@ def _of_overfitting(options: Mapping[str, Any]) -> Keys:
 
 def _of_schedule(options: Mapping[str, Any]) -> Keys:
   """The keywords of `make_schedule`, durations in any unit."""
-  found = _without(parameters(optim.make_schedule), "peak", "total_steps")
+  found = _without(_merged("schedule", options), "peak", "total_steps")
   for unit in config_lib.UNITS:
     found[f"warmup_{unit}"] = _parameter(f"warmup_{unit}", float, 0.0)
     found[f"milestone_{unit}"] = _parameter(f"milestone_{unit}", Sequence[float], ())
@@ -268,34 +265,83 @@ def _of_schedule(options: Mapping[str, Any]) -> Keys:
 
 def _of_batch(options: Mapping[str, Any]) -> Keys:
   """The keywords of a backend."""
-  resident_ = options.get("backend") == "resident"
-  function = resident.make_resident if resident_ else pipeline.train_batches
   provided = ("batch_size", "seed", "sharding", "start_step", "num_steps", "rows")
   needed = {"size": int, "microbatch": int, "backend": str}
-  return _without(parameters(function), *provided) | {
+  return _without(_merged("batch", options), *provided) | {
     name: _parameter(name, kind) for name, kind in needed.items()
   }
 
 
 _BLOCKS: dict[str, Callable[[Mapping[str, Any]], Keys]] = {
   "attack": _of_attack,
-  "augment": lambda options: _without(parameters(augment.make_prepare), "num_classes"),
+  "augment": lambda options: _without(_merged("augment", options), "num_classes"),
   "batch": _of_batch,
-  "ema": lambda options: parameters(optim.ema_update),
+  "ema": lambda options: _merged("ema", options),
   "model": _of_model,
   "objective": _of_objective,
   "overfitting": _of_overfitting,
-  "optimizer": lambda options: _without(parameters(optim.make_optimizer), "updates_per_batch"),
+  "optimizer": lambda options: _without(_merged("optimizer", options), "updates_per_batch"),
   "schedule": _of_schedule,
 }
 """The blocks that are keywords of a function, and which."""
+
+
+def _known(table: Mapping[str, Any], options: Mapping[str, Any], key: str = "name") -> list[Any]:
+  """The entry of a table that a block names, in a list that is empty where there is none."""
+  name = _text(options, key)
+  return [table[name]] if name in table else []
+
+
+def _objective_sources(options: Mapping[str, Any]) -> list[Any]:
+  """The method: an update goes before an objective of the same name."""
+  updates = [recipe.make_update for recipe in _known(objectives.UPDATES, options)]
+  return updates or _known(objectives.OBJECTIVES, options)
+
+
+_SOURCES: dict[str, Callable[[Mapping[str, Any]], Sequence[Any]]] = {
+  "attack": lambda options: [
+    *_known(attacks.ATTACKS, options),
+    *_known(attacks.BALLS, {"norm": _text(options, "norm") or "linf"}, "norm"),
+  ],
+  "augment": lambda options: [augment.make_prepare],
+  "batch": lambda options: [
+    resident.make_resident if options.get("backend") == "resident" else pipeline.train_batches
+  ],
+  "ema": lambda options: [optim.ema_update],
+  "evals": lambda options: _known(diagnostics.KNOWN, options, "evaluator"),
+  "model": lambda options: _known(models.MODELS, options),
+  "objective": _objective_sources,
+  "overfitting": lambda options: [diagnostics.attacked_exits, overfitting.judge],
+  "optimizer": lambda options: [optim.make_optimizer],
+  "schedule": lambda options: [optim.make_schedule],
+}
+"""The functions and classes whose keywords a block holds."""
+
+
+def sources(config: Any, place: tuple[str, ...]) -> Sequence[Any]:
+  """The functions and classes, if any, whose docstrings tell what the keys of a block mean."""
+  options = functools.reduce(block, place, config)
+  if place[-1:] == ("attack",):
+    return [*_SOURCES["attack"](options), make_attack, attacks]
+  if place and place[0] in _SOURCES:
+    found = _SOURCES[place[0]](options)
+    return [base for each in found for base in _bases(each)]
+  jobs = [each for each in job_table.JOBS.values() if place and each.block == place[0]]
+  return [source for job in jobs if job.sources for source in job_table.load(job.sources)(options)]
+
+
+def _bases(source: Any) -> Sequence[Any]:
+  """A class and those that it is made from, whose fields it has; a function alone."""
+  if not isinstance(source, type):
+    return [source]
+  return [base for base in source.__mro__ if base.__module__.startswith("jax_robust")] or [source]
 
 
 def _of_job(config, name: str) -> Keys:
   """The keywords of the optional block of a job, if it has functions of its own."""
   for job in job_table.JOBS.values():
     if job.block == name and job.keywords:
-      plain = {key: _parameter(key, _kind_of(f"{name}.{key}", v), v)
+      plain = {key: _parameter(key, kind_of(f"{name}.{key}", v), v)
                for key, v in job.defaults.items()}  # fmt: skip
       return {**job_table.load(job.keywords)(block(config, name)), **plain}
   return {}

@@ -49,10 +49,14 @@ def study(config: Any, path: pathlib.Path) -> dict[str, Any]:
 
 def keywords(options: Mapping[str, Any]) -> dict[str, Parameter]:
   """What the block may hold: the keywords of its study, and its name."""
-  name = options.get("name", "")
-  reference = STUDIES.get(name) if isinstance(name, str) else None
-  found = parameters(job_table.load(reference)) if reference else {}
+  found = {name: each for source in sources(options) for name, each in parameters(source).items()}
   return {**found, "name": Parameter("name", Parameter.KEYWORD_ONLY, default="", annotation=str)}
+
+
+def sources(options: Mapping[str, Any]) -> list[Callable]:
+  """The study that the block names, if there is one."""
+  name = options.get("name", "")
+  return [job_table.load(STUDIES[name])] if isinstance(name, str) and name in STUDIES else []
 
 
 def check(config: Any) -> None:
