@@ -10,9 +10,9 @@ import pathlib
 from jax_robust.errors import ConfigError
 
 KEYS = (
-  "data_dir", "init_from", "data.name", "data.labels", "data.test_name", "generated.path",
-  "generate.path", "generate.net", "smoothing.images", "early_exit.thresholds", "study.images",
-  "study.made_by",
+  "data_dir", "init_from", "init_check", "data.name", "data.labels", "data.test_name",
+  "generated.path", "generate.path", "generate.net", "smoothing.images", "early_exit.thresholds",
+  "study.images", "study.made_by",
 )  # fmt: skip
 """The keys of a config that hold a path; `data.name` may."""
 

@@ -15,6 +15,7 @@ from jax_robust.attacks.recipes import make_attack, parameters
 from jax_robust.data import augment, pipeline, resident
 from jax_robust.errors import ConfigError, check_options, shown
 from jax_robust.evaluate import diagnostics
+from jax_robust.models.layouts import FROM_WEIGHTS
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import optim, overfitting
 
@@ -202,9 +203,10 @@ def _without(keys: Keys, *names: str) -> dict[str, Parameter]:
 
 
 def _of_model(options: Mapping[str, Any]) -> Keys:
-  """The fields of a net."""
-  net = models.MODELS.get(_text(options, "name"))
-  fields = dataclasses.fields(net) if net else ()
+  """The fields of a net; of all nets where weights are to say which it is."""
+  name = _text(options, "name")
+  nets = models.MODELS.values() if name == FROM_WEIGHTS else filter(None, [models.MODELS.get(name)])
+  fields = [field for net in nets for field in dataclasses.fields(net)]
   found = {
     each.name: _parameter(
       each.name,
