@@ -169,7 +169,15 @@ JOBS = {
     may_change=("generate.shard", "generate.pieces"),
     results="jax_robust.jobs.generate:write_results",
   ),
-  "export": Job("jax_robust.jobs.export:export", of_a_run=True, keeps_config=True),
+  "export": Job(
+    "jax_robust.jobs.export:export",
+    block="export",
+    defaults={"format": "flax", "layout": ""},
+    may_change=("export.",),
+    check="jax_robust.jobs.export:check",
+    of_a_run=True,
+    keeps_config=True,
+  ),
   "compare": Job(
     "jax_robust.jobs.compare:compare",
     block="runs",
