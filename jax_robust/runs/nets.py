@@ -63,7 +63,6 @@ def each_net(
     else:
       ours = config_lib.from_data(config_lib.to_data(config))
       ours.init_from, ours.init_check = reference, ""
-      ours = imports.complete(ours, pathlib.Path())
       yield _open(ours, pathlib.Path(), source, name)
 
 
@@ -222,6 +221,7 @@ def read_exit(config: Any) -> Exit:
 
 def _open(config, path, source, name) -> Net:
   """Loads one net."""
+  config = imports.complete(config, path)
   net, params, model_state, info = load_net(config, path, source)
   is_own = info["checkpoint"] != weights.INIT_FROM
   sigma = config.objective.get("sigma", None) if is_own else None
