@@ -27,10 +27,10 @@ TORCH_PYTHON = os.environ.get("JAX_ROBUST_TORCH_PYTHON", sys.executable)
 
 WIDE = {"name": "wide_resnet", "depth": 10, "width": 2}
 TRADES = {**WIDE, "padding": "symmetric", "activation": "relu"}
-PREACT = {"padding": "symmetric", "activation": "relu", "width": 64}
+NONE = {"mean": (0.0,), "std": (1.0,)}
+PREACT = {**NONE, "padding": "symmetric", "activation": "relu", "width": 64}
 RESNET = {"stem": "cifar", "activation": "relu", "width": 64}
 TORCHVISION = {**RESNET, "stem": "imagenet"}
-NONE = {"mean": (0.0,), "std": (1.0,)}
 
 # Net of torch_nets.py: layout, and what the file and init_check must tell of our net.
 NETS = {
@@ -52,7 +52,7 @@ NETS = {
   "kuangliu 50": ("kuangliu", {"name": "resnet50", **RESNET, **NONE}),
   "preact 18, raw": (
     "kuangliu_preact",
-    {"name": "preact_resnet18", **PREACT, **NONE, "shortcut": "1x1_raw", "final_batchnorm": False},
+    {"name": "preact_resnet18", **PREACT, "shortcut": "1x1_raw", "final_batchnorm": False},
   ),
   "preact 18, activated": (
     "kuangliu_preact",
