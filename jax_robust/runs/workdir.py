@@ -372,7 +372,7 @@ def versions() -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
   """Writes a JSON file, lists of numbers on a line each; a kill leaves the old one or the new."""
-  text = _NUMBERS.sub(lambda match: " ".join(match[0].split()), json.dumps(data, indent=2))
+  text = _NUMBERS.sub(lambda match: "".join(match[0].split()), json.dumps(data, indent=2))
   write_atomically(path, text + "\n")
 
 
