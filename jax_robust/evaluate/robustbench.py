@@ -11,8 +11,6 @@ RADII: dict[str, dict[str, float]] = {
 }
 """The leaderboards for whole test sets. That for ImageNet takes 5,000 images of a fixed list."""
 
-_THREATS = {"linf": "Linf", "l2": "L2"}
-
 _ARCHITECTURES = {
   "wide_resnet": "WideResNet-{depth}-{width}",
   "preact_resnet": "PreActResNet-{depth}",
@@ -34,6 +32,15 @@ def architecture(model: Mapping[str, Any]) -> str:
   if stem not in _ARCHITECTURES:
     return name
   return _ARCHITECTURES[stem].format(**{"depth": name.removeprefix(stem), **model})
+
+
+def folder(result: Mapping[str, Any]) -> str:
+  """Where RobustBench keeps results for this data set and norm.
+
+  >>> folder({"data": "cifar10", "norm": "linf"})
+  'model_info/cifar10/Linf'
+  """
+  return f"model_info/{result['data']}/{result['norm'].capitalize()}"
 
 
 def entry(
@@ -62,7 +69,6 @@ def entry(
     "dataset": result["data"],
     "venue": None,
     "architecture": architecture(model),
-    "threat_model": _THREATS.get(result["norm"], result["norm"]),
     "eps": _fraction(result["eps"]),
     "clean_acc": f"{100 * result['clean']:.2f}",
     "reported": None,

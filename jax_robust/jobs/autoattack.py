@@ -241,7 +241,11 @@ def _robustbench(config: Any, path: pathlib.Path, main: Mapping[str, Any]) -> di
   )
   verdict = robustbench.comparable(main)
   print(f"comparable with the leaderboard of RobustBench: {verdict}")
-  return {"entry": entry, "comparable with the leaderboard": verdict}
+  return {
+    "comparable with the leaderboard": verdict,
+    "folder": robustbench.folder(main),
+    "entry": entry,
+  }
 
 
 def _hardest_of_all(chunks: Sequence[Mapping[str, np.ndarray]]) -> list[attack_plots.Example]:

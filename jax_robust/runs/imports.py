@@ -42,14 +42,18 @@ def complete(config: Any, folder: pathlib.Path) -> Any:
       otherwise, or leaves open what only it can say; the logits are not those of `init_check`.
   """
   reference = config.get("init_from")
-  if not isinstance(reference, str) or not reference or not hasattr(config.get("model"), "items"):
-    return config
-  if (folder / "checkpoints").exists():
-    return _as_stored(config, folder)
+  if not isinstance(reference, str) or not hasattr(config.get("model"), "items"):
+    return config  # `check.check` says what is wrong
+  if not reference or reference == build.MADE:
+    return _without_layout(config)
   file = weights.file_of(reference)
-  if reference == build.MADE or not file.is_file():
+  if (folder / "checkpoints").exists() and not file.exists():
+    return _as_stored(config, folder)
+  if file.is_dir():
     return _without_layout(config)
   arrays = weights.read_weights(reference)
+  if layouts.is_torch(arrays) and (folder / "checkpoints").exists():
+    return _as_stored(config, folder)
   if layouts.is_torch(arrays):
     return _complete(config, state_dicts.identify(config, arrays, convert.read_metadata(file)))
   config = _without_layout(config)
@@ -59,11 +63,11 @@ def complete(config: Any, folder: pathlib.Path) -> Any:
 
 
 def _without_layout(config: Any) -> Any:
-  """The config, whose weights are ours: raises ConfigError where it speaks of a layout."""
+  """The config, whose weights are ours; raises ConfigError where it speaks of a layout."""
   if config.get("init_layout") or config.model.get("name") == layouts.FROM_WEIGHTS:
     raise ConfigError(
       f"init_from={config.init_from!r} is no PyTorch state dict, which init_layout and "
-      f"model.name={layouts.FROM_WEIGHTS!r} are for: name the model, or the file"
+      f"model.name={layouts.FROM_WEIGHTS!r} are for: name the model, or a file of such"
     )
   return config
 

@@ -23,7 +23,7 @@ def identify(
   """
   with from_config("init_from"):
     try:
-      return layouts.identify(arrays, layout=config.init_layout, metadata=metadata)
+      return layouts.identify(arrays, layout=config.get("init_layout", ""), metadata=metadata)
     except ValueError as error:
       raise ValueError(f"{config.init_from}: {error}") from error
 

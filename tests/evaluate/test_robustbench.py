@@ -19,7 +19,7 @@ def test_fields_are_written_as_there():
   known = {key: value for key, value in entry.items() if value is not None}
   assert known == {
     "additional_data": False, "number_forward_passes": 1, "dataset": "cifar10",
-    "architecture": "WideResNet-34-10", "threat_model": "Linf", "eps": "8/255",
+    "architecture": "WideResNet-34-10", "eps": "8/255",
     "clean_acc": "84.92", "autoattack_acc": "53.08", "unreliable": False,
     "footnote": "It uses generated images in training.",
   }  # fmt: skip

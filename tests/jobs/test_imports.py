@@ -227,6 +227,13 @@ def test_layouts_are_for_pytorch_files(make, tmp_path):
       imports.complete(make(model, **ours, **changes), tmp_path)
 
 
+def test_a_file_that_is_not_there_is_a_message(make, tmp_path):
+  with pytest.raises(ConfigError, match="there is no such file"):
+    imports.complete(make(FROM_WEIGHTS, init_from=str(tmp_path / "net.safetensors")), tmp_path)
+  with pytest.raises(ConfigError, match="init_from='' is no PyTorch state dict"):
+    imports.complete(make(FROM_WEIGHTS, init_from=""), tmp_path)
+
+
 def test_weights_that_were_not_completed_are_refused(make):
   """The Python API: a net that could pad otherwise is not filled with these weights."""
   with pytest.raises(ConfigError, match="do not tell .*padding .*set --config.model.padding=symm"):
@@ -245,7 +252,9 @@ def test_a_run_from_a_pytorch_file_goes_out_to_one(make, files, tmp_path):
   stored = workdir.read_config(run)
   assert stored["model"]["padding"] == "symmetric" and stored["model"]["name"] == "wide_resnet"
   own.unlink()
-  assert imports.complete(config, run).model.to_dict() == config_lib.from_data(stored).model.to_dict()
+  assert (
+    imports.complete(config, run).model.to_dict() == config_lib.from_data(stored).model.to_dict()
+  )
 
   export = [f"--config={run / 'config.json'}", f"--workdir={run}", "--config.job=export"]
   assert main.main([*export, "--config.export.format=torch"]) == 0
