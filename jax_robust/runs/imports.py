@@ -45,11 +45,13 @@ def complete(config: Any, folder: pathlib.Path) -> Any:
   if not isinstance(reference, str) or not hasattr(config.get("model"), "items"):
     return config  # `check.check` says what is wrong
   if not reference or reference == build.MADE:
+    if config.get("init_check"):
+      raise ConfigError("init_check is for weights from elsewhere: set init_from, too")
     return _without_layout(config)
   file = weights.file_of(reference)
   if (folder / "checkpoints").exists() and not file.exists():
     return _as_stored(config, folder)
-  if file.is_dir():
+  if file.is_dir() and not config.get("init_check"):
     return _without_layout(config)
   arrays = weights.read_weights(reference)
   if layouts.is_torch(arrays) and (folder / "checkpoints").exists():

@@ -66,7 +66,9 @@ def main():
     adversary.attacks_to_run = [name]
     standing = robust.nonzero().squeeze(1)
     net.images_seen, began = 0, time.monotonic()
-    x_adv, _ = adversary.run_standard_evaluation(x[standing], labels[standing], batch_size=flags.batch)
+    x_adv, _ = adversary.run_standard_evaluation(
+      x[standing], labels[standing], batch_size=flags.batch
+    )
     seconds = time.monotonic() - began
     passes = net.images_seen
     with torch.no_grad():

@@ -232,6 +232,8 @@ def test_a_file_that_is_not_there_is_a_message(make, tmp_path):
     imports.complete(make(FROM_WEIGHTS, init_from=str(tmp_path / "net.safetensors")), tmp_path)
   with pytest.raises(ConfigError, match="init_from='' is no PyTorch state dict"):
     imports.complete(make(FROM_WEIGHTS, init_from=""), tmp_path)
+  with pytest.raises(ConfigError, match="init_check is for weights from elsewhere"):
+    imports.complete(make({"name": "mlp"}, init_from="", init_check="check.npz"), tmp_path)
 
 
 def test_weights_that_were_not_completed_are_refused(make):
