@@ -10,6 +10,11 @@ Weights from elsewhere need their model named; this config is for CIFAR-10 and a
     --config.init_from=WEIGHTS.safetensors --config.model.depth=28 --config.model.width=10 \\
     --config.data_dir=TFDS --config.autoattack.eps=8/255
 
+A PyTorch state dict says itself which net it is (docs/pytorch.md):
+
+  ... --config.init_from=WEIGHTS.safetensors --config.model.name=from_weights \\
+    --config.init_check=CHECK.npz
+
 `--config.autoattack.version` is standard, plus, rand or aa+mt, or attacks: apgd-ce,fab-t. More
 radii: `--config.evaluation.eps_list=2/255,4/255`. The same command resumes at the last chunk. In
 pieces:

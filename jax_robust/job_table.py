@@ -183,7 +183,15 @@ JOBS = {
     check="jax_robust.jobs.sweep:check",
     shared=True,
   ),
-  "export": Job("jax_robust.jobs.export:export", of_a_run=True, keeps_config=True),
+  "export": Job(
+    "jax_robust.jobs.export:export",
+    block="export",
+    defaults={"format": "flax", "layout": ""},
+    may_change=("export.",),
+    check="jax_robust.jobs.export:check",
+    of_a_run=True,
+    keeps_config=True,
+  ),
   "compare": Job(
     "jax_robust.jobs.compare:compare",
     block="runs",

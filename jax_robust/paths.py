@@ -10,7 +10,8 @@ import pathlib
 from jax_robust.errors import ConfigError
 
 KEYS = (
-  "imports_from", "data_dir", "init_from", "data.name", "data.labels", "data.test_name",
+  "imports_from", "data_dir", "init_from", "init_check", "data.name", "data.labels",
+  "data.test_name",
   "generated.path", "generate.path", "generate.net", "smoothing.images", "early_exit.thresholds",
   "study.images", "study.made_by",
 )  # fmt: skip

@@ -24,6 +24,8 @@ def base() -> ml_collections.ConfigDict:
       "seed": 0,
       "data_dir": "",
       "init_from": "",
+      "init_layout": "",
+      "init_check": "",
       "parallel": "jit",
       "distributed": False,
       "tensorboard": True,
@@ -82,6 +84,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if name in config:
       config_lib.check_block(name, config[name])
   with config.unlocked(), config.ignore_type():
+    for name in ("init_layout", "init_check"):
+      config[name] = config.get(name, "")
     attack = (config.get("evaluation") or {}).get("attack")
     if attack is not None:
       config_lib.check_block("evaluation.attack", attack)

@@ -1,19 +1,21 @@
 """What the command line can do: a module a job, each with a function `(config, path) -> result`."""
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from jax_robust import config as config_lib
 from jax_robust import job_table, plugins
 from jax_robust.errors import ConfigError, check_name
-from jax_robust.runs import check, workdir
+from jax_robust.runs import check, imports, workdir
 
 
 def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, Any]:
   """Runs the job that a config names, as the command line does.
 
-  Every job begins alike: the config is checked, the workdir locked, and `config.json` written, or
+  Every job begins alike: the config is completed by the weights that it starts from, and checked,
+  the workdir locked, and `config.json` written, or
   compared with what is there.
 
   Args:
@@ -32,6 +34,7 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   name = config.get("job") or ""
   check_name("config.job", name, job_table.JOBS, error=ConfigError)
   job = job_table.JOBS[name]
+  config = imports.complete(config, pathlib.Path(folder))
   check.check(config)
   if job.check and (checked := job_table.load(job.check)(config)) is not None:
     given["checked"] = checked

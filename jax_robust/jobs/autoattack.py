@@ -12,8 +12,8 @@ import numpy as np
 from jax_robust import attacks, smoothing
 from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, WorkdirError, check_count
-from jax_robust.evaluate import attack_plots, intervals, tables
-from jax_robust.runs import devices, identity, nets, pieces, weights, workdir
+from jax_robust.evaluate import attack_plots, intervals, robustbench, tables
+from jax_robust.runs import build, devices, identity, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.runs.evaluation import autoattack_ball, read_version
 from jax_robust.train import metrics, parallel
@@ -212,6 +212,7 @@ def write_results(
   if names := weights.noted_names(config, path):
     result["class_names"] = list(names)
   workdir.write_result(path, "autoattack", result)
+  workdir.write_result(path, "robustbench", _robustbench(config, path, main))
   name, place = config.model.name, path / "results"
   rows = [
     {"eps": f"{eps:.4g}", "clean": r["clean"], **r["robust_after"]} for eps, r in each.items()
@@ -226,6 +227,25 @@ def write_results(
     )
     print(f"picture: {picture}")
   return main
+
+
+def _robustbench(config: Any, path: pathlib.Path, main: Mapping[str, Any]) -> dict[str, Any]:
+  """The evaluation as RobustBench would list it, and whether it could stand there."""
+  net = build.model(config, 1)
+  fields = {key: getattr(net, key) for key in ("depth", "width") if hasattr(net, key)}
+  entry = robustbench.entry(
+    main,
+    {"name": config.model.name, **fields},
+    trained_here=not config.init_from and (path / "checkpoints").exists(),
+    generated=bool(config.generated.path) and config.batch.original_share < 1,
+  )
+  verdict = robustbench.comparable(main)
+  print(f"comparable with the leaderboard of RobustBench: {verdict}")
+  return {
+    "comparable with the leaderboard": verdict,
+    "folder": robustbench.folder(main),
+    "entry": entry,
+  }
 
 
 def _hardest_of_all(chunks: Sequence[Mapping[str, np.ndarray]]) -> list[attack_plots.Example]:

@@ -124,7 +124,7 @@ def _initial_state(
   """
   fresh = training.make_state()
   if latest.latest_step() is None:
-    return with_weights_of(config.init_from, fresh, training) if config.init_from else fresh, {}
+    return with_weights_of(config, fresh, training) if config.init_from else fresh, {}
   restored, info = latest.restore(fresh)
   metrics.report(f"resuming from step {int(restored.step)}")
   return restored, info

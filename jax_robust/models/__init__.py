@@ -12,8 +12,8 @@ from jax_robust.models.classifier import Classifier
 from jax_robust.models.layers import BatchNorm
 from jax_robust.models.lenet import LeNet
 from jax_robust.models.msdnet import MSDNet
-from jax_robust.models.preact_resnet import PreActResNet18
-from jax_robust.models.resnet import CifarResNet, ResNet18, ResNet50
+from jax_robust.models.preact_resnet import PreActResNet18, PreActResNet34, PreActResNet50
+from jax_robust.models.resnet import CifarResNet, ResNet18, ResNet34, ResNet50
 from jax_robust.models.small import MLP, SmallCNN
 from jax_robust.models.wide_resnet import WideResNet
 
@@ -23,7 +23,10 @@ MODELS: dict[str, type[nn.Module]] = {
   "mlp": MLP,
   "msdnet": MSDNet,
   "preact_resnet18": PreActResNet18,
+  "preact_resnet34": PreActResNet34,
+  "preact_resnet50": PreActResNet50,
   "resnet18": ResNet18,
+  "resnet34": ResNet34,
   "resnet50": ResNet50,
   "small_cnn": SmallCNN,
   "wide_resnet": WideResNet,
@@ -40,7 +43,10 @@ __all__ = [
   "LeNet",
   "MSDNet",
   "PreActResNet18",
+  "PreActResNet34",
+  "PreActResNet50",
   "ResNet18",
+  "ResNet34",
   "ResNet50",
   "SmallCNN",
   "WideResNet",

@@ -18,19 +18,23 @@ Names = str | Mapping[str, str]
 _MOST_UNPACKED, _MOST_EXPANSION = 64 << 20, 200  # of an array: what unpacks to more is no weight
 
 # torchvision's names, from 1 on.
-_RESNET = (
+_GROUPS = tuple((rf"^layer_{i}_block_(\d+)", rf"layer{i + 1}.\1") for i in range(4))
+_LAYERS = (
   (r"^init_conv$", "conv1"),
-  (r"^batchnorm$", "bn1"),
-  (r"^logits$", "fc"),
   *((rf"conv_{i}$", f"conv{i + 1}") for i in range(3)),
   *((rf"(?<!shortcut_)batchnorm_{i}$", f"bn{i + 1}") for i in range(3)),
+)
+_RESNET = (
+  *_LAYERS,
+  *_GROUPS,
+  (r"^batchnorm$", "bn1"),
+  (r"^logits$", "fc"),
   (r"shortcut$", "downsample.0"),
   (r"shortcut_batchnorm$", "downsample.1"),
-  *((rf"^layer_{i}_block_(\d+)", rf"layer{i + 1}.\1") for i in range(4)),
 )
 
-# Model: (pattern, replacement) pairs that turn a dotted Flax module path into the PyTorch one. The
-# first two are the names of DeepMind's released models.
+# Model, or layout of `models.layouts`: (pattern, replacement) pairs that turn a dotted Flax module
+# path into the PyTorch one. The first two are the names of DeepMind's released models.
 NAMES: dict[str, tuple[tuple[str, str], ...]] = {
   "wide_resnet": ((r"^layer_(\d+)_block_(\d+)", r"layer.\1.block.\2"),),
   "preact_resnet18": (
@@ -38,6 +42,28 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     (r"\.conv_0$", ".conv_2d_1"),
     (r"\.conv_1$", ".conv_2d_2"),
     (r"^layer_(\d+)_block_(\d+)", r"layer_\1.\2"),
+  ),
+  "trades_wide_resnet": (
+    *_LAYERS,
+    *((rf"^layer_{i}_block_(\d+)", rf"block{i + 1}.layer.\1") for i in range(3)),
+    (r"^batchnorm$", "bn1"),
+    (r"^logits$", "fc"),
+    (r"shortcut$", "convShortcut"),
+  ),
+  "kuangliu_resnet": (
+    *_LAYERS,
+    *_GROUPS,
+    (r"^batchnorm$", "bn1"),
+    (r"^logits$", "linear"),
+    (r"shortcut$", "shortcut.0"),
+    (r"shortcut_batchnorm$", "shortcut.1"),
+  ),
+  "kuangliu_preact_resnet": (
+    *_LAYERS,
+    *_GROUPS,
+    (r"^batchnorm$", "bn"),
+    (r"^logits$", "linear"),
+    (r"shortcut$", "shortcut.0"),
   ),
   "cifar_resnet": _RESNET,
   "resnet18": _RESNET,
@@ -190,6 +216,24 @@ def _read_safetensors(path: pathlib.Path, prefix: str) -> dict[str, np.ndarray]:
     with safe_open(path, framework="numpy") as file:
       names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
       return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+  except SafetensorError as error:
+    raise ValueError(f"{path}: is no safetensors file ({error})") from error
+
+
+def read_metadata(path: str | pathlib.Path) -> dict[str, str]:
+  """What a safetensors file says of itself, as `save_file(..., metadata=...)` wrote it; or nothing.
+
+  Raises:
+    ValueError: it is called .safetensors, and is no such file.
+  """
+  if pathlib.Path(path).suffix != ".safetensors":
+    return {}
+  with brought_by("train"):
+    from safetensors import SafetensorError, safe_open
+
+  try:
+    with safe_open(path, framework="numpy") as file:
+      return dict(file.metadata() or {})
   except SafetensorError as error:
     raise ValueError(f"{path}: is no safetensors file ({error})") from error
 

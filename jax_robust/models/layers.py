@@ -18,6 +18,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "swish": jax.nn.silu,
 }
 
+PADDINGS = {"same": "SAME", "symmetric": "SYMMETRIC"}
+"""Choices of a net's `padding`, which differ where a convolution has stride 2, as `conv` takes."""
+
 Initializer: TypeAlias = Callable[..., Array]
 """`(key, shape, dtype) -> array`."""
 
@@ -67,10 +70,13 @@ def conv(
   Args:
     features, kernel_size, stride: output channels; side of the kernel; in both directions.
     name: of the submodule.
-    padding: 'SAME' (with stride 2 on even sizes: nothing before, one after), or a symmetric width.
+    padding: 'SAME' (with stride 2 on even sizes: nothing before, one after), 'SYMMETRIC' (half the
+      kernel on every side, as PyTorch's nets pad), or a symmetric width.
     use_bias, kernel_init, bias_init, dtype: as those of `flax.linen.Conv`; computes in `dtype`.
     convolution: a name in `convolution.CONVOLUTIONS`.
   """
+  if padding == "SYMMETRIC":
+    padding = kernel_size // 2
   return nn.Conv(
     features,
     (kernel_size, kernel_size),

@@ -1,13 +1,15 @@
 """What the residual nets share: the fields of a block, and blocks that are recomputed on demand."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array
 
+from jax_robust.errors import check_name
 from jax_robust.models.classifier import Classifier
-from jax_robust.models.layers import ACTIVATIONS
+from jax_robust.models.layers import ACTIVATIONS, PADDINGS
 
 
 class Block(nn.Module):
@@ -60,3 +62,28 @@ class ResidualNet(Classifier, kw_only=True):
       name=f"layer_{group}_block_{number}",
       **options,
     )
+
+
+class PreActNet(ResidualNet, kw_only=True):
+  """A residual net with activation before the convolutions, which programs pad in two ways.
+
+  Attributes:
+    padding: of 3x3 convolutions with stride 2 on even sizes: 'same', nothing before and one after,
+      as in Haiku, TensorFlow and DeepMind's programs; or 'symmetric', one before and none after, as
+      in programs that were written for PyTorch. Weights trained with one give other logits with
+      the other.
+    The others are `ResidualNet`'s.
+
+  Raises:
+    ValueError: an unknown padding.
+  """
+
+  padding: str = "same"
+
+  def __post_init__(self):
+    check_name("padding", self.padding, PADDINGS)
+    super().__post_init__()
+
+  def conv_factory(self) -> Callable[..., nn.Conv]:
+    """`layers.conv` with this net's dtype, choice of convolution and padding."""
+    return functools.partial(super().conv_factory(), padding=PADDINGS[self.padding])

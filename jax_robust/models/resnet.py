@@ -1,4 +1,6 @@
-"""ResNets with activation after the sum: two for 32x32 images, and `ResNet50`."""
+"""ResNets with activation after the sum: `CifarResNet`, and the four-group ResNet-18, 34, 50."""
+
+from typing import ClassVar
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -43,7 +45,7 @@ class PostActBlock(Block):
   def convolve(self, features, size, stride, *, name):
     """A convolution that is padded symmetrically."""
     return self.conv(
-      features, size, stride=stride, padding=size // 2, kernel_init=FAN_OUT, name=name
+      features, size, stride=stride, padding="SYMMETRIC", kernel_init=FAN_OUT, name=name
     )
 
 
@@ -92,67 +94,30 @@ class CifarResNet(ResidualNet, kw_only=True):
     return self.head(y)
 
 
-class ResNet18(ResidualNet, kw_only=True):
-  """ResNet-18 for 32x32 images: a 3x3 convolution with stride 1 and no max-pool at the start.
+class FourGroups(ResidualNet, kw_only=True):
+  """What ResNet-18, 34 and 50 share; they differ in the number of blocks, and in the blocks.
 
-  Four groups of two blocks with 1, 2, 4 and 8 times `width` channels and strides 1, 2, 2, 2, mean
-  over space, linear. Shortcuts that change shape are projected by a 1x1 convolution.
+  A stem, four groups with 1, 2, 4 and 8 times `width` channels and strides 1, 2, 2, 2, mean over
+  space, linear. Shortcuts that change shape are projected by a 1x1 convolution with BatchNorm.
 
-  Submodules: those of `CifarResNet`.
-
-  Guarantees:
-    `parameter_counts`: 11,173,962 for 10 classes.
-
-  Attributes:
-    width: channels of the first group.
-    The others are `ResidualNet`'s; the running averages keep .9, as PyTorch's do.
-
-  Reference: He et al. 2016 (arXiv:1512.03385), as it is usually trained on CIFAR-10.
-  """
-
-  width: int = 64
-  bn_momentum: float = 0.9
-  has_torch_init = True
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b k"]:
-    conv, batchnorm = self.conv_factory(), self.batchnorm_factory()
-    y = self.preprocess(x)
-    y = conv(self.width, 3, padding=1, kernel_init=FAN_OUT, name="init_conv")(y)
-    y = self.activate(batchnorm(name="batchnorm")(y, train))
-    for group in range(4):
-      for number in range(2):
-        features = (self.width << group,) * 2
-        y = self.block(PostActBlock, group, number, features, kernel_sizes=(3, 3))(y, train)
-    return self.head(y)
-
-
-class ResNet50(ResidualNet, kw_only=True):
-  """ResNet-50 for 224x224 or 32x32 images, the stride in the 3x3 convolution of a bottleneck.
-
-  A stem, groups of 3, 4, 6 and 3 bottlenecks with 64, 128, 256 and 512 channels (fourfold at their
-  ends), mean over space, linear.
-
-  Submodules: `init_conv`, `batchnorm`, `logits`, and in each `layer_{g}_block_{b}` `conv_{0,1,2}`,
-  `batchnorm_{0,1,2}` and, in a group's first, `shortcut` and `shortcut_batchnorm`.
-
-  Guarantees:
-    `parameter_counts`: 25,557,032 for 1,000 classes; 23,520,842 for 10 with the stem for CIFAR.
+  Submodules: those of `CifarResNet`, with `conv_2` and `batchnorm_2` in a bottleneck.
 
   Attributes:
     stem: 'imagenet', a 7x7 convolution with stride 2 and 3x3 max-pool with stride 2; or 'cifar', a
-      3x3 convolution, for images of 32x32.
+      3x3 convolution with stride 1 and no max-pool, for images of 32x32.
+    width: channels of the first group, before a bottleneck's fourfold end.
     The others are `ResidualNet`'s; the running averages keep .9, as PyTorch's do.
 
   Raises:
     ValueError: an unknown stem.
-
-  Reference: He et al. 2016 (arXiv:1512.03385); the variant of torchvision.
   """
 
   stem: str = "imagenet"
+  width: int = 64
   bn_momentum: float = 0.9
   has_torch_init = True
+  num_blocks: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)  # properties of the architecture, not fields
+  kernel_sizes: ClassVar[tuple[int, ...]] = (3, 3)
 
   def __post_init__(self):
     check_name("stem", self.stem, STEMS)
@@ -164,14 +129,61 @@ class ResNet50(ResidualNet, kw_only=True):
     size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
     y = self.preprocess(x)
     y = conv(
-      64, size, stride=stride, padding=size // 2, kernel_init=FAN_OUT, name="init_conv"
-    )(y)  # fmt: skip
+      self.width, size, stride=stride, padding="SYMMETRIC", kernel_init=FAN_OUT, name="init_conv"
+    )(y)
     y = self.activate(batchnorm(name="batchnorm")(y, train))
     if self.stem == "imagenet":
       y = nn.max_pool(y, (3, 3), (2, 2), [(1, 1), (1, 1)])
-    for group, num_blocks in enumerate((3, 4, 6, 3)):
-      width = 64 << group
+    for group, num_blocks in enumerate(self.num_blocks):
+      width = self.width << group
+      features = (width, width) if len(self.kernel_sizes) == 2 else (width, width, 4 * width)
       for number in range(num_blocks):
-        features = (width, width, 4 * width)
-        y = self.block(PostActBlock, group, number, features, kernel_sizes=(1, 3, 1))(y, train)
+        options = {"kernel_sizes": self.kernel_sizes}
+        y = self.block(PostActBlock, group, number, features, **options)(y, train)
     return self.head(y)
+
+
+class ResNet18(FourGroups, kw_only=True):
+  """ResNet-18, by default for 32x32 images: groups of two blocks of two 3x3 convolutions.
+
+  Guarantees:
+    `parameter_counts`: 11,173,962 for 10 classes.
+
+  Attributes: those of `FourGroups`; the default stem is 'cifar'.
+
+  Reference: He et al. 2016 (arXiv:1512.03385), as it is usually trained on CIFAR-10.
+  """
+
+  stem: str = "cifar"
+
+
+class ResNet34(FourGroups, kw_only=True):
+  """ResNet-34, by default for 32x32 images: groups of 3, 4, 6 and 3 blocks of two convolutions.
+
+  Guarantees:
+    `parameter_counts`: 21,282,122 for 10 classes.
+
+  Attributes: those of `FourGroups`; the default stem is 'cifar'.
+
+  Reference: He et al. 2016 (arXiv:1512.03385), as it is usually trained on CIFAR-10.
+  """
+
+  stem: str = "cifar"
+  num_blocks: ClassVar[tuple[int, ...]] = (3, 4, 6, 3)
+
+
+class ResNet50(FourGroups, kw_only=True):
+  """ResNet-50 for 224x224 or 32x32 images, the stride in the 3x3 convolution of a bottleneck.
+
+  Groups of 3, 4, 6 and 3 bottlenecks with 64, 128, 256 and 512 channels, fourfold at their ends.
+
+  Guarantees:
+    `parameter_counts`: 25,557,032 for 1,000 classes; 23,520,842 for 10 with the stem for CIFAR.
+
+  Attributes: those of `FourGroups`; the default stem is 'imagenet'.
+
+  Reference: He et al. 2016 (arXiv:1512.03385); the variant of torchvision.
+  """
+
+  num_blocks: ClassVar[tuple[int, ...]] = (3, 4, 6, 3)
+  kernel_sizes: ClassVar[tuple[int, ...]] = (1, 3, 1)

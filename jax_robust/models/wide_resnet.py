@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jax_robust.models.residual import Block, ResidualNet
+from jax_robust.models.residual import Block, PreActNet
 
 
 class WideBlock(Block):
@@ -22,7 +22,7 @@ class WideBlock(Block):
     return x + self.conv(self.features, 3, name="conv_1")(y)
 
 
-class WideResNet(ResidualNet, kw_only=True):
+class WideResNet(PreActNet, kw_only=True):
   """WideResNet-`depth`-`width`, pre-activation, with the released recipes' details.
 
   A 3x3 convolution to 16 channels; three groups of `(depth - 4) / 6` blocks with 16, 32 and 64
@@ -39,7 +39,7 @@ class WideResNet(ResidualNet, kw_only=True):
   Attributes:
     depth: 6 n + 4.
     width: the widening factor.
-    The others are `ResidualNet`'s; the default activation is swish, and the head starts at zero.
+    The others are `PreActNet`'s; the default activation is swish, and the head starts at zero.
 
   Raises:
     ValueError: if `depth` is not 6 n + 4 with n >= 1.

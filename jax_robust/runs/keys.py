@@ -15,6 +15,7 @@ from jax_robust.attacks.recipes import make_attack, parameters
 from jax_robust.data import augment, pipeline, resident
 from jax_robust.errors import ConfigError, check_options, shown
 from jax_robust.evaluate import diagnostics
+from jax_robust.models.layouts import FROM_WEIGHTS
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import optim, overfitting
 
@@ -213,7 +214,7 @@ def _merged(name: str, options: Mapping[str, Any]) -> dict[str, Parameter]:
 
 
 def _of_model(options: Mapping[str, Any]) -> Keys:
-  """The fields of a net."""
+  """The fields of a net; of all nets where weights are to say which it is."""
   fields = [field for net in _SOURCES["model"](options) for field in dataclasses.fields(net)]
   found = {
     each.name: _parameter(
@@ -309,7 +310,11 @@ _SOURCES: dict[str, Callable[[Mapping[str, Any]], Sequence[Any]]] = {
   ],
   "ema": lambda options: [optim.ema_update],
   "evals": lambda options: _known(diagnostics.KNOWN, options, "evaluator"),
-  "model": lambda options: _known(models.MODELS, options),
+  "model": lambda options: (
+    [*models.MODELS.values()]
+    if _text(options, "name") == FROM_WEIGHTS
+    else _known(models.MODELS, options)
+  ),
   "objective": _objective_sources,
   "overfitting": lambda options: [diagnostics.attacked_exits, overfitting.judge],
   "optimizer": lambda options: [optim.make_optimizer],

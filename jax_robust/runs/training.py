@@ -89,14 +89,12 @@ def make_training(config: Any, *, mesh: Mesh | None = None) -> Training:
   )
 
 
-def with_weights_of(reference: str, current: state.TrainState, training: Training) -> Any:
-  """A train state with the weights of a workdir or file (`config.init_from`)."""
+def with_weights_of(config: Any, current: state.TrainState, training: Training) -> Any:
+  """A train state with the weights of a workdir or file, `config.init_from`."""
+  reference = config.init_from
   weights.check_classes(pathlib.Path(reference), training.sets.train)
   params, model_state = weights.fit(
-    weights.read_weights(reference),
-    training.net,
-    training.sets.train.image_shape,
-    name=reference,
+    weights.read_init(config), training.net, training.sets.train.image_shape, name=reference
   )
   copy = functools.partial(jax.tree.map, jnp.copy)
   current = current._replace(params=params, model_state=model_state, ema=copy(params))

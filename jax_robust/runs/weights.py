@@ -13,8 +13,8 @@ import numpy as np
 from jax_robust.data.classes import Classes
 from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError, near_path
-from jax_robust.models import convert
-from jax_robust.runs import build, workdir
+from jax_robust.models import convert, layouts
+from jax_robust.runs import build, state_dicts, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import checkpoint
 
@@ -68,17 +68,36 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
   raise ConfigError(f"{path} has no checkpoint yet: train first")
 
 
+def file_of(reference: str) -> pathlib.Path:
+  """The path that a reference means: of an export's folder the file in it."""
+  path = pathlib.Path(reference)
+  return path / FILE if (path / FILE).exists() else path
+
+
+def read_init(config: Any) -> dict[str, np.ndarray]:
+  """The weights of `config.init_from` under our names; a PyTorch file's must fit `config.model`.
+
+  Raises:
+    ConfigError: as `read_weights`; or a state dict that means another net than the config's.
+  """
+  arrays = read_weights(config.init_from)
+  if not layouts.is_torch(arrays):
+    return arrays
+  metadata = convert.read_metadata(file_of(config.init_from))
+  return state_dicts.as_ours(config, state_dicts.identify(config, arrays, metadata))
+
+
 def read_weights(reference: str) -> dict[str, np.ndarray]:
   """Reads named weights from a workdir, an export's folder, or a safetensors or npz file.
+
+  Those of a PyTorch state dict keep their names: see `read_init`.
 
   Raises:
     ConfigError: there is nothing there, or no weights, or other bytes than its checksum says; an
       array that is not finite, or not floating-point.
     WorkdirError: a folder that is neither.
   """
-  path = pathlib.Path(reference)
-  if (path / FILE).exists():
-    path = path / FILE
+  path = file_of(reference)
   if not path.exists():
     raise ConfigError(f"init_from={reference!r}: there is no such file or folder{near_path(path)}")
   if path.is_dir():
@@ -212,7 +231,7 @@ def find(config: Any, path: pathlib.Path) -> tuple[pathlib.Path, dict[str, np.nd
   """
   if place_of(config, path) != path:
     info = {"step": None, "checkpoint": INIT_FROM}
-    return pathlib.Path(config.init_from), read_weights(config.init_from), info
+    return pathlib.Path(config.init_from), read_init(config), info
   return path, *run_weights(path, which=config.evaluation.checkpoint)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,8 @@ _SECONDS_OF_A_START = 600.0
 DATA = "data.json"
 """What a run's images are: their classes and what these are called, their shape, and which of them
 are held out."""
+
+_NUMBERS = re.compile(r"\[\n[-+.\w\s,]*\]")  # a list without text or lists, over several lines
 
 PACKAGES = (
   "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "tensorflow-cpu",
@@ -378,8 +381,9 @@ def versions() -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-  """Writes a JSON file; a kill leaves the old one or the new one."""
-  write_atomically(path, json.dumps(data, indent=2) + "\n")
+  """Writes a JSON file, lists of numbers on a line each; a kill leaves the old one or the new."""
+  text = _NUMBERS.sub(lambda match: "".join(match[0].split()), json.dumps(data, indent=2))
+  write_atomically(path, text + "\n")
 
 
 def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Nets without a recorded run, attacked by the reference program itself and by us.
 
-  XLA_FLAGS= JAX_ROBUST_TORCH_PYTHON=python-with-torch-and-autoattack \\
+  XLA_FLAGS= JAX_ROBUST_TORCH_PYTHON=python-with-the-extra-parity \\
     pytest -m slow -n 0 -s tests/attacks/test_other_nets_parity.py
 """
 
@@ -72,8 +72,8 @@ def reference(path, norm, seed):
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("name", NETS)
 def test_standard_agrees_with_the_reference(tmp_path, name, norm):
-  if subprocess.run([TORCH_PYTHON, "-c", "import autoattack"], capture_output=True).returncode:
-    pytest.skip(f"{TORCH_PYTHON} has no autoattack: set JAX_ROBUST_TORCH_PYTHON")
+  if subprocess.run([TORCH_PYTHON, "-c", "import pyautoattack"], capture_output=True).returncode:
+    pytest.skip(f"{TORCH_PYTHON} has no pyautoattack: set JAX_ROBUST_TORCH_PYTHON")
   path = tmp_path / "net.npz"
   net = make_net(path, name, norm)
   x, labels = oracle_net.images_and_labels(net)

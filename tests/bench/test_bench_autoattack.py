@@ -1,6 +1,6 @@
 """How long standard AutoAttack takes on the oracle net, against the reference program on PyTorch.
 
-  JAX_ROBUST_TORCH_PYTHON=python-with-torch-and-autoattack \\
+  JAX_ROBUST_TORCH_PYTHON=python-with-the-extra-parity \\
     pytest -m bench -n 0 -s tests/bench/test_bench_autoattack.py
 
 Both sides attack the same images of the same net in processes of their own, in turns.
@@ -69,8 +69,8 @@ def show(norm, theirs, ours):
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_autoattack_against_the_reference(norm, oracles):
   """At least level with PyTorch, compilation included; the flags agree to an image or two."""
-  if not has_torch("autoattack"):
-    pytest.skip(f"{TORCH_PYTHON} lacks torch or autoattack: set JAX_ROBUST_TORCH_PYTHON")
+  if not has_torch("pyautoattack"):
+    pytest.skip(f"{TORCH_PYTHON} lacks torch or pyautoattack: set JAX_ROBUST_TORCH_PYTHON")
   size = sizes(images=200, batch=128, rounds=1, cores=os.cpu_count())
   flags = [f"--file={oracles / 'autoattack' / 'cifar10_cnn.npz'}", f"--norm={norm}"]
   flags += [f"--{name}={size[name]}" for name in ("images", "batch")]

@@ -1,4 +1,4 @@
-"""The reference's standard AutoAttack on the oracle net; needs torch, numpy and `autoattack`.
+"""The reference's standard AutoAttack on the oracle net; needs torch, numpy and `pyautoattack`.
 
 The counterpart of `jax_autoattack.py`. Each attack is timed by itself on the images that those
 before it left, as the program itself runs them.
@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from autoattack import AutoAttack
+from pyautoattack import AutoAttack
 from side_process import read_flags, tell
 from torch import nn
 
@@ -60,14 +60,15 @@ def main():
     robust = net(x).argmax(1) == labels
   adversary = AutoAttack(
     net, norm=flags.norm, eps=float(recorded[f"{flags.norm}/eps"]), seed=flags.seed, device="cpu",
-    verbose=False,
   )  # fmt: skip
   found = {}
   for name in list(adversary.attacks_to_run):
     adversary.attacks_to_run = [name]
     standing = robust.nonzero().squeeze(1)
     net.images_seen, began = 0, time.monotonic()
-    x_adv = adversary.run_standard_evaluation(x[standing], labels[standing], bs=flags.batch)
+    x_adv, _ = adversary.run_standard_evaluation(
+      x[standing], labels[standing], batch_size=flags.batch
+    )
     seconds = time.monotonic() - began
     passes = net.images_seen
     with torch.no_grad():

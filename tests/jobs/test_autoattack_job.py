@@ -41,6 +41,20 @@ def flags_of(folder):
   return [each["flags"] for each in read(folder)["evaluations"]]
 
 
+def test_robustbench_would_not_list_it(whole):
+  folder, printed = whole
+  found = json.loads((folder / "results" / "robustbench.json").read_text())
+  assert found["entry"]["architecture"] == "mlp" and found["entry"]["eps"] == "0.02"
+  verdict = found["comparable with the leaderboard"]
+  assert verdict == "no, because it has no leaderboard for 'made' on a whole test set"
+  assert f"comparable with the leaderboard of RobustBench: {verdict}" in printed
+
+
+def test_flags_stand_on_one_line(whole):
+  text = (whole[0] / "results" / "autoattack.json").read_text()
+  assert '"id": [0,1,2,3,4,5,6,7]' in text
+
+
 def test_an_evaluation_leaves_numbers_flags_and_a_picture(whole):
   folder, printed = whole
   result = read(folder)

@@ -121,7 +121,10 @@ def test_remat_changes_neither_names_nor_numbers(name, draw_variables):
 
 def test_preact_projection_takes_the_raw_input(draw_variables):
   """With the residual branch switched off, a block is the strided 3x3 convolution of its input."""
-  block = PreActBlock(4, stride=2, activation="silu", conv=conv, batchnorm=models.BatchNorm)
+  block = PreActBlock(
+    (4, 4), stride=2, activation="silu", conv=conv, batchnorm=models.BatchNorm,
+    kernel_sizes=(3, 3), shortcut="3x3_raw",
+  )  # fmt: skip
   variables = draw_variables(functools.partial(block.init, train=False), (8, 8, 3))
   variables["params"]["conv_1"]["kernel"][:] = 0
   x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
