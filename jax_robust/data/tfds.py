@@ -16,7 +16,7 @@ from jax_robust.data.sources import (
   shape_problem,
 )
 from jax_robust.data.tf_import import import_tensorflow
-from jax_robust.errors import DataFileError, near_miss
+from jax_robust.errors import DataFileError, check_flag, near_miss
 
 NAMES = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
 """Data sets with a name; all others are given by the folder of a prepared TFDS builder."""
@@ -229,6 +229,7 @@ def _builder(tfds, name, data_dir, download):
   if data_dir is not None and "://" not in data_dir:
     data_dir = str(pathlib.Path(data_dir).expanduser())
   builder = tfds.builder(name, data_dir=data_dir)
+  check_flag(download=download)
   if download:
     builder.download_and_prepare()
   if not builder.is_prepared():

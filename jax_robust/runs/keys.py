@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,9 @@ DURATIONS = tuple(
   f"{stem}_{unit}" for stem in ("total", "evaluate", "save", "log") for unit in config_lib.UNITS
 )
 """When things happen in a training, in one unit each."""
+
+MOST = 2**32 - 1
+"""Of a seed, of which JAX cuts off what is above, and of any whole number in a config."""
 
 OPTIONAL = ("attack", "epoch_size", "overfitting")
 """Keys that only some configs have, besides the optional blocks of jobs."""
@@ -117,11 +119,14 @@ def _check_keywords(config, place: tuple[str, ...]) -> None:
 
 def _check(key: str, value: Any, kind: Any) -> None:
   """Raises unless a value fits what is expected."""
+  place, _, name = key.rpartition(".")
+  where = f"config.{place}: {name}" if place else f"config.{name}"
   if not _fits(value, kind):
     value = value.to_dict() if hasattr(value, "to_dict") else value
-    place, _, name = key.rpartition(".")
-    where = f"config.{place}: {name}" if place else f"config.{name}"
     raise ConfigError(f"{where}={shown(value)}: expected a {_say(kind)}")
+  for each in value if isinstance(value, (tuple, list)) else (value,):
+    if isinstance(each, int) and abs(each) > MOST:
+      raise ConfigError(f"{where}={shown(value)}: expected no whole number beyond {MOST}")
 
 
 def _say(kind: Any) -> str:
@@ -149,7 +154,7 @@ def _fits(value: Any, kind: Any) -> bool:
   if kind is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
   if kind is int:
-    whole = isinstance(value, float) and math.isfinite(value) and value == int(value)
+    whole = isinstance(value, float) and abs(value) <= MOST and value == int(value)
     return (isinstance(value, int) and not isinstance(value, bool)) or whole
   if kind is dict:
     return _is_block(value)
