@@ -76,8 +76,9 @@ def _check_values(config: Any) -> None:
     "evaluation.num_examples": (0, evaluation_.num_examples), "seed": (0, config.seed),
   }  # fmt: skip
   for key, (least, value) in counts.items():
-    if not least <= value <= keys.MOST:
-      raise ConfigError(f"config.{key}={value}: expected a whole number, {least} to {keys.MOST}")
+    most = keys.MOST_SEED if key == "seed" else keys.MOST
+    if not least <= value <= most:
+      raise ConfigError(f"config.{key}={value}: expected a whole number, {least} to {most}")
   if min(evaluation_.eps_list, default=0) < 0:
     raise ConfigError(
       f"config.evaluation.eps_list={evaluation_.eps_list}: expected no negative eps"

@@ -27,8 +27,11 @@ DURATIONS = tuple(
 )
 """When things happen in a training, in one unit each."""
 
-MOST = 2**32 - 1
-"""Of a seed, of which JAX cuts off what is above, and of any whole number in a config."""
+MOST = 2**31 - 1
+"""Of any whole number in a config but the seed: programs count in 32 bits."""
+
+MOST_SEED = 2**32 - 1
+"""JAX cuts off what is above."""
 
 OPTIONAL = ("attack", "epoch_size", "overfitting")
 """Keys that only some configs have, besides the optional blocks of jobs."""
@@ -125,8 +128,9 @@ def _check(key: str, value: Any, kind: Any) -> None:
     value = value.to_dict() if hasattr(value, "to_dict") else value
     raise ConfigError(f"{where}={shown(value)}: expected a {_say(kind)}")
   for each in value if isinstance(value, (tuple, list)) else (value,):
-    if isinstance(each, int) and abs(each) > MOST:
-      raise ConfigError(f"{where}={shown(value)}: expected no whole number beyond {MOST}")
+    most = MOST_SEED if key == "seed" else MOST
+    if isinstance(each, int) and abs(each) > most:
+      raise ConfigError(f"{where}={shown(value)}: expected no whole number beyond {most}")
 
 
 def _say(kind: Any) -> str:
