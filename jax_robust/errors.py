@@ -55,10 +55,8 @@ class LostImagesError(UserError):
     >>> print(LostImagesError.of([3, 7]))
     the model's logits are NaN or infinite for images 3, 7: look at these images, ...
     """
-    return cls(
-      f"the model's logits are NaN or infinite for {what} {first_few(ids)}: look at these images, "
-      "at the weights and at what the model does first, such as a logarithm or a division"
-    )
+    said = f"the model's logits are NaN or infinite for {what} {first_few(ids)}: look at these"
+    return cls(f"{said} images, at the weights, and for logarithms and divisions in the model")
 
 
 class WorkdirError(UserError):

@@ -137,7 +137,8 @@ def start_distributed(config) -> None:
   """
   import jax
 
-  address, given = os.environ.get("JAX_COORDINATOR_ADDRESS"), {}
+  address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+  given: dict[str, Any] = {}
   if not address and not config.get("distributed"):
     return
   try:

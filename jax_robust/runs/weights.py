@@ -16,7 +16,7 @@ from jax_robust.errors import ConfigError, near_path
 from jax_robust.models import convert
 from jax_robust.runs import belonging, build, workdir
 from jax_robust.runs.blocks import from_config
-from jax_robust.train import checkpoint
+from jax_robust.train import checkpoint, metrics
 
 FILE, MANIFEST = "weights.safetensors", "manifest.json"
 """What an export calls its files."""
@@ -62,6 +62,8 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
         for name, array in arrays.items()
       }
       _check(renamed, f"the checkpoint {place}/{step}")
+      if kind != which:
+        metrics.report(f"{path} has no checkpoint {which!r}: the newest is taken, of step {step}")
       return renamed, {"step": step, "checkpoint": kind}
   if (path / "runs").is_dir():
     runs = ", ".join(str(each) for each in sorted((path / "runs").iterdir()))

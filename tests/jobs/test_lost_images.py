@@ -45,9 +45,9 @@ def test_the_image_is_named(tiny, copy, broken, tmp_path, job):
   for place, image in enumerate(images):
     Image.fromarray(image).save(tmp_path / "images" / f"{place}.png")
   config = tiny(
-    "steps=80,save=4,evaluate=10,log=3", job=job, evaluation__num_examples=4, smoothing__images=f"{tmp_path}/images",
-    smoothing__sigma=0.01, smoothing__n0=10, smoothing__n=100, smoothing__batch_size=100,
-    **CHANGES[job],
+    "steps=80,save=4,evaluate=10,log=3", job=job, evaluation__num_examples=4,
+    smoothing__images=f"{tmp_path}/images", smoothing__sigma=0.01, smoothing__n0=10,
+    smoothing__n=100, smoothing__batch_size=100, **CHANGES[job],
   )  # fmt: skip
   with pytest.raises(LostImagesError, match=rf"NaN or infinite for .*images? {LOST}: look at"):
     jobs.run(config, copy)
