@@ -94,6 +94,7 @@ def tfds_stream(
   download: bool = False,
 ) -> Stream:
   """Streams what `load_tfds` reads, in the same order, in constant memory."""
+  check_flag(download=download)
   folder = _checked_folder(name) if "/" in name else ""
   tf, tfds = _import()
   builder = _builder_of_folder(tfds, folder) if folder else _builder(tfds, name, data_dir, download)
@@ -229,7 +230,6 @@ def _builder(tfds, name, data_dir, download):
   if data_dir is not None and "://" not in data_dir:
     data_dir = str(pathlib.Path(data_dir).expanduser())
   builder = tfds.builder(name, data_dir=data_dir)
-  check_flag(download=download)
   if download:
     builder.download_and_prepare()
   if not builder.is_prepared():

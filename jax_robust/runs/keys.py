@@ -31,7 +31,7 @@ MOST = 2**31 - 1
 """Of any whole number in a config but the seed: programs count in 32 bits."""
 
 MOST_SEED = 2**32 - 1
-"""JAX cuts off what is above."""
+"""Of a seed, of which JAX cuts off what is above."""
 
 OPTIONAL = ("attack", "epoch_size", "overfitting")
 """Keys that only some configs have, besides the optional blocks of jobs."""

@@ -225,7 +225,9 @@ def differences(
     for key in sorted(there.keys() | here.keys())
     if there.get(key) != here.get(key)
     and not key.startswith(may_change)
-    and not (moved and all("/" in str(each.get(key)) for each in (there, here)))
+    and not (
+      moved and key in paths.KEYS and all("/" in each.get(key, "") for each in (there, here))
+    )
   ]
 
 
