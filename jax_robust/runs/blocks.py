@@ -22,7 +22,7 @@ def from_config(name: str) -> Iterator[None]:
     yield
   except UserError:
     raise
-  except (TypeError, ValueError, ArithmeticError) as error:
+  except (TypeError, ValueError) as error:
     raise ConfigError(f"config.{name}: {error}") from error
 
 
