@@ -255,8 +255,8 @@ def with_paths(config: ConfigDict) -> ConfigDict:
   for key, value in flat.items():
     in_run = key.split(".", 2)[-1] if key.startswith("runs.") else key
     if isinstance(value, str) and in_run in paths.KEYS:
-      if value and not value.strip():
-        raise ConfigError(f"{key}={value!r}: expected a path")
+      if (value and not value.strip()) or "\0" in value:
+        raise ConfigError(f"{key}={shown(value)}: expected a path")
       changed[key] = paths.expand(value)
     elif isinstance(value, (tuple, list)) and paths.is_listed(in_run):
       changed[key] = tuple(paths.expand_item(v) if isinstance(v, str) else v for v in value)

@@ -45,6 +45,20 @@ class DataFileError(UserError):
     return f"{self.path}: {self.reason}. {self.remedy}"
 
 
+class LostImagesError(UserError):
+  """A model gives no finite logits for images that it is given; the message names them."""
+
+  @classmethod
+  def of(cls, ids: Any, what: str = "images") -> "LostImagesError":
+    """The error for the images of these ids.
+
+    >>> print(LostImagesError.of([3, 7]))
+    the model's logits are NaN or infinite for images 3, 7: look at these images, ...
+    """
+    said = f"the model's logits are NaN or infinite for {what} {first_few(ids)}: look at these"
+    return cls(f"{said} images, at the weights, and for logarithms and divisions in the model")
+
+
 class WorkdirError(UserError):
   """The workdir belongs to another run, or its files are damaged."""
 
@@ -172,6 +186,19 @@ def check_count(least: int = 1, /, **counts: Any) -> None:
   for name, count in counts.items():
     if not _lies(count, lambda number: least <= number < math.inf and number == int(number)):
       raise ValueError(f"{name}={shown(count)}: expected a whole number, at least {least}")
+
+
+def check_flag(**values: Any) -> None:
+  """Raises TypeError unless every value is True or False: the text 'no' would count as true.
+
+  >>> check_flag(keep_best="no")
+  Traceback (most recent call last):
+  ...
+  TypeError: keep_best='no': expected True or False
+  """
+  for name, value in values.items():
+    if not isinstance(value, (bool, np.bool_)):
+      raise TypeError(f"{name}={shown(value)}: expected True or False")
 
 
 def check_function(remedy: str = "", /, **functions: Any) -> None:

@@ -132,18 +132,33 @@ def _are_same(first: str, second: str) -> bool:
 
 
 def start_distributed(config) -> None:
-  """Joins the other processes of the job, found by JAX or named in JAX_COORDINATOR_ADDRESS."""
+  """Joins the other processes of the job, found by JAX or named in JAX_COORDINATOR_ADDRESS.
+
+  Raises:
+    ConfigError: they can't be found.
+  """
   import jax
 
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-  if address:
-    jax.distributed.initialize(
-      coordinator_address=address,
-      num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-      process_id=int(os.environ["JAX_PROCESS_ID"]),
-    )
-  elif config.get("distributed"):
-    jax.distributed.initialize()
+  given: dict[str, Any] = {}
+  if not address and not config.get("distributed"):
+    return
+  try:
+    if address:
+      names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+      given = {"coordinator_address": address}
+      given |= {key: int(os.environ[name]) for key, name in names.items()}
+    jax.distributed.initialize(**given)
+  except KeyError as error:
+    raise errors.ConfigError(f"JAX_COORDINATOR_ADDRESS is set, but {error} is not") from error
+  except (ValueError, RuntimeError) as error:
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      raise
+    raise errors.ConfigError(
+      f"config.distributed: the processes can't be found ({str(error).splitlines()[0][:200]}): "
+      "start the job by SLURM, on a Cloud TPU or in Kubernetes, or set JAX_COORDINATOR_ADDRESS, "
+      "JAX_NUM_PROCESSES and JAX_PROCESS_ID; a single process needs none of it"
+    ) from error
 
 
 def use_compilation_cache() -> None:

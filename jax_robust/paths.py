@@ -7,7 +7,7 @@ import glob
 import os
 import pathlib
 
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, shown
 
 KEYS = (
   "imports_from", "data_dir", "init_from", "init_check", "data.name", "data.labels",
@@ -120,13 +120,27 @@ def run_name(path: str | os.PathLike) -> str:
   return name
 
 
+def named_run(item: str) -> tuple[str, str]:
+  """`NAME=PATH`, or a path alone, as the name that results are called by, and the path.
+
+  >>> named_run("ours=RUNS/mix_0.25"), named_run("RUNS/mix_0.25")
+  (('ours', 'RUNS/mix_0.25'), ('mix_0.25', 'RUNS/mix_0.25'))
+  """
+  name, path = split_name(item)
+  if not name or os.sep in name:  # a path with `=` in it, which is not there
+    return run_name(item), expand(item)
+  return name, path
+
+
 def workdir(text: str | os.PathLike) -> str:
   """The folder that `--workdir` names.
 
   Raises:
-    ConfigError: it is empty, or a bucket.
+    ConfigError: it is empty, no path, or a bucket.
   """
   text = str(text)
+  if "\0" in text:
+    raise ConfigError(f"workdir={shown(text)}: a path holds no zero byte")
   if not text.strip():
     raise ConfigError("--workdir= is empty: where should the run live?")
   if "://" in text:

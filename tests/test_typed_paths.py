@@ -88,6 +88,15 @@ def test_the_workdir_and_the_config_may_begin_with_a_tilde(home, monkeypatch):
     assert folder == home / "run"
 
 
+def test_a_path_with_a_zero_byte_is_refused():
+  with pytest.raises(ConfigError, match="a path holds no zero byte"):
+    paths.workdir("a\0b")
+  config = presets.base()
+  config.data.labels = "a\0b"
+  with pytest.raises(ConfigError, match=r"data\.labels='a\\x00b': expected a path"):
+    config_lib.with_paths(config)
+
+
 @pytest.mark.parametrize("text", ["", " ", "\t"])
 def test_an_empty_workdir_is_refused(home, capsys, text):
   assert main.main([f"--config={TINY}", f"--workdir={text}"]) == 2
@@ -226,6 +235,10 @@ def test_runs_keep_the_dots_of_their_names(home, monkeypatch):
   ):
     opened = list(nets.each_net(config, home, None, references))
     assert [name for name, _ in opened] == ["mix_0.25", "mix_0.5"]
+  (named,) = nets.each_net(config, home, None, ["ours=mix_0.25.safetensors"])
+  assert named == ("ours", "mix_0.25.safetensors")
+  (missing,) = nets.each_net(config, home, None, ["runs/sigma=0.5"])
+  assert missing == ("sigma=0.5", "runs/sigma=0.5")
   os.chdir(home / "mix_0.25")
   assert next(nets.each_net(config, home, None, ["."]))[0] == "mix_0.25"
   with pytest.raises(ConfigError, match="2 of them are called 'mix_0.5'"):

@@ -17,7 +17,7 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import is_finite, succeeded
 from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
 from jax_robust.attacks.stepwise import Problem, Search, select
-from jax_robust.errors import check_count, check_share
+from jax_robust.errors import check_count, check_flag, check_share
 from jax_robust.nets.exits import predictions
 from jax_robust.types import LogitsFn, fold
 
@@ -123,6 +123,7 @@ def apgd_search(
   check_count(0, num_steps=num_steps)
   check_count(eot=eot)
   check_share(rho=rho)
+  check_flag(large_radii=large_radii)
   num_steps, eot = int(num_steps), int(eot)
   stages = _stages(num_steps, large_radii)
   start = jax.lax.stop_gradient(start)

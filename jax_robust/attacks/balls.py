@@ -12,7 +12,15 @@ from jaxtyping import Array, Float, Key
 
 from jax_robust.attacks import projections
 from jax_robust.attacks.projections import Images, l2_norm, max_pixels, per_example, sum_pixels
-from jax_robust.errors import as_numbers, check_eps, check_name, check_per_image, is_traced, warn
+from jax_robust.errors import (
+  as_numbers,
+  check_eps,
+  check_flag,
+  check_name,
+  check_per_image,
+  is_traced,
+  warn,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -134,6 +142,7 @@ def l2_ball(eps: Any, *, exact: bool = False) -> Ball:
   >>> l2_ball(1.0).ascent(jnp.array([[0.0, -4.0], [0.0, 0.0]])).tolist()
   [[0.0, -1.0], [0.0, 0.0]]
   """
+  check_flag(exact=exact)
   return Ball(_radius(eps, "l2"), norm="l2", exact=exact)
 
 

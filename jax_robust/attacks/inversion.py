@@ -20,7 +20,7 @@ from jax_robust.attacks.balls import l2_ball
 from jax_robust.attacks.entry import check_start
 from jax_robust.attacks.projections import l2_norm, per_example
 from jax_robust.attacks.stepwise import select
-from jax_robust.errors import check_count, check_images, check_step_size, shown
+from jax_robust.errors import check_count, check_flag, check_images, check_step_size, shown
 from jax_robust.nets.loops import default_unroll, scan
 from jax_robust.types import Images
 
@@ -92,6 +92,7 @@ def invert(
   >>> invert(lambda x: x[:, :1], x, start, num_steps=5, step_size=0.125).tolist()
   [[0.25, 0.5]]
   """
+  check_flag(keep_best=keep_best)
   state = begin_inversion(features_fn, x, start)
   state = continue_inversion(
     features_fn, state, num_steps=num_steps, step_size=step_size, unroll=unroll

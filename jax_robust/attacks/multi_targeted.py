@@ -16,7 +16,7 @@ from jax_robust.attacks.entry import check_inputs
 from jax_robust.attacks.non_finite import half_way_back, warn_of_lost
 from jax_robust.attacks.pgd_steps import MODEL_NOISE, StepSize, adam, make_move
 from jax_robust.attacks.stepwise import Problem, Search, fold_each
-from jax_robust.errors import check_count
+from jax_robust.errors import check_count, check_flag
 from jax_robust.nets.exits import single_exit
 
 
@@ -82,6 +82,7 @@ def multi_targeted(
   >>> x_adv[:, 0].tolist(), float(x_adv.max())
   ([0.25], 0.75)
   """
+  check_flag(stop_when_found=stop_when_found)
   inputs = check_inputs("multi_targeted", logits_fn, x, targets, rng, ball)
   problem = stepwise.make_problem(inputs)
   outputs = inputs.query(problem.x, types.fold(problem.keys, MODEL_NOISE))

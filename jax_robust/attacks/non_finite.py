@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jax_robust.attacks.classes import is_finite
-from jax_robust.errors import first_few, is_traced, warn
+from jax_robust.errors import LostImagesError, first_few, is_traced, warn
 from jax_robust.types import LogitsFn
 
 
@@ -46,7 +46,7 @@ def warn_of_lost(name: str, num_lost: Array, logits_fn: LogitsFn, x: Array, keys
     x, keys: images and keys, `[b, ...]`.
 
   Raises:
-    ValueError: the logits of an image itself are not finite.
+    LostImagesError: the logits of an image itself are not finite.
   """
   if _any_traced(num_lost, x, keys):
     return
@@ -59,10 +59,9 @@ def warn_of_lost(name: str, num_lost: Array, logits_fn: LogitsFn, x: Array, keys
 
 
 def raise_for_lost_images(finite: Any, ids: Any) -> None:
-  """Raises ValueError unless the logits of every image are finite, `[n]`; names the others."""
+  """Raises LostImagesError unless the logits of every image are finite, `[n]`."""
   if not finite.all():
-    bad = np.asarray(ids)[np.flatnonzero(~finite)]
-    raise ValueError(f"the model's logits are NaN or infinite for images {first_few(bad)}")
+    raise LostImagesError.of(np.asarray(ids)[np.flatnonzero(~finite)])
 
 
 def give_back_lost(

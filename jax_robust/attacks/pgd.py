@@ -36,6 +36,7 @@ from jax_robust.attacks.projections import per_example
 from jax_robust.attacks.stepwise import select
 from jax_robust.errors import (
   check_count,
+  check_flag,
   check_name,
   check_per_image,
   check_step_size,
@@ -126,6 +127,7 @@ def pgd(
   )
   check_count(0, num_steps=num_steps)
   check_count(eot=eot)
+  check_flag(keep_best=keep_best)
   if isinstance(start, str):
     check_name("start", start, STARTS)
   num_steps, num_restarts, eot = int(num_steps), read_restarts(num_restarts, start), int(eot)

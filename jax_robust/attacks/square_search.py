@@ -14,7 +14,7 @@ from jax_robust.attacks.balls import Ball
 from jax_robust.attacks.classes import is_finite, lead, succeeded
 from jax_robust.attacks.projections import per_example, sum_pixels
 from jax_robust.attacks.stepwise import Problem, Search, select
-from jax_robust.errors import check_count, check_positive, check_share
+from jax_robust.errors import check_count, check_flag, check_positive, check_share
 from jax_robust.types import LogitsFn
 
 _CANCELLED = 1e-3  # of two windows of unit norm
@@ -73,6 +73,7 @@ def square_search(
   check_count(0, num_queries=num_queries)
   check_positive(p_init=p_init)
   check_share(p_init=p_init)
+  check_flag(resc_schedule=resc_schedule)
   schedule = functools.partial(
     window_sizes, num_queries, p_init=p_init, resc_schedule=resc_schedule
   )

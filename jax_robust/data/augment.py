@@ -14,11 +14,19 @@ from jax import Array
 
 from jax_robust.data import mixing
 from jax_robust.data.policies import make_policy
-from jax_robust.errors import check_count, check_name, check_not_negative, check_positive
+from jax_robust.errors import (
+  check_count,
+  check_flag,
+  check_name,
+  check_not_negative,
+  check_positive,
+)
 from jax_robust.types import Batch, fold_ids
 
 Prepare: TypeAlias = Callable[[Mapping[str, Array], Array], Batch]
 """`prepare(batch, rng) -> Batch`: from what a pipeline delivers to what an objective consumes."""
+
+_MOST_PIXELS = 2**15  # of padding: more than images are wide
 
 SMOOTHING_SCOPES = ("generated", "all", "none")
 
@@ -159,8 +167,11 @@ def make_prepare(
   and Taylor, "Cutout", 2017 (arXiv:1708.04552).
   """
   check_name("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES)
+  check_flag(flip=flip, cutmix=cutmix)
   check_count(num_classes=num_classes, group_size=1 if group_size is None else group_size)
   check_not_negative(pad=pad, cutout=cutout, mixup_alpha=mixup_alpha)
+  if pad > _MOST_PIXELS:
+    raise ValueError(f"pad={pad}: expected at most {_MOST_PIXELS} pixels")
   if not 0 <= label_smoothing < 1:
     raise ValueError(f"label_smoothing={label_smoothing}: expected a value in [0, 1)")
   augment = None

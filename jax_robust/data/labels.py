@@ -13,7 +13,14 @@ import numpy as np
 
 from jax_robust.atomic import write_atomically
 from jax_robust.data import columns, files, npy
-from jax_robust.data.sources import Source, check_source, checked_names, labels_of, select
+from jax_robust.data.sources import (
+  MAX_CLASSES,
+  Source,
+  check_source,
+  checked_names,
+  labels_of,
+  select,
+)
 from jax_robust.errors import (
   DataFileError,
   check_count,
@@ -26,6 +33,8 @@ from jax_robust.errors import (
 LEFT_OUT = -1
 KEEP = ("all", "mistakes", "correct")
 NOISES = ("uniform", "permuted")
+
+_MOST_IMAGES = 10**8  # of no set are there more
 
 _REMEDY = (
   "Make it with numpy.save(FILE, labels), one integer for each image in the order of the set, "
@@ -215,18 +224,22 @@ def inject_label_noise(
   return noisy
 
 
-def load_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[str, ...] | None]:
+def load_labels(
+  path: str | os.PathLike, *, num_images: int | None = None
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
   """Reads labels from a file: integers `[n]`, and the names of their classes if it has them.
 
   Args:
     path: a `.npy`, or an npz with `label`, or with `probabilities` `[n, k]`, of which the largest
       is the label and a row of NaN leaves its image out. For other classes than those of the images
       it has `class_names`.
+    num_images: of the set, if it is known: a file of more or fewer is refused by its head, without
+      being read.
 
   Raises:
     DataFileError: it is missing, damaged, or holds something else.
   """
-  arrays = _read(path)
+  arrays = _read(path, num_images)
   return arrays["label"], arrays.get("class_names")
 
 
@@ -265,7 +278,7 @@ def save_labels(
   write_atomically(path, lambda stream: np.savez(stream, **arrays))
 
 
-def _read(path) -> dict[str, Any]:
+def _read(path, num_images: int | None = None) -> dict[str, Any]:
   """What a file of labels holds, checked: `label`, and names and probabilities if it has them."""
   if not pathlib.Path(path).exists():
     raise DataFileError(path, "there is no such file", _REMEDY)
@@ -273,12 +286,15 @@ def _read(path) -> dict[str, Any]:
     with npy.open_file(path) as stream:
       is_array = stream.read(6) == b"\x93NUMPY"
     if is_array:
-      return {"label": _integers(npy.whole_array(path), "they")}
+      _check_head(npy.row_file(path), "label", num_images)
+      return {"label": npy.whole_array(path)}
     arrays: dict[str, Any] = {}
     with npy.open_npz(path) as archive:
       there = npy.member_names(archive)
+      for name in {"label", columns.PROBABILITIES} & {*there}:
+        _check_head(npy.member_header(archive, name), name, num_images)
       if "label" in there:
-        arrays["label"] = _integers(npy.member_array(archive, "label"), "they")
+        arrays["label"] = npy.member_array(archive, "label")
       if columns.PROBABILITIES in there:
         probabilities = npy.member_array(archive, columns.PROBABILITIES)
         arrays |= _of_probabilities(probabilities, arrays.get("label"))
@@ -290,6 +306,21 @@ def _read(path) -> dict[str, Any]:
   except (DataFileError, ValueError) as error:
     reason = getattr(error, "reason", error)
     raise DataFileError(path, f"can't be read as labels: {reason}", _REMEDY) from error
+
+
+def _check_head(head: npy.Header | npy.RowFile, name: str, num_images: int | None) -> None:
+  """Raises ValueError unless an array may be labels or probabilities, as far as its head says."""
+  shape, found = head.shape, f"{head.dtype}{list(head.shape)}"
+  num = "n" if num_images is None else str(num_images)
+  if name == "label" and (len(shape) != 1 or head.dtype.kind not in "iu"):
+    raise ValueError(f"they are {found}, expected integers [{num}]")
+  if name != "label" and (len(shape) != 2 or head.dtype.kind != "f"):
+    raise ValueError(f"holds probabilities {found}, expected floats [{num}, k]")
+  if shape[0] != num_images is not None or shape[0] > _MOST_IMAGES:
+    most = f"at most {_MOST_IMAGES}" if num_images is None else f"{num}, one for each image"
+    raise ValueError(f"the head of {name!r} announces {found}, expected {most}")
+  if shape[1:] > (MAX_CLASSES,):
+    raise ValueError(f"the head of {name!r} announces {found}: at most {MAX_CLASSES} classes")
 
 
 def _of_probabilities(probs: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from jax_robust.data.sources import (
   shape_problem,
 )
 from jax_robust.data.tf_import import import_tensorflow
-from jax_robust.errors import DataFileError, near_miss
+from jax_robust.errors import DataFileError, check_flag, near_miss
 
 NAMES = ("cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
 """Data sets with a name; all others are given by the folder of a prepared TFDS builder."""
@@ -94,6 +94,7 @@ def tfds_stream(
   download: bool = False,
 ) -> Stream:
   """Streams what `load_tfds` reads, in the same order, in constant memory."""
+  check_flag(download=download)
   folder = _checked_folder(name) if "/" in name else ""
   tf, tfds = _import()
   builder = _builder_of_folder(tfds, folder) if folder else _builder(tfds, name, data_dir, download)

@@ -95,11 +95,15 @@ def clean(logits_fn: LogitsFn, x: Images, labels: Any, keys: Rng) -> Columns:
     keys: one key per image, or one for all: see `types.as_keys`.
 
   Returns:
-    `correct` `[b]` and `probs` `[b, k]`.
+    `correct` `[b]` and `probs` `[b, k]`; `lost` `[b]`, whether the logits were not finite, which
+    makes an image wrong.
   """
   query, labels = _check(logits_fn, x, labels)
   logits = query(x, as_keys(keys, len(x)))
-  return {"correct": is_correct(logits, labels), "probs": jax.nn.softmax(logits)}
+  return {
+    "correct": is_correct(logits, labels), "probs": jax.nn.softmax(logits),
+    "lost": ~jnp.isfinite(logits).all(-1),
+  }  # fmt: skip
 
 
 def attacked(

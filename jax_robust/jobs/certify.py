@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_robust import smoothing
+from jax_robust import paths, smoothing
 from jax_robust.data import draws, sources
 from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import (
@@ -94,7 +94,7 @@ def _draw_of(config, place: pathlib.Path) -> str:
 def _classes_of_nets(config, path: pathlib.Path, options):
   """The classes of the first net; `nets.load_net` refuses others that differ."""
   for reference in options["weights"]:
-    return weights.noted_classes(pathlib.Path(reference))
+    return weights.noted_classes(pathlib.Path(paths.named_run(reference)[1]))
   return weights.classes_of_model(config, path)
 
 

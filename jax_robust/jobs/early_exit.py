@@ -65,6 +65,7 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
     "deployed": {
       **thresholds.chosen,
       "thresholds": thresholds.values.tolist(),
+      "thresholds_sha256": exits.thresholds_sha256(thresholds.values, subject.info["sha256"]),
       **at_thresholds,
       "timing": deployed,
     },

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust import config as config_lib
 from jax_robust.data import columns, draws
 from jax_robust.data.sources import Source, labels_of
 from jax_robust.errors import WorkdirError
-from jax_robust.runs import overfitting, workdir
+from jax_robust.runs import belonging, overfitting, workdir
 from jax_robust.runs.evaluation import check_select, make_score
 from jax_robust.runs.training import Training, duration, make_training, with_weights_of
 from jax_robust.train import checkpoint, loop, metrics
@@ -30,8 +31,11 @@ def train(config: Any, path: pathlib.Path, training: Training | None = None) -> 
     )
   given = _targets(sets.train) if config.data.labels or config.data.label_noise else None
   heldout = sets.heldout if config.data.num_heldout else None
-  workdir.note_data(path, sets.train, heldout, labels=given)
-  outcome = _train(config, path, training)
+  note = workdir.describe_data(sets.train, heldout, labels=given)
+  run = belonging.describe(config_lib.to_data(config), note)
+  _check_checkpoints(path, run, note)
+  workdir.note_data(path, sets.train, note)
+  outcome = _train(config, path, training, run)
   result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
   if outcome.record:
     told = ("alarms", "accepted", "stopped")
@@ -47,15 +51,27 @@ def _targets(source: Source) -> np.ndarray:
   return read(np.arange(source.num_examples)) if read else labels_of(source)
 
 
+def _check_checkpoints(path: pathlib.Path, run: Mapping[str, Any], note: Mapping[str, Any]) -> None:
+  """Raises WorkdirError where checkpoints in the workdir are of another run than this."""
+  for place in (path / "checkpoints" / kind for kind in checkpoint.READ):
+    if not place.is_dir():
+      continue
+    with contextlib.closing(checkpoint.Checkpointer(place, read_only=True)) as reader:
+      if reader.latest_step() is not None:
+        belonging.check_run(reader.run_of(), run["config"], note, path)
+
+
 @contextlib.contextmanager
-def open_checkpoints(config, path: pathlib.Path) -> Iterator[loop.Checkpoints]:
+def open_checkpoints(
+  config, path: pathlib.Path, run: Mapping[str, Any]
+) -> Iterator[loop.Checkpoints]:
   """The two checkpoint folders of a workdir; pending saves are awaited in the end."""
   metric, mode = config.select
   with contextlib.ExitStack() as stack:
     latest, best = (
       stack.enter_context(
         contextlib.closing(
-          checkpoint.Checkpointer(path / "checkpoints" / kind, max_to_keep=max_to_keep)
+          checkpoint.Checkpointer(path / "checkpoints" / kind, max_to_keep=max_to_keep, run=run)
         )
       )
       for kind, max_to_keep in ((checkpoint.LATEST, 2), (checkpoint.BEST, 1))
@@ -63,7 +79,7 @@ def open_checkpoints(config, path: pathlib.Path) -> Iterator[loop.Checkpoints]:
     yield loop.Checkpoints(latest, best, metric, mode)
 
 
-def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
+def _train(config, path: pathlib.Path, training: Training, run: Mapping[str, Any]) -> loop.Outcome:
   """Restores what there is, and runs the loop."""
   evaluate = make_evaluate(config, training)
   cadence = loop.Cadence(
@@ -73,7 +89,7 @@ def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
     }
   )
   with contextlib.ExitStack() as stack:
-    checkpoints = stack.enter_context(open_checkpoints(config, path))
+    checkpoints = stack.enter_context(open_checkpoints(config, path, run))
     initial, info = _initial_state(config, training, checkpoints.latest)
     first_process = jax.process_index() == 0
     writer = metrics.NullWriter()
@@ -96,12 +112,14 @@ def _train(config, path: pathlib.Path, training: Training) -> loop.Outcome:
       batch_size=config.batch.size,
       leave=stack.enter_context(preemption(checkpoints.latest)),
       report=metrics.report if first_process else lambda line: None,
-      watch=stack.enter_context(open_watch(config, path, info)),
+      watch=stack.enter_context(open_watch(config, path, info, run)),
     )
 
 
 @contextlib.contextmanager
-def open_watch(config, path: pathlib.Path, info: Mapping[str, Any]) -> Iterator[loop.Watch | None]:
+def open_watch(
+  config, path: pathlib.Path, info: Mapping[str, Any], run: Mapping[str, Any]
+) -> Iterator[loop.Watch | None]:
   """The detector of overfitting, going on from a checkpoint's info; None where there is none."""
   if "overfitting" not in config:
     yield None
@@ -111,7 +129,7 @@ def open_watch(config, path: pathlib.Path, info: Mapping[str, Any]) -> Iterator[
     yield loop.Watch(judge, record)
     return
   place = path / "checkpoints" / checkpoint.ACCEPTED
-  with contextlib.closing(checkpoint.Checkpointer(place, max_to_keep=1)) as accepted:
+  with contextlib.closing(checkpoint.Checkpointer(place, max_to_keep=1, run=run)) as accepted:
     yield loop.Watch(judge, record, accepted)
 
 

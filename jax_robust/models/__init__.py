@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from jax_robust.errors import brought_by, check_name, check_options
+from jax_robust.errors import brought_by, check_flag, check_name, check_options
 
 with brought_by("train"):
   import flax.linen as nn
@@ -68,13 +68,15 @@ def create(name: str, **options: Any) -> nn.Module:
 
   Raises:
     ValueError: the name is unknown.
-    TypeError: a keyword is no field of that class, or one is missing.
+    TypeError: a keyword is no field of that class, or one is missing; a flag that is no bool.
 
   >>> create("wide_resnet", num_classes=10, depth=16, width=4).depth
   16
   """
   check_name("name", name, MODELS)
   check_options(name, options, _fields(MODELS[name]), error=TypeError)
+  flags = {field.name for field in dataclasses.fields(MODELS[name]) if field.type in (bool, "bool")}
+  check_flag(**{key: value for key, value in options.items() if key in flags})
   return MODELS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 

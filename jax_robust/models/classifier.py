@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_robust.errors import check_name
+from jax_robust.errors import check_count, check_name, check_not_negative, check_share
 from jax_robust.models import layers
 from jax_robust.models.convolution import CONVOLUTIONS
 from jax_robust.models.layers import (
@@ -42,7 +42,8 @@ class Classifier(nn.Module, kw_only=True):
       (computation and logits float64 for float64).
 
   Raises:
-    ValueError: if `activation` or `convolution` is unknown.
+    ValueError: if `activation` or `convolution` is unknown, `bn_momentum` no share, `bn_epsilon`
+      negative, or a `width` below 1.
   """
 
   num_classes: int
@@ -64,6 +65,9 @@ class Classifier(nn.Module, kw_only=True):
   def __post_init__(self):
     check_name("activation", self.activation, ACTIVATIONS)
     check_name("convolution", self.convolution, CONVOLUTIONS)
+    check_share(bn_momentum=self.bn_momentum)
+    check_not_negative(bn_epsilon=self.bn_epsilon)
+    check_count(width=getattr(self, "width", 1))
     super().__post_init__()
 
   def conv_factory(self) -> Callable[..., nn.Conv]:

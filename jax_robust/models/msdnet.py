@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jax_robust.errors import check_count, check_name
+from jax_robust.errors import check_count, check_name, check_share
 from jax_robust.models import msdnet_plan
 from jax_robust.models.classifier import Classifier
 from jax_robust.models.layers import ACTIVATIONS, torch_init
@@ -201,6 +201,7 @@ class MSDNet(Classifier, kw_only=True):
     check_name("step_mode", self.step_mode, msdnet_plan.STEP_MODES)
     check_name("initial_weights", self.initial_weights, INITS)
     check_name("exits", self.exits, EXITS)
+    check_share(reduction=self.reduction)
     check_count(
       num_blocks=self.num_blocks, base=self.base, step=self.step, channels=self.channels,
       growth=self.growth,

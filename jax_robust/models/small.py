@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jax_robust.errors import check_name
+from jax_robust.errors import check_count, check_name
 from jax_robust.models.classifier import Classifier
 from jax_robust.models.layers import fan_in_truncated_normal, torch_init
 
@@ -78,7 +78,7 @@ class MLP(Classifier, kw_only=True):
     The others are `Classifier`'s.
 
   Raises:
-    ValueError: `initial_weights` is unknown.
+    ValueError: `initial_weights` is unknown; a layer without a unit.
   """
 
   hidden: tuple[int, ...] = (64,)
@@ -87,6 +87,8 @@ class MLP(Classifier, kw_only=True):
 
   def __post_init__(self):
     check_name("initial_weights", self.initial_weights, INITS)
+    for size in self.hidden:
+      check_count(hidden=size)
     super().__post_init__()
 
   @nn.compact

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jax_robust import losses
 from jax_robust.attacks.balls import check_ball, l2_ball
-from jax_robust.errors import check_count, check_name, check_not_negative, check_sigma
+from jax_robust.errors import check_count, check_flag, check_name, check_not_negative, check_sigma
 from jax_robust.objectives import common, noise_attacks, noisy
 from jax_robust.types import ApplyFn, Batch, Progress, fold
 
@@ -121,6 +121,7 @@ def consistency(
   Reference: Jeong and Shin, 2020, "Consistency Regularization for Certified Robustness of Smoothed
   Classifiers", https://arxiv.org/abs/2006.04062.
   """
+  check_flag(adv_training=adv_training)
   options = {"method": method, "no_grad_attack": False, "num_steps": num_steps}
   _check(sigma, num_noise_vec, **options)
   check_not_negative(epsilon=epsilon, lbd=lbd, eta=eta)
@@ -179,5 +180,6 @@ def _check(sigma, num_noise_vec, *, method, no_grad_attack, num_steps):
   check_sigma(sigma)
   check_count(num_noise_vec=num_noise_vec, num_steps=num_steps)
   check_name("method", method, METHODS)
+  check_flag(no_grad_attack=no_grad_attack)
   if no_grad_attack and method != "pgd":
     raise ValueError(f"no_grad_attack=True with method={method!r}: expected method='pgd'")

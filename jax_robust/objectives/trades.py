@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_robust import losses
-from jax_robust.errors import check_function, check_name, check_one
+from jax_robust.errors import check_flag, check_function, check_name, check_one
 from jax_robust.objectives import common
 from jax_robust.types import ApplyFn, Attack, Batch, Progress
 
@@ -65,6 +65,7 @@ def trades(
   del progress
   check_function(attack=attack)
   check_one(beta=beta)
+  check_flag(clean_pass_updates=clean_pass_updates)
   x, targets, keys = common.read_batch(batch, rng)
   clean_outputs, clean_state = apply_fn(params, model_state, x, train=True)
   logits_fn = common.attacked_logits_fn(apply_fn, params, model_state, statistics=attack_statistics)

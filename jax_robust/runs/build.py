@@ -87,7 +87,7 @@ def load_train(config) -> sources.Source:
   """The config's training split, held-out images included, with the labels that it is given."""
   options, source = config.data, load_split(config, config.data.train_split)
   if options.labels:
-    given, class_names = labels.load_labels(options.labels)
+    given, class_names = labels.load_labels(options.labels, num_images=source.num_examples)
     probabilities = labels.load_probabilities(options.labels)
     with from_config("data.labels"):
       source = labels.with_labels(

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from jax_robust import job_table, presets
+from jax_robust.attacks.balls import BALLS
 from jax_robust.attacks.recipes import keywords
 from jax_robust.config import check_block
 from jax_robust.data import named
@@ -12,8 +13,6 @@ from jax_robust.errors import ConfigError, check_options
 from jax_robust.runs import build, evaluation, keys, nets, overfitting, training
 from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import checkpoint, optim, parallel
-
-_MOST = 2**32 - 1  # of a seed: JAX cuts off what is above
 
 OPTIONAL_IN = {"data": ("draw",)}
 """Keys that a block may have or lack."""
@@ -41,6 +40,8 @@ def check(config: Any) -> None:
       "chosen by them: set evaluation.checkpoint='latest', or hold some training images out"
     )
   check_name("parallel", config.parallel, parallel.MODES)
+  if config.autoattack.norm:
+    check_name("autoattack.norm", config.autoattack.norm, BALLS)
   check_name("batch.backend", config.batch.backend, ("resident", "tfdata"))
   check_name("evaluation.checkpoint", config.evaluation.checkpoint, checkpoint.READ)
   for key in ("name", "test_name"):
@@ -75,8 +76,9 @@ def _check_values(config: Any) -> None:
     "evaluation.num_examples": (0, evaluation_.num_examples), "seed": (0, config.seed),
   }  # fmt: skip
   for key, (least, value) in counts.items():
-    if not least <= value <= _MOST:
-      raise ConfigError(f"config.{key}={value}: expected a whole number, {least} to {_MOST}")
+    most = keys.MOST_SEED if key == "seed" else keys.MOST
+    if not least <= value <= most:
+      raise ConfigError(f"config.{key}={value}: expected a whole number, {least} to {most}")
   if min(evaluation_.eps_list, default=0) < 0:
     raise ConfigError(
       f"config.evaluation.eps_list={evaluation_.eps_list}: expected no negative eps"

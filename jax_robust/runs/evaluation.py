@@ -14,8 +14,8 @@ from jax_robust.attacks.non_finite import lost_points
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
 from jax_robust.data.sources import Source
-from jax_robust.errors import ConfigError, check_eps, check_sigma, warn
-from jax_robust.evaluate import diagnostics, scoring
+from jax_robust.errors import ConfigError, check_eps, check_sigma, first_few, warn
+from jax_robust.evaluate import diagnostics, evaluators, scoring
 from jax_robust.runs import build, features, nets, weights
 from jax_robust.runs.blocks import block, check_name, check_options, from_config
 from jax_robust.train import parallel
@@ -157,12 +157,22 @@ def read_version(version: str | Sequence[str]) -> str | tuple[str, ...]:
   return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
 
 
-def _warn_of_lost(key: str, columns: Mapping[str, np.ndarray], lost: Collection[str]) -> None:
-  """Warns of attacked images whose logits were not finite, of each evaluator."""
+def _warn_of_lost(
+  key: str,
+  columns: Mapping[str, np.ndarray],
+  lost: Collection[str],
+  bound: Mapping[str, functools.partial],
+) -> None:
+  """Warns of images, as they are or attacked, whose logits were not finite, of each evaluator."""
   for column in lost:
-    if columns[column].any():
-      points = columns[column].astype(int)
-      warn(f"config.{key}.{column.removesuffix('/lost')}: {lost_points(points, columns['id'])}")
+    if not columns[column].any():
+      continue
+    name, points = column.removesuffix("/lost"), columns[column].astype(int)
+    said = lost_points(points, columns["id"])
+    if name in bound and bound[name].func is evaluators.clean:
+      ids = columns["id"][np.flatnonzero(points)]
+      said = f"logits are NaN or infinite for images {first_few(ids)}, which count as wrong"
+    warn(f"config.{key}.{name}: {said}")
 
 
 def make_score(
@@ -236,7 +246,7 @@ def make_score(
       place=functools.partial(parallel.shard_batch, mesh=mesh),
       names=(*names, *lost),
     )
-    _warn_of_lost(key, columns, lost)
+    _warn_of_lost(key, columns, lost, bound)
     return columns
 
   return Scoring(score, measures)

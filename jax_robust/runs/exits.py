@@ -1,6 +1,7 @@
 """What jobs on nets with several exits share: outputs of all exits, held-out images, thresholds."""
 
 import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from jax_robust.attacks.non_finite import lost_points
 from jax_robust.data.evaluation import as_floats, eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.budget import check_several_exits
-from jax_robust.errors import ConfigError, check_name, check_probability, near_path, warn
+from jax_robust.errors import ConfigError, check_name, check_probability, near_path, shown, warn
 from jax_robust.nets.exits import exits_of
 from jax_robust.runs import build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
+from jax_robust.train import metrics
 from jax_robust.types import Attack, fold_ids
 
 RULES = ("budget", "common", "risk")
@@ -235,17 +237,24 @@ def _choose(options, heldout: Scored, confidences, costs) -> tuple[np.ndarray, d
   return early_exit.choose_thresholds(confidences, fractions), {"budget": options.budget}
 
 
+def thresholds_sha256(values: np.ndarray, weights_sha256: str) -> str:
+  """The digest that thresholds are written with: theirs, as float32, and the weights'."""
+  return hashlib.sha256(weights_sha256.encode() + np.asarray(values, "<f4").tobytes()).hexdigest()
+
+
 def read_thresholds(path: str, sha256: str, num_exits: int) -> np.ndarray:
   """The thresholds that a `results/early_exit.json` says, for the weights they were chosen for.
 
   Raises:
-    ConfigError: it is no such file, or of other weights; another number of thresholds than the net
-      needs.
+    ConfigError: it is no such file, or of other weights; thresholds that are not those that were
+      written (one of an earlier version has no digest, which is said), or another number of them
+      than the net needs.
   """
   key = f"config.early_exit.thresholds={path!r}"
   try:
     found = json.loads(read_bytes(path))
     values, theirs = found["deployed"]["thresholds"], found["weights"]["sha256"]
+    expected = found["deployed"].get("thresholds_sha256")
   except OSError as error:
     raise ConfigError(f"{key}: {error.strerror}{near_path(pathlib.Path(path))}") from error
   except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -258,7 +267,15 @@ def read_thresholds(path: str, sha256: str, num_exits: int) -> np.ndarray:
       "thresholds of another model say nothing about this one; run the job early_exit on it"
     )
   with from_config("early_exit.thresholds"):
-    return early_exit.check_thresholds(values, num_exits)
+    checked = early_exit.check_thresholds(values, num_exits)
+  if expected is None:
+    metrics.report(f"{path}: of an earlier version, without a digest of its thresholds: unverified")
+  elif expected != thresholds_sha256(checked, sha256):
+    raise ConfigError(
+      f"{key}: its thresholds {shown(values)} are not those that were written (thresholds_sha256): "
+      "the file was changed or is damaged; run the job early_exit again"
+    )
+  return checked
 
 
 def load_deployed(

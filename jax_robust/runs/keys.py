@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,12 @@ DURATIONS = tuple(
   f"{stem}_{unit}" for stem in ("total", "evaluate", "save", "log") for unit in config_lib.UNITS
 )
 """When things happen in a training, in one unit each."""
+
+MOST = 2**31 - 1
+"""Of any whole number in a config but the seed: programs count in 32 bits."""
+
+MOST_SEED = 2**32 - 1
+"""Of a seed, of which JAX cuts off what is above."""
 
 OPTIONAL = ("attack", "epoch_size", "overfitting")
 """Keys that only some configs have, besides the optional blocks of jobs."""
@@ -118,11 +123,15 @@ def _check_keywords(config, place: tuple[str, ...]) -> None:
 
 def _check(key: str, value: Any, kind: Any) -> None:
   """Raises unless a value fits what is expected."""
+  place, _, name = key.rpartition(".")
+  where = f"config.{place}: {name}" if place else f"config.{name}"
   if not _fits(value, kind):
     value = value.to_dict() if hasattr(value, "to_dict") else value
-    place, _, name = key.rpartition(".")
-    where = f"config.{place}: {name}" if place else f"config.{name}"
     raise ConfigError(f"{where}={shown(value)}: expected a {say(kind)}")
+  for each in value if isinstance(value, (tuple, list)) else (value,):
+    most = MOST_SEED if key == "seed" else MOST
+    if isinstance(each, int) and abs(each) > most:
+      raise ConfigError(f"{where}={shown(value)}: expected no whole number beyond {most}")
 
 
 def say(kind: Any) -> str:
@@ -150,7 +159,7 @@ def _fits(value: Any, kind: Any) -> bool:
   if kind is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
   if kind is int:
-    whole = isinstance(value, float) and math.isfinite(value) and value == int(value)
+    whole = isinstance(value, float) and abs(value) <= MOST and value == int(value)
     return (isinstance(value, int) and not isinstance(value, bool)) or whole
   if kind is dict:
     return _is_block(value)

@@ -40,7 +40,8 @@ class Net(NamedTuple):
 def each_net(
   config: Any, path: pathlib.Path, source: Any, references: Sequence[str] = ()
 ) -> Iterator[Net]:
-  """The nets of `references`, workdirs or files of weights; by default the workdir's own.
+  """The nets of `references`, workdirs or files of weights, which may be `NAME=PATH`; by default
+  the workdir's own.
 
   A workdir that is named brings its own `model`; a file of weights must fit the config's.
 
@@ -50,11 +51,12 @@ def each_net(
   if not references:
     yield _open(config, path, source, config.model.name)
     return
-  names = [paths.run_name(reference) for reference in references]
+  named = [paths.named_run(reference) for reference in references]
+  names = [name for name, _ in named]
   for name in names:
     if names.count(name) > 1:
       raise ConfigError(f"smoothing.weights: {names.count(name)} of them are called {name!r}")
-  for name, reference in zip(names, references, strict=True):
+  for name, reference in named:
     folder = pathlib.Path(reference)
     if (folder / "config.json").is_file():
       theirs = config_lib.from_data(workdir.read_config(folder))

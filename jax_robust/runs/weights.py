@@ -14,9 +14,9 @@ from jax_robust.data.classes import Classes
 from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError, near_path
 from jax_robust.models import convert, layouts
-from jax_robust.runs import build, state_dicts, workdir
+from jax_robust.runs import belonging, build, state_dicts, workdir
 from jax_robust.runs.blocks import from_config
-from jax_robust.train import checkpoint
+from jax_robust.train import checkpoint, metrics
 
 FILE, MANIFEST = "weights.safetensors", "manifest.json"
 """What an export calls its files."""
@@ -37,7 +37,7 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
 
   Raises:
     ConfigError: there is no checkpoint, or `which` is neither; weights that are not finite.
-    WorkdirError: the folder is no workdir.
+    WorkdirError: the folder is no workdir, or its checkpoints are of another run.
   """
   workdir.check_is_run(path)
   if which not in checkpoint.READ:
@@ -53,6 +53,7 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
       step = reader.latest_step()
       if step is None:
         continue
+      belonging.check(reader, path, step=step)
       arrays, _ = reader.read(("ema", "model_state"), step=step)
       renamed = {
         name.replace("ema/", "params/", 1)
@@ -61,6 +62,8 @@ def run_weights(path: pathlib.Path, *, which: str) -> tuple[dict[str, np.ndarray
         for name, array in arrays.items()
       }
       _check(renamed, f"the checkpoint {place}/{step}")
+      if kind != which:
+        metrics.report(f"{path} has no checkpoint {which!r}: the newest is taken, of step {step}")
       return renamed, {"step": step, "checkpoint": kind}
   if (path / "runs").is_dir():
     runs = ", ".join(str(each) for each in sorted((path / "runs").iterdir()))

@@ -195,15 +195,8 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
       "file, or choose another --workdir"
     )
   if path.exists():
-    jobs = job_table.JOBS.values()
-    may_change = (*MAY_CHANGE, *(key for job in jobs for key in job.may_change))
-    stored = config_lib.flatten(read_config(folder))
-    wanted = {"data.draw": stored["data.draw"], **config_lib.flatten(data)}
-    lines = [
-      f"{key}: {stored.get(key, 'absent')!r} there, {wanted.get(key, 'absent')!r} here"
-      for key in sorted(stored.keys() | wanted.keys())
-      if stored.get(key) != wanted.get(key) and not key.startswith(may_change)
-    ]
+    stored = read_config(folder)
+    lines = differences(stored, data)
     if lines and not _is_unused(folder):
       raise WorkdirError(
         f"workdir {folder} holds a run of another config:\n  "
@@ -215,6 +208,31 @@ def write_identity(folder: pathlib.Path, config: Any) -> None:
       return
   write_json(path, data)
   write_json(folder / "versions.json", versions())
+
+
+def differences(
+  stored: Mapping[str, Any], wanted: Mapping[str, Any], *, moved: bool = False
+) -> list[str]:
+  """One line for every key in which two configs are not those of one run.
+
+  Args:
+    stored: the config that is there, up to date.
+    wanted: the one that is wanted; without `data.draw` it means that of the other.
+    moved: whether data may lie elsewhere: what is a path in both is then not compared.
+  """
+  jobs = job_table.JOBS.values()
+  may_change = (*MAY_CHANGE, *(key for job in jobs for key in job.may_change))
+  there = config_lib.flatten(stored)
+  here = {"data.draw": there["data.draw"], **config_lib.flatten(wanted)}
+  return [
+    f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
+    for key in sorted(there.keys() | here.keys())
+    if there.get(key) != here.get(key)
+    and not key.startswith(may_change)
+    and not (
+      moved and key in paths.KEYS and all("/" in each.get(key, "") for each in (there, here))
+    )
+  ]
 
 
 def _what_is_left(folder: pathlib.Path) -> str:
@@ -245,15 +263,12 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
   check_is_run(folder)
   path = folder / "config.json"
   try:
-    config = config_lib.read_json(path)
+    data = config_lib.to_data(config_lib.read_json(path))
   except (OSError, ValueError) as error:
     raise _no_config(path, error) from error
-  plugins.load(config)  # the config is of their making, too
+  plugins.load(data)  # the config is of their making, too
   try:
-    with config.unlocked():
-      if "draw" not in (config.get("data") or ()):
-        config.data = {**(config.get("data") or {}), "draw": draws.FIRST}  # as earlier versions did
-    return {"job": config.job, **config_lib.to_data(presets.complete(config))}
+    return up_to_date(data)
   except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise _no_config(path, error) from error
 
@@ -265,30 +280,26 @@ def _no_config(path: pathlib.Path, error: Exception) -> WorkdirError:
   )
 
 
-def note_data(
-  folder: pathlib.Path,
-  source: Source,
-  heldout: Source | None = None,
-  *,
-  labels: np.ndarray | None = None,
-) -> None:
-  """Writes `data.json`, what a run's images are, or checks that they still are.
+def up_to_date(data: Mapping[str, Any]) -> dict[str, Any]:
+  """The config of a run of any version, as plain data, with what earlier versions did not say."""
+  config = config_lib.from_data(data)
+  with config.unlocked():
+    if "draw" not in (config.get("data") or ()):
+      config.data = {**(config.get("data") or {}), "draw": draws.FIRST}  # as earlier versions did
+  return {"job": config.job, **config_lib.to_data(presets.complete(config))}
 
-  What a run of an earlier version did not note is added.
+
+def describe_data(
+  source: Source, heldout: Source | None = None, *, labels: np.ndarray | None = None
+) -> dict[str, Any]:
+  """What a run's images are, for `data.json`.
 
   Args:
-    folder: the workdir.
     source: the images that are trained on.
     heldout: those that were held out.
     labels: what is trained on, where it is not the data set's own: labels `[n]` or probabilities
       `[n, k]`, whose digest is noted.
-
-  Raises:
-    WorkdirError: the run was started on images of another shape, of other classes, with other
-      labels, or with others held out.
   """
-  if jax.process_index() != 0:
-    return
   data: dict[str, Any] = {
     "num_classes": source.num_classes,
     "image_shape": list(source.image_shape),
@@ -300,6 +311,25 @@ def note_data(
   if labels is not None:
     kind = "<f4" if labels.ndim > 1 else "<i4"
     data["labels_sha256"] = hashlib.sha256(labels.astype(kind).tobytes()).hexdigest()
+  return data
+
+
+def note_data(folder: pathlib.Path, source: Source, data: Mapping[str, Any]) -> None:
+  """Writes `data.json`, what a run's images are, or checks that they still are.
+
+  What a run of an earlier version did not note is added.
+
+  Args:
+    folder: the workdir.
+    source: the images that are trained on.
+    data: what there is to note of them: see `describe_data`.
+
+  Raises:
+    WorkdirError: the run was started on images of another shape, of other classes, with other
+      labels, or with others held out.
+  """
+  if jax.process_index() != 0:
+    return
   path, told = folder / DATA, {"num_train": source.num_examples}  # for axes: not compared
   if path.exists():
     stored = read_note(path)

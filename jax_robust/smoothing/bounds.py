@@ -251,6 +251,10 @@ def least_count(total: int, *, alpha: float) -> int:
   return high
 
 
+MOST_DRAWS = 10**8
+"""No image gets more noisy copies: a thousand times as many as the field's 100,000."""
+
+
 def check_budget(*, n: int | float, alpha: float, n0: int | float = 1) -> None:
   """Raises ValueError where CERTIFY would abstain on every image: alpha^(1/n) < 1/2.
 
@@ -274,6 +278,8 @@ def check_predict_budget(*, n: int | float, alpha: float) -> None:
 def _check_enough(n: int | float, alpha: float, sides: int, task: str) -> None:
   """Raises ValueError unless n votes for one class reject, at alpha, that half of all go to it."""
   check_probability(alpha=alpha)
+  if n > MOST_DRAWS:
+    raise ValueError(f"n={n}: expected at most {MOST_DRAWS} draws an image")
   least = math.ceil(math.log2(sides / alpha) - 1e-12)
   if n < least:
     raise ValueError(f"n={n}: too few votes to {task} at alpha={alpha}; expected at least {least}")

@@ -9,7 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Shaped
 
-from jax_robust.errors import check_count, check_function, check_name, check_sigma, shown
+from jax_robust.errors import (
+  LostImagesError,
+  check_count,
+  check_function,
+  check_name,
+  check_sigma,
+  shown,
+)
 from jax_robust.nets.constants import lift, without_jit
 from jax_robust.nets.devices import Devices, check_devices
 from jax_robust.nets.exits import single_exit
@@ -195,9 +202,7 @@ class Sampler:
       for request, counts in zip(batch, np.asarray(found), strict=False):
         place, image = request.place, active[request.place]
         if counts.sum() != request.num_draws:
-          raise ValueError(
-            f"the model's logits are NaN or infinite for noisy copies of image {ids[place]}"
-          )
+          raise LostImagesError.of([ids[place]], "noisy copies of image")
         image.votes[request.stage] += counts
         if image.votes.sum() < image.requested.sum():
           continue

@@ -3,6 +3,7 @@
 A state is stored flat, one array per name such as `params/init_conv/kernel`, so that what does not
 fit a model can be named, and reading needs no class of ours. With it are stored the sha256 of every
 array and of the info: files that changed since are noticed when they are read, whatever changed.
+And it says of which run it is, since a folder is easily copied into another workdir.
 """
 
 import concurrent.futures
@@ -35,6 +36,9 @@ READ = (*KINDS, ACCEPTED)
 
 _DIGESTS = "digests"
 """The item of a checkpoint that holds the sha256 of the others' content."""
+
+_RUN = "run"
+"""The item that says which run a checkpoint is of."""
 
 
 class CheckpointMismatchError(UserError):
@@ -83,6 +87,7 @@ class Checkpointer:
   Args:
     folder: of this run alone.
     max_to_keep: how many checkpoints stay; None keeps all.
+    run: what identifies the run, as JSON: every checkpoint that is saved carries it (`run_of`).
     read_only: never write or delete anything: the folder may be that of a job that is running.
   """
 
@@ -91,9 +96,10 @@ class Checkpointer:
     folder: str | os.PathLike,
     *,
     max_to_keep: int | None = None,
+    run: Mapping[str, Any] | None = None,
     read_only: bool = False,
   ):
-    self._folder = str(folder)
+    self._folder, self._run = str(folder), dict(run or {})
     if "://" not in self._folder:
       self._folder = str(pathlib.Path(folder).absolute())
     options = ocp.CheckpointManagerOptions(
@@ -105,6 +111,7 @@ class Checkpointer:
     handlers = {
       "state": ocp.StandardCheckpointHandler(),
       "info": ocp.JsonCheckpointHandler(),
+      _RUN: ocp.JsonCheckpointHandler(),
       _DIGESTS: ocp.JsonCheckpointHandler(),
     }
     self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
@@ -129,10 +136,12 @@ class Checkpointer:
       return
     arrays, info = flatten(state), info or {}
     try:
+      digests = {"arrays": _digests(arrays), "info": _digest_of(info), _RUN: _digest_of(self._run)}
       items = {
         "state": ocp.args.StandardSave(arrays),
         "info": ocp.args.JsonSave(info),
-        _DIGESTS: ocp.args.JsonSave({"arrays": _digests(arrays), "info": _info_digest(info)}),
+        _RUN: ocp.args.JsonSave(self._run),
+        _DIGESTS: ocp.args.JsonSave(digests),
       }
       self._manager.save(step, args=ocp.args.Composite(**items), force=True)
     except Exception as error:
@@ -225,12 +234,19 @@ class Checkpointer:
       FileNotFoundError: there is no checkpoint.
       CheckpointDamagedError: its files are not as they were written.
     """
+    return self._verified(self._existing(step), "info")
+
+  def run_of(self, step: int | None = None) -> dict[str, Any]:
+    """What identifies the run that saved a checkpoint; {} of one that does not say.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      CheckpointDamagedError: its files are not as they were written.
+    """
     step = self._existing(step)
-    info, digests = self._read_json(step, "info"), self._digests_of(step)
-    with self._reading(step):
-      if digests and digests["info"] != _info_digest(info):
-        raise ValueError("its info is not what its sha256 says")
-    return info
+    if _RUN not in self._digests_of(step):  # of an earlier version
+      return {}
+    return self._verified(step, _RUN)
 
   def close(self) -> None:
     """Waits for pending saves and lets the folder go.
@@ -270,6 +286,14 @@ class Checkpointer:
     with self._reading(step):
       args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
       return self._manager.restore(step, args=args)[item]
+
+  def _verified(self, step: int, item: str) -> dict[str, Any]:
+    """A part that is JSON, held to its digest, if it has one."""
+    found, digests = self._read_json(step, item), self._digests_of(step)
+    with self._reading(step):
+      if digests and digests[item] != _digest_of(found):
+        raise ValueError(f"its {item} is not what its sha256 says")
+    return found
 
   def _digests_of(self, step: int) -> dict[str, Any]:
     """What was written of a checkpoint's content; nothing of one of an earlier version."""
@@ -362,9 +386,9 @@ def _digest(array: np.ndarray) -> str:
   return sha256.hexdigest()
 
 
-def _info_digest(info: Mapping[str, Any]) -> str:
-  """The sha256 of an info, as it comes back from a JSON file."""
-  return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+def _digest_of(data: Mapping[str, Any]) -> str:
+  """The sha256 of what comes back so from a JSON file."""
+  return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def differences(stored: dict, wanted: dict) -> list[str]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_robust.errors import check_count, check_name, check_one, check_share
+from jax_robust.errors import check_count, check_flag, check_name, check_one, check_share
 
 SCHEDULES = ("cosine", "linear", "step", "milestones", "constant")
 OPTIMIZERS = ("sgd", "adam")
@@ -143,6 +143,7 @@ def make_optimizer(
   check_share(momentum=momentum)
   check_one(weight_decay=weight_decay)
   check_count(updates_per_batch=updates_per_batch)
+  check_flag(nesterov=nesterov, decay_batchnorm=decay_batchnorm)
 
   def rate_of_batch(count):
     return schedule(count // updates_per_batch)
@@ -159,8 +160,8 @@ def make_optimizer(
 
 
 def check_ema(*, decay: float = 0.995, warmup_steps: int = 0, ramp: bool = True) -> None:
-  """Raises ValueError unless a decay is a share of the average, and a warm-up a number of steps."""
-  del ramp
+  """Raises unless a decay is a share of the average, a warm-up a number of steps, a ramp a flag."""
+  check_flag(ramp=ramp)
   check_share(decay=decay)
   check_count(0, warmup_steps=warmup_steps)
 
@@ -193,7 +194,7 @@ def ema_update(
   >>> round(float(ema_update(0.0, 1.0, 0)), 4)
   0.9
   """
-  check_ema(decay=decay, warmup_steps=warmup_steps)
+  check_ema(decay=decay, warmup_steps=warmup_steps, ramp=ramp)
   t = jnp.maximum(step - warmup_steps, 0).astype(jnp.float32)
   rate = jnp.minimum(decay, (1.0 + t) / (10.0 + t)) if ramp else jnp.asarray(decay, jnp.float32)
   rate = jnp.where(step < warmup_steps, 0.0, rate)

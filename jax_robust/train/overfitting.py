@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jax_robust.errors import check_flag
+
 SEVERAL, SINGLE = "overfitting/several", "overfitting/single"
 """What the accuracies are called, before a slash and the number of the exit: under an attack of
 several steps, and under FGSM."""
@@ -84,6 +86,7 @@ def judge(
   >>> judge(record, 2, {"overfitting/several/0": 0.25})[1]
   [Alarm(exit=0, rule='drop', fall=0.25, accuracy=0.25)]
   """
+  check_flag(stop=stop)
   for option, bound in ((DROP, drop), (GAP, gap), (LOST, lost)):
     if not 0 <= bound <= 1:
       raise ValueError(f"{option}={bound}: expected a difference of accuracies, 0 (off) to 1")

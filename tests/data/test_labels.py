@@ -1,6 +1,7 @@
 """Other labels: a file's, a net's, wrong ones; and trainings on them."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -186,12 +187,19 @@ BAD_FILES = {
   "other names": ({"labels": TRUE}, "neither 'label' nor 'probabilities'"),
   "one-hot": (np.eye(3), r"float64\[3, 3\], expected integers \[n\]"),
   "cut": (npy_bytes("(12,)"), "its header announces 224"),
-  "huge": (npy_bytes("(999999999999,)"), "its header announces 8000000000"),
+  "huge": (npy_bytes("(999999999999,)"), r"announces int64\[999999999999\], expected at most"),
   "bomb": (npz_bytes(label=np.zeros(9 << 20, int)), "would unpack to 75,497,"),
   "names of bytes": (
     npz_bytes(label=TRUE, class_names=np.array([b"a", b"b", b"c"])),
     r"\|S1 \[3\]",
   ),
+  "two probabilities": ({"probabilities": np.ones(3)}, r"holds probabilities float64\[3\]"),
+  "wide": (npz_bytes(probabilities=np.zeros((1, 100_001))), "announces .*at most 100000 classes"),
+  "times": (np.zeros(3, "M8[s]"), r"datetime64\[s\]\[3\], expected integers"),
+  "flags": (np.zeros(3, bool), r"bool\[3\], expected integers"),
+  "a scalar": (np.array(3), r"has shape \[\]"),
+  "empty": (b"", r"is empty"),
+  "names of others": (npz_bytes(label=TRUE, class_names=np.array([["a"]])), r"<U1 \[1, 1\]"),
   "names twice": (npz_bytes(label=TRUE, class_names=np.array(["a", "a", "b"])), "'a' twice"),
 }
 
@@ -208,3 +216,22 @@ def test_bad_files_are_refused(tmp_path, content, message):
     np.save(path, content, allow_pickle=True)
   with pytest.raises(errors.DataFileError, match=message):
     labels.load_labels(path)
+
+
+def test_a_file_of_another_number_of_images_is_refused_by_its_head(tmp_path):
+  """Also where it is whole, so that gigabytes of holes would be read."""
+  path = tmp_path / "labels.npy"
+  with path.open("wb") as stream:
+    header = {"descr": "<i8", "fortran_order": False, "shape": (10**9,)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    stream.truncate(stream.tell() + 8 * 10**9)
+  with pytest.raises(errors.DataFileError, match="expected 6, one for each image"):
+    labels.load_labels(path, num_images=6)
+  with pytest.raises(errors.DataFileError, match="expected at most 100000000"):
+    labels.load_labels(path)
+
+
+def test_a_pipe_of_labels_is_never_opened(tmp_path):
+  os.mkfifo(tmp_path / "labels.npy")
+  with pytest.raises(errors.DataFileError, match="is a pipe"):
+    labels.load_labels(tmp_path / "labels.npy")

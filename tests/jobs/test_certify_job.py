@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 
+import earlier
 import numpy as np
 import pytest
 from PIL import Image
@@ -179,6 +180,7 @@ def test_another_noise_than_the_trained_one_is_said(command, copy, tmp_path):
   data = json.loads((copy / "config.json").read_text())
   data["objective"] = {"name": "gaussian", "sigma": 0.5}
   (copy / "config.json").write_text(json.dumps(data))
+  earlier.forget_run(copy)  # which would tell that it was not
   budget = ["--config.smoothing.n=100", "--config.smoothing.max=2"]
   argv = [f"--config={copy / 'config.json'}", JOB, *budget, f"--workdir={copy}"]
   done = command(argv)

@@ -174,12 +174,17 @@ def test_thresholds_are_of_these_weights(make, run, tmp_path):
     "other weights": ({"weights": {"sha256": "0" * 64}}, "chosen for weights of sha256 000000"),
     "other exits": ({"deployed": {"thresholds": [0.5, 0.5]}}, "has 2 entries, and the net has 2"),
     "no thresholds": ({"deployed": {}}, "is no results/early_exit.json"),
+    "edited": (
+      {"deployed": {**noted["deployed"], "thresholds": [0.5]}},
+      "are not those that were written",
+    ),
   }
   for changes, said in cases.values():
     changed = tmp_path / "changed.json"
     changed.write_text(json.dumps({**noted, **changes}))
     with pytest.raises(ConfigError, match=said):
       exits.read_thresholds(str(changed), noted["weights"]["sha256"], 2)
+  assert exits.read_thresholds(str(file), noted["weights"]["sha256"], 2).shape == (1,)
   with pytest.raises(ConfigError, match="No such file"):
     exits.read_thresholds(str(tmp_path / "none.json"), "", 2)
   changed.write_text("[" * 10**5)

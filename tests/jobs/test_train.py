@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 
+import earlier
 import numpy as np
 import pytest
 from rows import mostly_slow
@@ -117,6 +118,7 @@ def test_a_checkpoint_of_another_net_is_refused_by_name(command, copy):
   data = json.loads((copy / "config.json").read_text())
   data["model"]["hidden"] = [9]
   (copy / "config.json").write_text(json.dumps(data))
+  earlier.forget_run(copy)  # which says so before the arrays do
   result = command([f"--config={copy / 'config.json'}", f"--workdir={copy}"])
   assert result.code == 2 and "Traceback" not in result.printed
   assert (

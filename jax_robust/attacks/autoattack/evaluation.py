@@ -20,7 +20,14 @@ from jax_robust.attacks.balls import BALLS, Ball, check_ball, check_is_ball
 from jax_robust.attacks.classes import likeliest_wrong
 from jax_robust.attacks.entry import check_not_half
 from jax_robust.attacks.non_finite import lost_points, raise_for_lost_images
-from jax_robust.errors import check_count, check_images, check_name, check_targets, warn
+from jax_robust.errors import (
+  check_count,
+  check_flag,
+  check_images,
+  check_name,
+  check_targets,
+  warn,
+)
 from jax_robust.losses import as_labels
 from jax_robust.nets.constants import without_jit
 from jax_robust.nets.devices import Devices, check_devices, row_count
@@ -190,6 +197,7 @@ def _make_evaluate(logits_fn, num_draws, norm, version, batch_size, devices):
   def evaluate(
     x, labels, rng, *, ball, ids=None, check=True, report=lambda line: None
   ) -> AutoAttackResult:
+    check_flag(check=check)
     given = labels
     x, labels, keys, ids = _check(x, labels, rng, ball, norm, ids, size)
     names = ", ".join(stage.name for stage in stages)
