@@ -1,7 +1,7 @@
 """Nets of RobustBench, torchvision and timm, made by their own code; needs PyTorch and these.
 
 python torch_nets.py write NET FILE   random weights and statistics as FILE.safetensors, and
-                                      images, logits and input gradients as FILE.npz
+                                      images, logits and float64 input gradients as FILE.npz
 python torch_nets.py read NET FILE    loads FILE.safetensors strictly, and writes the logits of
                                       the images in FILE.npz as FILE_torch.npz
 """
@@ -106,24 +106,16 @@ def randomise(net):
       module.bias.data.normal_()
 
 
-def logits_and_gradient(net, x):
-  """Logits, and the gradient of class three in the images."""
-  x = x.clone().requires_grad_()
-  logits = net(x)
-  return logits.detach(), torch.autograd.grad(logits[:, 3].sum(), x)[0]
-
-
 def write(net, path):
   randomise(net)
   save_file({k: v.contiguous() for k, v in net.state_dict().items()}, f"{path}.safetensors")
-  x = torch.rand(8, 3, 32, 32)
-  logits, gradient = logits_and_gradient(net, x)
-  # Where a ReLU's input is zero to rounding, the gradient is one of two: such images are left out.
-  _, exact = logits_and_gradient(net.double(), x.double())
-  good = (gradient - exact).abs().amax((1, 2, 3)) <= 1e-5 * exact.abs().max()
-  assert good.sum() >= 4, f"{good.sum()} of 8 images are at no kink"
-  arrays = {"images": x, "logits": logits, "gradient": gradient}
-  np.savez(f"{path}.npz", **{name: each[good][:4].numpy() for name, each in arrays.items()})
+  x = torch.rand(4, 3, 32, 32)
+  with torch.no_grad():
+    logits = net(x).numpy()
+  # In float64: where a ReLU's input is zero to rounding, float32 may give one of two gradients.
+  exact = x.double().requires_grad_()
+  (gradient,) = torch.autograd.grad(net.double()(exact)[:, 3].sum(), exact)
+  np.savez(f"{path}.npz", images=x.numpy(), logits=logits, gradient=gradient.numpy())
 
 
 def read(net, path):
