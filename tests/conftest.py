@@ -14,9 +14,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import hypothesis
 import jax
 import pytest
+import quick_lowering
 import quick_typing
 
 quick_typing.install()
+quick_lowering.install()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A shell that starts the suite in the background makes it, and all its children, deaf to Ctrl-C.

@@ -1,7 +1,9 @@
 """Shapes and types are checked at the first calls of a function in each test, not at all of them.
 
 jaxtyping with beartype costs more than the small functions that it checks, and a test that calls
-one a thousand times proves its annotations at the first. `begin` starts the next test.
+one a thousand times proves its annotations at the first. `begin` starts the next test. Writing the
+check costs more still, and a function within another is a new one at every call of that: a check is
+written when it is needed, and none for a function without annotations.
 """
 
 import functools
@@ -36,9 +38,11 @@ def first_calls(function: Callable | None = None, *, typechecker: Callable):
   """`jaxtyping.jaxtyped`, which leaves a function's later calls of a test alone."""
   if function is None:
     return functools.partial(first_calls, typechecker=typechecker)
-  checked = _jaxtyped(function, typechecker=typechecker)
   if not inspect.isfunction(function):
-    return checked
+    return _jaxtyped(function, typechecker=typechecker)
+  if not function.__annotations__:
+    return function
+  checked = functools.cache(lambda: _jaxtyped(function, typechecker=typechecker))
   test, calls = 0, 0
 
   @functools.wraps(function)
@@ -49,6 +53,6 @@ def first_calls(function: Callable | None = None, *, typechecker: Callable):
     if calls >= CHECKED_CALLS or jaxtyping.config.jaxtyping_disable:
       return function(*args, **kwargs)
     calls += 1
-    return checked(*args, **kwargs)
+    return checked()(*args, **kwargs)
 
   return call

@@ -1,5 +1,6 @@
 """Every config that ships is built, and one of each objective takes its two smoke steps."""
 
+import contextlib
 import functools
 import json
 
@@ -7,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_device import one_device
 
 from jax_robust import config as config_lib
 from jax_robust import main, objectives
 from jax_robust.data import augment, mixture
 from jax_robust.runs import build, evaluation, training
-from jax_robust.train import parallel
 
 SMOOTHING = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
 METHODS = ("standard", "pgd_7", "pgd_10", "trades", "free", "fast_fgsm", "n_fgsm", "grad_align")
@@ -102,17 +103,15 @@ def test_every_objective_has_a_smoke_run():
 
 
 @pytest.mark.parametrize("objective", SMOKE)
-def test_smoke_run(objective, tmp_path, monkeypatch):
-  """TRADES on all devices, the others on one: that devices agree is for `tests/parallel`."""
-  if objective != "trades":
-    one = functools.partial(parallel.data_mesh, devices=jax.devices()[:1])
-    monkeypatch.setattr(parallel, "data_mesh", one)
+def test_smoke_run(objective, tmp_path):
+  """TRADES on all devices, the others on one."""
   backend = "tfdata" if objective == "trades" else "resident"
   command = [
     f"--config={SMOKE[objective]}", f"--workdir={tmp_path}", f"--config.batch.backend={backend}",
     "--config.tensorboard=false", "--config.save_steps=2",
   ]  # fmt: skip
-  assert main.main(command) == 0
+  with contextlib.nullcontext() if objective == "trades" else one_device():
+    assert main.main(command) == 0
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(row["step"], row["kind"]) for row in rows] == [
     (1, "train"), (2, "train"), (2, "evaluate"),

@@ -54,7 +54,7 @@ def representation(
   >>> import jax.numpy as jnp
   >>> from jax_robust import models
   >>> net = models.create("small_cnn", num_classes=10)
-  >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  >>> variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   >>> representation(net, variables, jnp.zeros((2, 8, 8, 3))).shape
   (2, 64)
 

@@ -232,7 +232,8 @@ def test_gradient_attacks_on_a_model_that_is_only_queried_name_the_remedy(name):
 def test_square_needs_no_derivative():
   x, labels = linear_net.interior(12)
   ball, options = attacks.linf_ball(0.05), {"num_queries": 100}
-  both = [attacks.square(f, x, labels, KEY, ball=ball, **options) for f in (queried, fresh_net())]
+  run = lambda f: jax.jit(lambda x: attacks.square(f, x, labels, KEY, ball=ball, **options))(x)  # noqa: E731
+  both = [run(f) for f in (queried, fresh_net())]
   assert np.mean(jnp.argmax(linear_net.linear(both[0]), axis=1) != labels) > 0.2
   np.testing.assert_allclose(*both, atol=1e-6)
   version = (STAGES["square"](Settings(num_queries=100)),)

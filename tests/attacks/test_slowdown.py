@@ -60,9 +60,8 @@ def test_at_the_optimum_no_early_exit_knows_anything():
 def test_apgd_takes_the_loss_of_all_exits():
   """It stays at the last exit's class, which this loss leaves alone, and finds the optimum."""
   labels, ball = jnp.argmax(separate(X)[-1], axis=1), attacks.linf_ball(0.3)
-  x_adv = attacks.apgd(
-    separate, X, labels, KEY, ball=ball, start=X, loss_fn=losses.slowdown_loss(), num_steps=100
-  )
+  apgd = functools.partial(attacks.apgd, loss_fn=losses.slowdown_loss(), num_steps=100)
+  x_adv = jax.jit(lambda x: apgd(separate, x, labels, KEY, ball=ball, start=x))(X)
   sure = np.asarray(confidences(separate(x_adv)))
   assert confidences(separate(X))[:-1].max() > 0.5
   np.testing.assert_allclose(sure[:-1], 1 / NUM_CLASSES, atol=0.02)

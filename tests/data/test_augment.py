@@ -27,7 +27,7 @@ def make_batch(num_rows=32, size=16, channels=3, num_classes=10, seed=0):
 
 
 def take(batch, rows):
-  return {name: value[rows] for name, value in batch.items()}
+  return {name: np.asarray(value)[rows] for name, value in batch.items()}
 
 
 def assert_same(one, other):
@@ -55,7 +55,7 @@ def test_rows_do_not_depend_on_slicing(config):
   batch, prepare = make_batch(), jitted(config)
   whole = prepare(batch, KEY)
   parts = [prepare(take(batch, slice(start, start + 4)), KEY) for start in range(0, 32, 4)]
-  assert_same(whole, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts))
+  assert_same(whole, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
   if config == "rich":
     order = np.random.default_rng(1).permutation(32)
     assert_same(take(whole, order), prepare(take(batch, order), KEY))

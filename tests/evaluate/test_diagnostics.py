@@ -42,7 +42,8 @@ def fgsm(eps):
 
 
 def robust(aim, outputs_fn=two_exits):
-  found = diagnostics.attacked_exits(outputs_fn, X, LABELS, KEY, attack=fgsm, eps=EPS, aim=aim)
+  evaluate = functools.partial(diagnostics.attacked_exits, attack=fgsm, eps=EPS, aim=aim)
+  found = jax.jit(functools.partial(evaluate, outputs_fn))(X, LABELS, KEY)
   return {name: np.asarray(flags) for name, flags in found.items()}
 
 

@@ -10,6 +10,7 @@ import shutil
 import pytest
 import two_exits
 from forked import run_process
+from one_device import on_one_device, one_device  # noqa: F401
 from quick_compilation import XLA_FLAGS
 
 from jax_robust import config as config_lib
@@ -112,8 +113,9 @@ def run_two_exits(common, make_two_exits):
   with alone(common, "two_exits") as place:
     folder = place / "run"
     if not (place / "done").exists():
-      for job in ("train", "early_exit", "exit_attacks"):
-        jobs.run(make_two_exits(job), folder)
+      with one_device():
+        for job in ("train", "early_exit", "exit_attacks"):
+          jobs.run(make_two_exits(job), folder)
       (place / "done").touch()
   return folder
 

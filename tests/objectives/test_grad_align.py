@@ -112,8 +112,8 @@ def test_exits_are_averaged():
     return jnp.concatenate(outputs, axis=1), model_state
 
   params = {"hidden": jnp.asarray(KERNEL), "last": jnp.asarray(DRAW.normal(size=(3, CLASSES)))}
-  ours = jax.value_and_grad(lambda p: run(both, p)[0])(params)
-  theirs = jax.value_and_grad(lambda p: run(joined, p, loss_fn=mean_loss)[0])(params)
+  ours = jax.jit(jax.value_and_grad(lambda p: run(both, p)[0]))(params)
+  theirs = jax.jit(jax.value_and_grad(lambda p: run(joined, p, loss_fn=mean_loss)[0]))(params)
   assert_close(ours, theirs, 1e-9)
 
 

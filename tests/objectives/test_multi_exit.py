@@ -80,10 +80,9 @@ def test_penalties_are_given_in_the_order_of_the_exits():
 
 def test_one_exit_without_penalty_is_adversarial():
   for attack in (lambda *_: X_ADV, attacks.make_attack("fgsm", eps=EPS)):
-    ours = jax.value_and_grad(lambda p, a=attack: run(p, attack=a, penalties=[0.0])[0])(first(1))
-    theirs = jax.value_and_grad(lambda p, a=attack: run(p, attack=a, objective=adversarial)[0])(
-      first(1)
-    )
+    options = ({"penalties": [0.0]}, {"objective": adversarial})
+    losses = (lambda p, a=attack, o=each: run(p, attack=a, **o)[0] for each in options)
+    ours, theirs = (jax.jit(jax.value_and_grad(loss))(first(1)) for loss in losses)
     assert_close(ours, theirs)
 
 

@@ -83,8 +83,11 @@ IN_EVERY_MODE = {
   *("adversarial", "macer"),
 }
 
-EAGERLY_SLOW = {"adversarial", "macer"}
-"""Of those in every mode, whole updates, which eagerly are two hundred programs: a slow test."""
+EAGERLY_SLOW = {"adversarial", "macer", "pgd", "fab"}
+"""Of those in every mode, what is a hundred programs eagerly: a slow test.
+
+Whole updates; and attacks that `tests/attacks/test_lost_points.py` compares with their program.
+"""
 
 ALL_MODES = ("eager", *parallel.MODES)
 
@@ -206,7 +209,13 @@ def test_attacks(name, options, modes):
     return run
 
   x_adv = assert_modes_agree(make_step, weights, batch, modes, per_row=True)
-  moved = np.abs(x_adv - batch["image"]).reshape(NUM_ROWS, -1).max(1)
+  assert x_adv.dtype == np.float64
+  delta = np.asarray(x_adv - image).reshape(NUM_ROWS, -1)
+  if name != "n_fgsm":  # which leaves the ball
+    norm, eps = (options.get(key, default) for key, default in (("norm", "linf"), ("eps", 0.1)))
+    distance = np.linalg.norm(delta, {"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
+    assert np.all(distance <= eps * (1 + 1e-13))
+  moved = np.abs(delta).max(1)
   # An attack that does nothing agrees with itself. A boundary may be as near as it likes.
   assert np.all(moved > (0 if name in MINIMUM_NORM else 0.005))
 
