@@ -154,6 +154,8 @@ MISTAKES = [
   (["--config.smoothing.skip=99999999999999999999"], "expected no whole number beyond 2147483647"),
   (["--config.job=certify", "--config.smoothing.n=2000000000"], "expected at most 100000000 draws"),
   (["--config.autoattack.norm=l7"], "norm='l7': expected one of 'l1', 'l2', 'linf'"),
+  (["--config.smoothing.radii=0.1,inf", "--config.job=certify"], "radii=inf: expected a finite"),
+  (["--config.smoothing.tolerance=inf", "--config.job=certify"], "tolerance=inf: expected a fin"),
   (["--config.distributed=true"], "config.distributed: the processes can't be found"),
   (["--config.model.hidden=0"], "hidden=0: expected a whole number, at least 1"),
   (["--config.ema.warmup_steps=4000000000"], "warmup_steps=4000000000: expected no whole number"),

@@ -19,8 +19,9 @@ from jax_robust.errors import (
   WorkdirError,
   check_labels,
   check_name,
-  check_not_negative,
+  check_one,
   check_sigma,
+  check_weight,
 )
 from jax_robust.evaluate import smoothing_plots
 from jax_robust.runs import (
@@ -118,7 +119,8 @@ def read_options(config: Any) -> dict[str, Any]:
   if options["radii"] and options["tolerance"]:
     raise ConfigError("smoothing.radii and smoothing.tolerance are both given: keep one")
   with from_config("smoothing"):
-    check_not_negative(tolerance=options["tolerance"], radii=min(options["radii"], default=0))
+    check_one(tolerance=options["tolerance"])
+    check_weight(radii=np.asarray(options["radii"], np.float64))
     for sigma in (*options["sigma_list"], options["sigma"] or 1.0):
       check_sigma(sigma)
     smoothing.check_budget(**{name: options[name] for name in ("n0", "n", "alpha")})

@@ -163,7 +163,7 @@ MISTAKES = {
   "shard=3/3": "smoothing.shard='3/3': expected I/N with 0 <= I < N",
   "noise=uniform": "noise='uniform'",
   "sigma=0": "smoothing.sigma is 0, and mlp does not say which noise",
-  "tolerance=-1": "config.smoothing: tolerance=-1.0: expected at least 0",
+  "tolerance=-1": "config.smoothing: tolerance=-1.0: expected a finite number of at least 0",
   "sgima=1": "'smoothing.sgima'",
 }
 
