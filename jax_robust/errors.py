@@ -528,10 +528,10 @@ def check_labels(labels: Any, num_classes: int | None = None) -> None:
   most = _LARGEST_LABEL if num_classes is None else num_classes - 1
   bad = np.flatnonzero((values < 0) | (values > most))
   if bad.size:
-    raise ValueError(
-      f"labels {first_few(values[bad])} of images {first_few(bad)} are outside 0 to {most}, the "
-      "classes of the model"
-    )
+    known = "no classes, which count from 0"
+    if num_classes is not None:
+      known = f"outside 0 to {most}, the classes of the model"
+    raise ValueError(f"labels {first_few(values[bad])} of images {first_few(bad)} are {known}")
 
 
 def check_goals(goals: Any, labels: Any = None, num_classes: int | None = None) -> None:

@@ -12,6 +12,14 @@ _NAMES = ("rng", "rngs", "key", "keys")
 """What the second parameter of a randomised model is called, or the last word of its name."""
 
 
+_NO_VALUES = (
+  jax.errors.ConcretizationTypeError,
+  jax.errors.TracerArrayConversionError,
+  jax.errors.TracerIntegerConversionError,
+)
+"""What JAX raises where a function that it traces asks for values."""
+
+
 def takes_rng(logits_fn: LogitsFn) -> bool:
   """Whether a classifier is a randomised one, `(x, rng)`: by the name of its second parameter.
 
@@ -69,7 +77,7 @@ def keyed(logits_fn: LogitsFn) -> LogitsFn:
     `(x, keys) -> outputs`.
 
   Raises:
-    TypeError: as `takes_rng`.
+    TypeError: as `takes_rng`; (when traced) it computes with NumPy.
     TypeError, ValueError: (when called) what it returns are no logits of these images (`exits_of`).
 
   >>> import jax, jax.numpy as jnp
@@ -79,7 +87,14 @@ def keyed(logits_fn: LogitsFn) -> LogitsFn:
   """
 
   def checked(x, *rng):
-    outputs = logits_fn(x, *rng)
+    try:
+      outputs = logits_fn(x, *rng)
+    except _NO_VALUES as error:
+      raise TypeError(
+        "logits_fn can't be traced by JAX: it computes with NumPy, or asks for the values of its "
+        "images. Write it with jax.numpy; or let it only be queried, as `square` does: lambda x: "
+        "jax.pure_callback(model, jax.ShapeDtypeStruct((len(x), num_classes), jnp.float32), x)"
+      ) from error
     exits_of(outputs, len(x))
     return outputs
 
