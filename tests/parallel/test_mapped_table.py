@@ -83,7 +83,7 @@ IN_EVERY_MODE = {
   *("adversarial", "macer"),
 }
 
-EAGERLY_SLOW = {"adversarial", "macer", "pgd", "fab"}
+EAGERLY_SLOW = {"adversarial", "macer", "pgd", "apgd", "fab", "square"}
 """Of those in every mode, what is a hundred programs eagerly: a slow test.
 
 Whole updates; and attacks that `tests/attacks/test_lost_points.py` compares with their program.

@@ -17,6 +17,7 @@ SETS = ("d_robust", "d_rand", "d_det")
 
 def make_config(**study):
   config = config_lib.load("study_constructed_sets:smoke")
+  config.save_steps = 2
   config.study.update({"sets": SETS, **study})
   config.evals.robust.attack = {"name": "fgsm", "norm": "l2", "eps": 0.25}  # quick to compile
   return config

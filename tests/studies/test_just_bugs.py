@@ -10,6 +10,7 @@ from jax_robust import errors, jobs, studies
 
 def make_config(**study):
   config = config_lib.load("study_just_bugs:smoke")
+  config.save_steps = 2
   config.study.update(study)
   return config
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:no image of made was given")
 
 def make_config(**study):
   config = config_lib.load("study_own_mistakes:smoke")
+  config.save_steps = 2
   config.study.update(study)
   return config
 
