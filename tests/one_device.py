@@ -18,7 +18,7 @@ def one_device():
     yield
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def on_one_device():
   """For a conftest of a folder whose tests train many small nets."""
   with one_device():

@@ -172,7 +172,7 @@ BAD_TARGETS = {
   "words": (np.array(["a", "b", "c"]), "dtype <U1"),
   "complex": (ONE_HOT * 1j, "dtype complex"),
   "too large": (np.array([0, 4, 1]), "labels 4 of images 1 are outside 0 to 3"),
-  "negative": (np.array([0, 1, -1]), "labels -1 of images 2 are outside 0"),
+  "negative": (np.array([0, 1, -1]), "labels -1 of images 2 are no classes, which count from 0"),
   "wraps in int32": (np.array([0, 2**32, 1]), "labels 4294967296 of images 1"),
   "other classes": (np.eye(5)[LABELS], r"shape \(3, 5\) .*probabilities \[b, 4\]"),
   "logits": (np.asarray(linear(X)), "images .* are no probabilities"),

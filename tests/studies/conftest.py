@@ -6,7 +6,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from one_device import on_one_device  # noqa: F401
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
   """A training finds the programs that the one before has compiled."""
   options = {
