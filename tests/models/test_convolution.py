@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from closeness import assert_close
 from jax.sharding import PartitionSpec as P
+from rows import mostly_slow
 
 from jax_robust import models
 from jax_robust.models.convolution import _columns_at_once, conv_general_dilated
@@ -155,14 +156,12 @@ def test_plain_convolutions_are_one_option_away(name, shapes_of):
   assert " convolution[" not in str(jax.make_jaxpr(plain.apply)(variables, x))
 
 
-# ResNet-50's first layer is among the layouts above, and ResNet-18 has the layers of CifarResNet.
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(n, marks=pytest.mark.slow if n in ("resnet18", "resnet50") else ())
-    for n in models.MODELS
-  ],
-)
+# ResNet-50's first layer is among the layouts above; the others have the layers of CifarResNet or
+# PreActResNet-18.
+DEEP = ("resnet18", "resnet34", "resnet50", "preact_resnet34", "preact_resnet50")
+
+
+@pytest.mark.parametrize("name", mostly_slow(models.MODELS, *({*models.MODELS} - {*DEEP})))
 def test_both_modes_through_every_net(name, draw_variables):
   """Forward mode, and forward over reverse, are those of the net with XLA's convolutions."""
   *nets, shape = twins(name)
