@@ -20,7 +20,7 @@ from jax_robust.errors import check_count, check_positive
 from jax_robust.evaluate import plane_plots
 from jax_robust.evaluate.intervals import Interval, mean_interval
 from jax_robust.studies import Finding
-from jax_robust.train import optim
+from jax_robust.train import optim, parallel
 from jax_robust.train.state import create_state, make_apply_fn
 from jax_robust.train.step import make_update
 
@@ -92,7 +92,9 @@ def two_dimensional(
     radii=jnp.asarray(radii), num_steps=num_steps, learning_rate=learning_rate,
     hidden=tuple(hidden),
   )  # fmt: skip
-  of_all = jax.device_get(jax.jit(jax.vmap(run))(config.seed + np.arange(num_seeds)))
+  mesh = parallel.data_mesh(num_seeds)  # devices share the seeds
+  seeds = parallel.shard_batch({"seed": config.seed + np.arange(num_seeds)}, mesh)["seed"]
+  of_all = jax.device_get(jax.jit(jax.vmap(run))(seeds))
   ours = {}
   for i, radius in enumerate(radii):
     found = {name: values[:, i] for name, values in of_all.items()}
