@@ -1,4 +1,4 @@
-"""What a net learns from another's adversarial examples, in the plane: half a minute, no data needed.
+"""What a net learns from another's adversarial examples, in the plane: half a minute, no data.
 
   python -m jax_robust.main --config=configs/study_two_dimensional.py --workdir=STUDY
 
