@@ -51,6 +51,8 @@ def autoattack(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
       size=options["chunk_size"],
       name=f"eps {eps:.4g}",
     )
+    if options["save_examples"]:
+      tell_of_examples(store)
     _fill(store, options, source, evaluate, predict)
     stores.append(store)
   folders = [store.folder for store in stores]
@@ -122,6 +124,20 @@ def _fill(store: pieces.Arrays, options, source, evaluate, predict) -> None:
       content["x_adv"] = result.x_adv
     robust = result.robust.mean()
     store.write(content, note=lambda robust=robust: f"robust {robust:.2%} of the last piece")
+
+
+def tell_of_examples(store: pieces.Arrays) -> None:
+  """Says so where pieces that are there were made without saving the adversarial examples."""
+  lacking = 0
+  for piece in pieces.find([store.folder]).pieces:
+    if piece.held:
+      with np.load(piece.path, allow_pickle=False) as file:  # names alone are read
+        lacking += "x_adv" not in file.files
+  if lacking:
+    metrics.report(
+      f"{store.folder}: {lacking} pieces that are there hold no adversarial examples, and "
+      "save_examples=true is for new ones: move the folder away to have those of all images"
+    )
 
 
 def _check_labels(work: pieces.Work, chunks: Sequence[Mapping[str, np.ndarray]]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from jax_robust import jobs
 from jax_robust.evaluate import attack_plots
 from jax_robust.jobs import autoattack
+from jax_robust.runs import pieces
 
 JOB = "--config.job=autoattack"
 FLAGS = (
@@ -171,6 +172,16 @@ def test_mistakes_are_named(flag, message, command, run_flag, trained):
   done = command([run_flag, JOB, f"--config.{flag}", f"--workdir={trained}"])
   assert done.code == 2
   assert re.search(message, done.printed), done.printed
+
+
+def test_pieces_without_examples_are_told_of(tmp_path, capsys):
+  store = pieces.Arrays(tmp_path / "work", {"eps": 0.1}, range(4), size=2)
+  store.write({"id": np.arange(2), "x_adv": np.zeros(2)})
+  autoattack.tell_of_examples(store)
+  assert "hold no" not in capsys.readouterr().err
+  store.write({"id": np.arange(2, 4)})
+  autoattack.tell_of_examples(store)
+  assert "1 pieces that are there hold no adversarial examples" in capsys.readouterr().err
 
 
 def test_examples_are_saved_where_asked_for(whole):
