@@ -14,7 +14,7 @@ from pair_process import ARGUMENT, starter
 from PIL import Image
 from rows import mostly_slow
 
-from jax_robust import job_table, jobs, overrides, smoothing
+from jax_robust import jobs, overrides, smoothing
 from jax_robust.models.convert import flatten_variables
 from jax_robust.runs import build, row_log
 from jax_robust.train import parallel
@@ -181,7 +181,7 @@ def test_two_processes_share_every_job_in_pieces(job, weights, tmp_path):
   config = pair_config.get_config(ARGUMENT)
   for key, value in options.items():
     overrides.override(config, key, str(value))
-  job_table.load(job_table.JOBS[job].function)(config, str(tmp_path / "one"))
+  jobs.run(config, tmp_path / "one")
   assert results_of(pair.workdir / "run", job) == results_of(tmp_path / "one", job)
   done = [re.search(r"\d+/\d+ ", log.read_text())[0] for log in pair.logs]
   assert len(done) == 2, "each process did a share"
