@@ -9,6 +9,7 @@ import math
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import scipy.optimize
 import scipy.special
@@ -18,6 +19,7 @@ from jax_robust import jobs
 from jax_robust.data import named, shards
 from jax_robust.data.sources import Source
 from jax_robust.errors import check_eps, check_name
+from jax_robust.evaluate import label_plots
 from jax_robust.evaluate.intervals import Interval
 from jax_robust.jobs.generate import SHARDS
 from jax_robust.runs import build, nets, workdir
@@ -27,6 +29,7 @@ from jax_robust.studies import Finding, plan
 SETS = ("d_rand", "d_det")
 _PUBLISHED = {"d_rand": 0.235, "d_det": 0.0681, "robust in l2 .25 at least": 0.8}
 _MAKERS = ("constructed_sets",)
+_RIGHT = "true test images that are classified correctly"
 _OF_DATA = ("name", "train_split", "test_split", "image_size")
 _RIDGE = 1e-6  # of the weights, so that there is one optimum
 
@@ -62,7 +65,7 @@ def feature_leakage(
   Args:
     config: of the linear classifier: `model` is an `mlp` without hidden layers, `objective` is
       `adversarial`; of the data set of the study that made the sets.
-    path: the workdir; the classifier lies in `runs/`.
+    path: the workdir; the classifier lies in `runs/`, the picture in `results/`.
     made_by: workdir of a finished study `constructed_sets`, whose D_rand and D_det these are, of as
       many seeds as it has; 'made' runs the smoke version of that study first.
     radius: in l2, in which the robustness of the features is told.
@@ -108,6 +111,13 @@ def feature_leakage(
     "D_rand leaks robust features": plan.compare(ours["d_rand"], chance),
     "D_det does not": plan.compare(chance, ours["d_det"]),
   }
+  if jax.process_index() == 0:
+    shown = {name: ours[name] for name in ("linear classifier", "originals", *SETS)}
+    label_plots.draw_shares(
+      path / "results" / "feature_leakage.png", {_RIGHT: shown},
+      published={_RIGHT: _PUBLISHED} if config.data.name == "cifar10" else None,
+      chance=chance.value,
+    )  # fmt: skip
   return Finding(
     claim="Robust linear features tell something of the true classes in D_rand, and nothing in "
     "D_det.",
