@@ -216,11 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config_lib.load(arguments.config)
     _import_more(config, arguments.overrides)
     config = presets.complete(config)
-    # What names a block's function comes first: the block's other keys are that function's.
-    for key, text in sorted(
-      arguments.overrides, key=lambda each: not overrides.names_function(each[0])
-    ):
-      overrides.override(config, key, text, functools.partial(_known_keys, config))
+    overrides.override_all(
+      config, dict(arguments.overrides), functools.partial(_known_keys, config)
+    )
     config = config_lib.with_paths(config)
     if arguments.explain is not None:
       from jax_robust.runs import explain

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jax_robust.config import UNITS, ConfigDict, flatten, parse_value, tuples
@@ -66,9 +66,8 @@ def change(
   def read(value: Any, current: Any, key: str) -> Any:
     return parse_value(value, current, key) if isinstance(value, str) else value
 
-  # What names a block's function comes first: the block's other keys are that function's.
-  for key, value in sorted(changes.items(), key=lambda each: not names_function(each[0])):
-    value = tuples(value)
+  for key in _in_order(changes):
+    value = tuples(changes[key])
     if isinstance(value, dict) and isinstance(config.get(key), ConfigDict):
       del config[key]  # else what it does not name would stay
       config[key] = value
@@ -76,9 +75,23 @@ def change(
       _set(config, key, functools.partial(read, value), known, remove=value is None)
 
 
-def names_function(key: str) -> bool:
-  """Whether a key of a block says which function the block's other keys belong to."""
-  return key.endswith((".name", ".norm", ".method", ".evaluator", ".backend"))
+def override_all(
+  config: ConfigDict, typed: Mapping[str, str], known: Known = lambda place: {}
+) -> None:
+  """`override` of several keys, in an order in which each is known when its turn comes.
+
+  Args:
+    config, known: as those of `override`.
+    typed: what was typed, by key.
+  """
+  for key in _in_order(typed):
+    override(config, key, typed[key], known)
+
+
+def _in_order(keys: Iterable[str]) -> list[str]:
+  """What names a block's function goes first: the block's other keys are that function's."""
+  names = (".name", ".norm", ".method", ".evaluator", ".backend")
+  return sorted(keys, key=lambda key: not key.endswith(names))
 
 
 def _set(

@@ -8,15 +8,14 @@ from typing import Any
 from jax_robust import config as config_lib
 from jax_robust import job_table, plugins
 from jax_robust.errors import ConfigError, check_name
-from jax_robust.runs import check, imports, workdir
+from jax_robust.runs import check, init_from, workdir
 
 
 def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, Any]:
   """Runs the job that a config names, as the command line does.
 
   Every job begins alike: the config is completed by the weights that it starts from, and checked,
-  the workdir locked, and `config.json` written, or
-  compared with what is there.
+  the workdir locked, and `config.json` written, or compared with what is there.
 
   Args:
     config: from `config.load` or `presets`; `config.job` names the job.
@@ -34,7 +33,7 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   name = config.get("job") or ""
   check_name("config.job", name, job_table.JOBS, error=ConfigError)
   job = job_table.JOBS[name]
-  config = imports.complete(config, pathlib.Path(folder))
+  config = init_from.complete(config, pathlib.Path(folder))
   check.check(config)
   if job.check and (checked := job_table.load(job.check)(config)) is not None:
     given["checked"] = checked

@@ -241,8 +241,7 @@ def cell_config(config: Any, cell: Cell) -> Any:
   with run.unlocked():
     run.job = "train"
     run.sweep = dict(DEFAULTS)
-  for key in sorted(cell.changes, key=lambda key: not overrides.names_function(key)):
-    overrides.override(run, key, cell.changes[key], functools.partial(keys.known, run))
+  overrides.override_all(run, cell.changes, functools.partial(keys.known, run))
   return run
 
 

@@ -15,7 +15,7 @@ from jax_robust.data.sources import Source
 from jax_robust.early_exit.inference import RunBlock, compile_blocks
 from jax_robust.errors import ConfigError
 from jax_robust.nets.exits import Exit, select_exit
-from jax_robust.runs import build, imports, weights, workdir
+from jax_robust.runs import build, init_from, weights, workdir
 from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import state
 from jax_robust.types import LogitsFn
@@ -224,7 +224,7 @@ def read_exit(config: Any) -> Exit:
 
 def _open(config, path, source, name) -> Net:
   """Loads one net."""
-  config = imports.complete(config, path)
+  config = init_from.complete(config, path)
   net, params, model_state, info = load_net(config, path, source)
   is_own = info["checkpoint"] != weights.INIT_FROM
   sigma = config.objective.get("sigma", None) if is_own else None

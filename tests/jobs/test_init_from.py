@@ -14,7 +14,7 @@ from jax_robust import config as config_lib
 from jax_robust import jobs, main, models
 from jax_robust.errors import ConfigError
 from jax_robust.models import convert
-from jax_robust.runs import imports, nets, weights, workdir
+from jax_robust.runs import init_from, nets, weights, workdir
 
 FIELDS = {"depth": 10, "width": 2, "padding": "symmetric", "activation": "relu"}
 X = np.random.default_rng(0).uniform(size=(3, 12, 12, 3)).astype(np.float32)
@@ -61,13 +61,13 @@ def make(tiny, files):
 
 
 def test_the_file_says_what_the_net_is(make, tmp_path):
-  config = imports.complete(make({**FROM_WEIGHTS, **NONE}), tmp_path)
+  config = init_from.complete(make({**FROM_WEIGHTS, **NONE}), tmp_path)
   assert config.model.to_dict() == {"name": "wide_resnet", **FIELDS, **NONE}
-  partly = imports.complete(
+  partly = init_from.complete(
     make({"name": "wide_resnet", "depth": 10, "width": 2, **NONE}), tmp_path
   )
   assert partly.model.to_dict() == config.model.to_dict()
-  assert imports.complete(config, tmp_path).model == config.model
+  assert init_from.complete(config, tmp_path).model == config.model
 
 
 def test_what_the_file_does_not_say_is_asked_for(make, tmp_path):
@@ -76,7 +76,7 @@ def test_what_the_file_does_not_say_is_asked_for(make, tmp_path):
     r"--config.model.std=… \(mean=0 and std=1 where .*or init_check=FILE.npz"
   )
   with pytest.raises(ConfigError, match=message):
-    imports.complete(make(FROM_WEIGHTS), tmp_path)
+    init_from.complete(make(FROM_WEIGHTS), tmp_path)
 
 
 def test_the_normalisation_of_the_file_wins(make, files, tmp_path):
@@ -84,14 +84,14 @@ def test_the_normalisation_of_the_file_wins(make, files, tmp_path):
   arrays |= {"module.mu": np.full((1, 3, 1, 1), 0.3), "module.sigma": np.full((1, 3, 1, 1), 0.7)}
   save_file(arrays, tmp_path / "net.safetensors")
   config = make(FROM_WEIGHTS, init_from=str(tmp_path / "net.safetensors"), data__name="cifar10")
-  model = imports.complete(config, tmp_path).model
+  model = init_from.complete(config, tmp_path).model
   assert (model.mean, model.std) == ((0.3,) * 3, (0.7,) * 3)
 
 
 def test_logits_find_what_is_open(make, files, tmp_path, capsys):
   """Of no normalisation, the data set's and 0.5, one gives the logits."""
   config = make(FROM_WEIGHTS, init_check=str(files / "check.npz"), data__name="cifar10")
-  model = imports.complete(config, tmp_path).model
+  model = init_from.complete(config, tmp_path).model
   assert (model.mean, model.std) == ((0.0,), (1.0,))
   assert "the logits are those of init_check" in "".join(capsys.readouterr())
 
@@ -102,7 +102,7 @@ def test_logits_refuse_what_fits_in_shape_alone(make, files, tmp_path):
   np.savez(tmp_path / "check.npz", images=X, logits=logits)
   config = make({**FROM_WEIGHTS, **NONE}, init_check=str(tmp_path / "check.npz"))
   with pytest.raises(ConfigError, match="does not give the logits of init_check=.* pads or activ"):
-    imports.complete(config, tmp_path)
+    init_from.complete(config, tmp_path)
 
 
 def test_our_own_weights_are_held_to_logits_too(make, tmp_path):
@@ -114,10 +114,10 @@ def test_our_own_weights_are_held_to_logits_too(make, tmp_path):
     given["init_check"] = str(tmp_path / "check.npz")
     config = make({"name": "wide_resnet", **FIELDS, **NONE}, **given)
     if is_met:
-      assert imports.complete(config, tmp_path).model == config.model
+      assert init_from.complete(config, tmp_path).model == config.model
     else:
       with pytest.raises(ConfigError, match="does not give the logits of init_check"):
-        imports.complete(config, tmp_path)
+        init_from.complete(config, tmp_path)
 
 
 def save_changed(files, place, change):
@@ -156,14 +156,14 @@ def test_a_file_that_fits_no_net_is_a_message(case, make, files, tmp_path, capsy
   save_changed(files, tmp_path / "net.safetensors", change)
   config = make({**FROM_WEIGHTS, **NONE}, init_from=str(tmp_path / "net.safetensors"))
   with pytest.raises(ConfigError, match=f"(?s){message}"):
-    weights.read_init(imports.complete(config, tmp_path))
+    weights.read_init(init_from.complete(config, tmp_path))
 
 
 def test_pickled_weights_are_refused_with_the_remedy(make, tmp_path):
   (tmp_path / "net.pt").write_bytes(b"pickle")
   config = make({**FROM_WEIGHTS, **NONE}, init_from=str(tmp_path / "net.pt"))
   with pytest.raises(ConfigError, match=r"\.pt weights are pickles.*weights_only=True"):
-    imports.complete(config, tmp_path)
+    init_from.complete(config, tmp_path)
 
 
 def check_file(**arrays):
@@ -191,7 +191,7 @@ def test_a_check_that_could_tell_nothing_is_a_message(case, make, tmp_path):
   write(tmp_path / "check.npz")
   config = make({**FROM_WEIGHTS, **NONE}, init_check=str(tmp_path / "check.npz"))
   with pytest.raises(Exception, match=message) as caught:
-    imports.complete(config, tmp_path)
+    init_from.complete(config, tmp_path)
   assert isinstance(caught.value, jax_robust.errors.UserError)
 
 
@@ -215,7 +215,7 @@ BAD_CONFIGS = {
 def test_a_config_that_says_otherwise_is_a_message(case, make, tmp_path):
   model, changes, message = BAD_CONFIGS[case]
   with pytest.raises(ConfigError, match=message):
-    imports.complete(make(model, **changes), tmp_path)
+    init_from.complete(make(model, **changes), tmp_path)
 
 
 def test_layouts_are_for_pytorch_files(make, tmp_path):
@@ -224,16 +224,16 @@ def test_layouts_are_for_pytorch_files(make, tmp_path):
   ours = {"init_from": str(tmp_path / "net.safetensors")}
   for model, changes in ((FROM_WEIGHTS, {}), ({"name": "mlp"}, {"init_layout": "trades"})):
     with pytest.raises(ConfigError, match="is no PyTorch state dict"):
-      imports.complete(make(model, **ours, **changes), tmp_path)
+      init_from.complete(make(model, **ours, **changes), tmp_path)
 
 
 def test_a_file_that_is_not_there_is_a_message(make, tmp_path):
   with pytest.raises(ConfigError, match="there is no such file"):
-    imports.complete(make(FROM_WEIGHTS, init_from=str(tmp_path / "net.safetensors")), tmp_path)
+    init_from.complete(make(FROM_WEIGHTS, init_from=str(tmp_path / "net.safetensors")), tmp_path)
   with pytest.raises(ConfigError, match="init_from='' is no PyTorch state dict"):
-    imports.complete(make(FROM_WEIGHTS, init_from=""), tmp_path)
+    init_from.complete(make(FROM_WEIGHTS, init_from=""), tmp_path)
   with pytest.raises(ConfigError, match="init_check is for weights from elsewhere"):
-    imports.complete(make({"name": "mlp"}, init_from="", init_check="check.npz"), tmp_path)
+    init_from.complete(make({"name": "mlp"}, init_from="", init_check="check.npz"), tmp_path)
 
 
 def test_weights_that_were_not_completed_are_refused(make):
@@ -255,7 +255,7 @@ def test_a_run_from_a_pytorch_file_goes_out_to_one(make, files, tmp_path):
   assert stored["model"]["padding"] == "symmetric" and stored["model"]["name"] == "wide_resnet"
   own.unlink()
   assert (
-    imports.complete(config, run).model.to_dict() == config_lib.from_data(stored).model.to_dict()
+    init_from.complete(config, run).model.to_dict() == config_lib.from_data(stored).model.to_dict()
   )
 
   export = [f"--config={run / 'config.json'}", f"--workdir={run}", "--config.job=export"]
@@ -265,7 +265,7 @@ def test_a_run_from_a_pytorch_file_goes_out_to_one(make, files, tmp_path):
   assert manifest["model"]["padding"] == "symmetric" and manifest["model"]["mean"] == [0]
   config = config_lib.load(str(run / "config.json"))
   config.init_from, config.model = str(run / "export/torch"), FROM_WEIGHTS
-  config = imports.complete(config, tmp_path)
+  config = init_from.complete(config, tmp_path)
   (net,) = nets.each_net(config, tmp_path, source=SOURCE)
   expected = jax_robust.load(str(run))(jnp.asarray(X))
   np.testing.assert_allclose(net.logits_fn(jnp.asarray(X)), expected, rtol=1e-6, atol=1e-6)

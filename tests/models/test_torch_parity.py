@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from jax_robust import config as config_lib
 from jax_robust.models import convert, layouts
-from jax_robust.runs import build, imports, weights
+from jax_robust.runs import build, init_from, weights
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +121,7 @@ def test_the_net_is_that_of_its_own_code(tmp_path, name):
     config.model.update({key: expected[key] for key in NONE if key in expected})
   config.init_from = str(tmp_path / "net.safetensors")
   config.init_check = str(tmp_path / "net.npz")
-  config = imports.complete(config, tmp_path)
+  config = init_from.complete(config, tmp_path)
   assert {key: config.model[key] for key in expected} == expected
 
   x = jnp.asarray(recorded["images"].transpose(0, 2, 3, 1))
