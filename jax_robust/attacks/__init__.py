@@ -65,6 +65,7 @@ from jax_robust.attacks.autoattack import AutoAttackResult as AutoAttackResult
 from jax_robust.attacks.autoattack import autoattack as autoattack  # hides the sub-package's name
 from jax_robust.attacks.autoattack import make_autoattack as make_autoattack
 from jax_robust.attacks.autoattack import make_stages as make_stages
+from jax_robust.attacks.autoattack import read_version as read_version
 from jax_robust.attacks.balls import BALLS as BALLS
 from jax_robust.attacks.balls import Ball as Ball
 from jax_robust.attacks.balls import l1_ball as l1_ball

@@ -15,7 +15,7 @@ from jax_robust.errors import ConfigError, WorkdirError, check_count
 from jax_robust.evaluate import attack_plots, intervals, robustbench, tables
 from jax_robust.runs import build, devices, identity, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.runs.evaluation import autoattack_ball, read_version
+from jax_robust.runs.evaluation import autoattack_ball
 from jax_robust.train import metrics, parallel
 
 PER_IMAGE = ("clean", "robust", "pred", "pred_adv", "num_forward", "num_backward")
@@ -72,7 +72,7 @@ def read_options(config: Any, norm: str) -> dict[str, Any]:
     ConfigError: a value that can't be used.
   """
   options = block(config, "autoattack")
-  options["version"] = read_version(options["version"])
+  options["version"] = attacks.read_version(options["version"])
   with from_config("autoattack"):
     check_count(chunk_size=options["chunk_size"])
     attacks.make_stages(options["version"], norm)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust import attacks
 from jax_robust.atomic import write_atomically
 from jax_robust.attacks.non_finite import lost_points
 from jax_robust.data.evaluation import as_floats
@@ -16,7 +17,7 @@ from jax_robust.evaluate import exit_attacks as attacks_lib
 from jax_robust.evaluate import exit_scores
 from jax_robust.runs import exits, identity, nets, pieces, workdir
 from jax_robust.runs.blocks import block, from_config
-from jax_robust.runs.evaluation import attack_setting, read_version
+from jax_robust.runs.evaluation import attack_setting
 from jax_robust.types import fold_ids
 
 
@@ -89,7 +90,7 @@ def read_options(config: Any) -> attacks_lib.Options:
     eps = setting.eps
   options = attacks_lib.Options(
     tuple(values["attacks"]), tuple(values["aims"]), (), float(eps), values["max_steps"],
-    values["num_queries"], read_version(values["version"]), config.seed,
+    values["num_queries"], attacks.read_version(values["version"]), config.seed,
   )  # fmt: skip
   with from_config("early_exit"):
     check_eps(options.eps, "linf")

@@ -1,7 +1,7 @@
 """What a config's `evals` measure: evaluators with their options bound, run over a whole source."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jax_robust.attacks.autoattack import STAGES
 from jax_robust.attacks.non_finite import lost_points
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
@@ -143,18 +142,6 @@ def autoattack_ball(config: Any) -> tuple[str, float]:
   with from_config("autoattack"):
     check_eps(eps, norm)
   return norm, float(eps)
-
-
-def read_version(version: str | Sequence[str]) -> str | tuple[str, ...]:
-  """A version of AutoAttack, or stages of it, which may come as text: 'apgd-ce, square'.
-
-  >>> read_version("standard"), read_version("square"), read_version("apgd-ce, square")
-  ('standard', ('square',), ('apgd-ce', 'square'))
-  """
-  names = [version] if isinstance(version, str) else version
-  if isinstance(version, str) and "," not in version and version not in STAGES:
-    return version
-  return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
 
 
 def _warn_of_lost(

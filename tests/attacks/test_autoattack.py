@@ -265,6 +265,14 @@ def test_a_claim_that_does_not_hold_is_not_an_attack():
   np.testing.assert_array_equal(result.x_adv, x)
 
 
+def test_attacks_may_be_named_as_text():
+  names = attacks.make_stages(("apgd-ce", "square"), "linf")
+  assert [stage.name for stage in names] == ["apgd-ce", "square"]
+  for text in ("apgd-ce,square", "apgd-ce, square,"):
+    assert [stage.name for stage in attacks.make_stages(text, "linf")] == ["apgd-ce", "square"]
+  assert [stage.name for stage in attacks.make_stages("square", "linf")] == ["square"]
+
+
 def test_the_log_reads_as_autoattacks():
   logits_fn, x, labels, _ = linear_problem()
   lines = []
@@ -283,6 +291,9 @@ def test_the_log_reads_as_autoattacks():
   ("change", "message"),
   [
     ({"version": "standart"}, "version='standart': did you mean 'standard'"),
+    ({"version": "apgd-c"}, "version='apgd-c': did you mean 'apgd-ce'"),
+    ({"version": "apgd-ce, squar"}, "attack='squar': did you mean 'square'"),
+    ({"version": ","}, "expected one or several different attacks"),
     ({"version": ("apgd",)}, "attack='apgd': did you mean 'apgd-"),
     ({"version": ()}, "expected one or several different attacks"),
     ({"x": np.full((24, 4, 4, 1), 1.5, np.float32)}, r"leave \[0, 1\] or are not finite"),

@@ -13,3 +13,4 @@ from jax_robust.attacks.autoattack.versions import VERSIONS as VERSIONS
 from jax_robust.attacks.autoattack.versions import Settings as Settings
 from jax_robust.attacks.autoattack.versions import Stage as Stage
 from jax_robust.attacks.autoattack.versions import make_stages as make_stages
+from jax_robust.attacks.autoattack.versions import read_version as read_version

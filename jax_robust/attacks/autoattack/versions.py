@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from jax_robust import losses
 from jax_robust.attacks.apgd_search import apgd_search
@@ -105,6 +105,8 @@ STAGES: dict[str, Callable[[Settings], Stage]] = {
 }
 """The attacks that a version may name."""
 
+_Attack = TypeVar("_Attack", str, Stage, str | Stage)
+
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 VERSIONS = {
@@ -116,13 +118,25 @@ VERSIONS = {
 """The versions by name: their attacks in order, and their settings."""
 
 
+def read_version(version: str | Sequence[_Attack]) -> str | tuple[str, ...] | tuple[_Attack, ...]:
+  """A version's name as it is, or the attacks that are named in its place: 'apgd-ce, square'.
+
+  >>> read_version("standard"), read_version("square"), read_version("apgd-ce, square")
+  ('standard', ('square',), ('apgd-ce', 'square'))
+  """
+  if not isinstance(version, str):
+    return tuple(version)
+  names = tuple(name.strip() for name in version.split(",") if name.strip())
+  return names if len(names) != 1 or names[0] in STAGES else version
+
+
 def make_stages(version: str | Sequence[str | Stage], norm: str) -> tuple[Stage, ...]:
   """The stages of a version, or those named, in order.
 
   Args:
-    version: one of `VERSIONS`; or names of `STAGES`, which run with five restarts as the
-      reference's `custom` does; or stages with other settings, or of your own, such as
-      `STAGES["apgd-ce"](Settings(num_steps=1000))`.
+    version: one of `VERSIONS`; or names of `STAGES`, in a list or as 'apgd-ce, square', which run
+      with five restarts as the reference's `custom` does; or stages with other settings, or of
+      your own, such as `STAGES["apgd-ce"](Settings(num_steps=1000))`.
     norm: of the ball; `standard` has other settings in l1.
 
   Raises:
@@ -131,8 +145,9 @@ def make_stages(version: str | Sequence[str | Stage], norm: str) -> tuple[Stage,
   """
   if not isinstance(version, (str, list, tuple)):
     raise TypeError(f"version={shown(version)}: expected a name, or a list of attacks")
+  version = read_version(version)
   if isinstance(version, str):
-    check_name("version", version, VERSIONS)
+    check_name("version", version, {**VERSIONS, **STAGES})
     names, settings = VERSIONS[version]
     if norm == "l1" and version in ("standard", "aa+mt"):
       settings = settings._replace(num_restarts=5, num_targets=5, large_radii=True)
