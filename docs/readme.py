@@ -1,10 +1,10 @@
-"""A Sphinx extension: the pages `start` and `changelog` are the README and the changelog."""
+"""A Sphinx extension: some pages are files from elsewhere in the repository, such as the README."""
 
 import pathlib
 import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = {"start": "README.md", "changelog": "CHANGELOG.md"}
+PAGES = {"start": "README.md", "changelog": "CHANGELOG.md", "clusters": "launch/README.md"}
 
 
 def setup(app):
