@@ -12,7 +12,6 @@ import numpy as np
 
 from jax_robust import attacks
 from jax_robust import early_exit as exits_lib
-from jax_robust.data.evaluation import as_floats
 from jax_robust.early_exit import expected_cost
 from jax_robust.errors import check_name
 from jax_robust.evaluate import evaluators, exit_plots, intervals, tables
@@ -40,18 +39,14 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
   if setting:
     inputs["attacked"] = _make_change(config, subject, setting, num_exits)
   batch_size = min(config.evaluation.batch_size, subject.source.num_examples)
-  images = {name: _collect(subject.source, change, batch_size) for name, change in inputs.items()}
-  scored = {
-    name: _scored(predict, images["clean"], x, subject.source, batch_size)
-    for name, x in images.items()
-  }
+  score = functools.partial(exits.score, predict, subject.source, batch_size=batch_size)
+  scored = {name: score(change=change, keep_images=True) for name, change in inputs.items()}
   costs = exits.costs_of(subject, num_exits)
-  deployed = _deploy(config, subject, predict, thresholds.values, images, batch_size)
+  deployed = _deploy(config, subject, predict, thresholds.values, scored, batch_size)
   at_thresholds = _with_thresholds(scored, thresholds.values, costs)
 
   slowed = {}
   if setting:
-    score = functools.partial(exits.score, predict, subject.source, batch_size=batch_size)
     slowed = slowdowns.measure(
       config, subject, setting, thresholds.values, scored["clean"], score, costs
     )
@@ -109,39 +104,11 @@ def _make_change(config, subject: nets.Opened, setting: AttackSetting, num_exits
   return exits.make_change(config, subject, named)
 
 
-def _collect(source, change, batch_size: int) -> np.ndarray:
-  """All images in [0, 1], attacked where `change` says so."""
-  parts = []
-  for start in range(0, source.num_examples, batch_size):
-    ids = np.arange(start, start + batch_size).clip(max=source.num_examples - 1)
-    images, labels = source.read(ids)
-    x = as_floats(images)
-    if change is not None:
-      x = np.asarray(change(jnp.asarray(x), jnp.asarray(labels, jnp.int32), jnp.asarray(ids)))
-    parts.append(x)
-  return np.concatenate(parts)[: source.num_examples]
-
-
 def _batches(x: np.ndarray, batch_size: int):
   """Batches of one size, the last one filled up."""
   for start in range(0, len(x), batch_size):
     some = x[start : start + batch_size]
     yield np.concatenate([some, np.repeat(some[:1], batch_size - len(some), axis=0)])
-
-
-def _scored(predict, x: np.ndarray, x_adv: np.ndarray, source, batch_size: int) -> exits.Scored:
-  """The logits of all exits at images that are in memory, attacked or, as `x_adv is x`, not."""
-  outputs, num_lost, ids = [], 0, np.arange(len(x))
-  for some, moved, rows in zip(*(_batches(e, batch_size) for e in (x, x_adv, ids)), strict=True):
-    if x_adv is x:
-      outputs.append(np.stack(predict(jnp.asarray(some))))
-      continue
-    is_image = np.arange(batch_size) < len(ids) - rows[0]
-    found, lost = exits.attacked_outputs(predict, some, moved, rows, is_image)
-    outputs.append(found)
-    num_lost += lost
-  labels = np.asarray(source.read(ids)[1])
-  return exits.Scored(np.concatenate(outputs, axis=1)[:, : len(x)], labels, num_lost)
 
 
 def _told_of_attack(config, setting: AttackSetting | None, scored) -> dict[str, Any]:
@@ -208,7 +175,7 @@ class _Timing(NamedTuple):
   rows_per_block: list[int]
 
 
-def _deploy(config, subject, predict, thresholds, images, batch_size) -> dict[str, Any]:
+def _deploy(config, subject, predict, thresholds, scored, batch_size) -> dict[str, Any]:
   """The deployed net on the images: real seconds against the full net, best of three."""
   if not hasattr(subject.net, "run_block"):
     reason = f"{config.model.name} has no run_block, so no block can be left out"
@@ -226,9 +193,9 @@ def _deploy(config, subject, predict, thresholds, images, batch_size) -> dict[st
     return np.concatenate(jax.device_get(parts))[: len(x)]
 
   found = {}
-  for name, x in images.items():
-    seconds_full, taken = _best_of(full, x)
-    seconds, deployed = _best_of(answers, x)
+  for name, each in scored.items():
+    seconds_full, taken = _best_of(full, each.images)
+    seconds, deployed = _best_of(answers, each.images)
     num_different = int((deployed.taken != taken).sum())
     rows = deployed.num_rows.tolist()
     found[name] = _Timing(seconds_full, seconds, num_different, rows)._asdict()

@@ -126,11 +126,13 @@ class Scored(NamedTuple):
     labels: `[n]`.
     num_lost: of changed images, how many had logits that were NaN or infinite: those of the image
       itself stand in their place.
+    images: `[n, ...]` float32 in [0, 1], as they were scored, where they were to be kept.
   """
 
   outputs: np.ndarray
   labels: np.ndarray
   num_lost: int = 0
+  images: np.ndarray | None = None
 
   @property
   def exits(self) -> tuple[jax.Array, ...]:
@@ -138,7 +140,14 @@ class Scored(NamedTuple):
     return tuple(map(jnp.asarray, self.outputs))
 
 
-def score(predict: Callable, source: Source, *, batch_size: int, change: Any = None) -> Scored:
+def score(
+  predict: Callable,
+  source: Source,
+  *,
+  batch_size: int,
+  change: Any = None,
+  keep_images: bool = False,
+) -> Scored:
   """The logits of all exits for all images of a source.
 
   Args:
@@ -146,10 +155,12 @@ def score(predict: Callable, source: Source, *, batch_size: int, change: Any = N
     source: images and labels.
     batch_size: rows of a batch; the last one is filled up.
     change: `(x, labels, ids) -> x`, such as an attack; default none.
+    keep_images: whether the images, changed, stand in what is returned.
   """
-  outputs, labels, num_lost = [], [], 0
+  outputs, labels, images, num_lost = [], [], [], 0
   for batch in eval_batches(source, batch_size=min(batch_size, source.num_examples)):
     x, mask = as_floats(batch["image"]), batch["mask"]
+    moved = x
     if change is None:
       found = np.stack(predict(jnp.asarray(x)))
     else:
@@ -158,7 +169,10 @@ def score(predict: Callable, source: Source, *, batch_size: int, change: Any = N
       num_lost += lost
     outputs.append(found[:, mask])
     labels.append(batch["label"][mask])
-  return Scored(np.concatenate(outputs, axis=1), np.concatenate(labels), num_lost)
+    if keep_images:
+      images.append(np.asarray(moved)[mask])
+  kept = np.concatenate(images) if images else None
+  return Scored(np.concatenate(outputs, axis=1), np.concatenate(labels), num_lost, kept)
 
 
 def attacked_outputs(
