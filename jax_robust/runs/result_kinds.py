@@ -1,7 +1,8 @@
 """The kinds of results: what each file of a workdir's `results/*.json` holds, as one table.
 
-A type is `int`, `number`, `text`, `flag`, `interval` (two numbers, low and high), `object` (anything
-by name), the name of a part, or made of these: `list of T`, `map of T` (by name), `T or null`.
+A type is `int`, `number`, `text`, `flag`, `interval` (two numbers, low and high), `object`
+(anything by name), `any`, or the name of a part; or made of these: `list of T`, `map of T` (by
+name), `T or null`.
 """
 
 from collections.abc import Mapping
@@ -396,7 +397,9 @@ KINDS = {
   "report": Kind(
     "The table of a report.",
     {
-      "table": Field("map of object", "columns of one length, by name; null where there is nothing"),
+      "table": Field(
+        "map of list of any", "columns of one length, by name; null where there is nothing"
+      ),
       "problems": Field("map of list of text", "what could not be read, by folder"),
     },
   ),
@@ -430,24 +433,27 @@ def kind_of(name: str, result: Mapping[str, Any]) -> tuple[str, int]:
   return ("certify" if name.startswith("certify_") else name), 0
 
 
-def problems(result: Mapping[str, Any], kind: str = "") -> list[str]:
+def problems(result: Mapping[str, Any], kind: str = "", *, some_missing: bool = False) -> list[str]:
   """In what a result is not as the table says, a line each; none for a kind that is not in it.
 
   Args:
     result: as it was read, or is written.
-    kind: of one of before there were versions, which may lack fields that came later.
+    kind: of the result; its own by default.
+    some_missing: whether fields may be, as in a result of an earlier version.
 
-  >>> problems({"kind": "cell", "belongs_to": 3, "numbers": {}, "failed": "", "versions": {}})[0]
-  'belongs_to is 3: expected text'
+  >>> problems({"kind": "cell", "belongs_to": 3}, some_missing=True)
+  ['belongs_to is 3: expected text']
   """
-  name = kind or result.get("kind", "")
-  if name not in KINDS:
+  kind = kind or str(result.get("kind"))
+  if kind not in KINDS:
     return []
-  fields = {**COMMON, **KINDS[name].fields}
-  return list(_problems(result, fields, "", all_there=not kind))
+  fields = {**COMMON, **KINDS[kind].fields}
+  return list(_problems(result, fields, "", all_there=not some_missing))
 
 
-def _problems(value: Mapping[str, Any], fields: Mapping[str, Field], where: str, *, all_there: bool):
+def _problems(
+  value: Mapping[str, Any], fields: Mapping[str, Field], where: str, *, all_there: bool
+):
   """What is not as the fields say, in an object."""
   if all_there:
     for name, field in fields.items():
@@ -487,7 +493,9 @@ def _mistyped(value: Any, kind: str, where: str, *, all_there: bool):
   if kind in _PLAIN:
     right = _PLAIN[kind](value)
   elif kind == "interval":
-    right = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_PLAIN["number"], value))
+    right = (
+      isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_PLAIN["number"], value))
+    )
   else:
     right = isinstance(value, (list, tuple) if outer == "list" else Mapping)
   if not right:
