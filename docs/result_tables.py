@@ -1,6 +1,6 @@
 """A Sphinx extension: the page of result files is the table of `jax_robust.runs.result_kinds`."""
 
-from jax_robust.runs import result_kinds
+from jax_robust.runs import result_fields, result_kinds
 
 PAGE = "reference/result_files"
 
@@ -20,15 +20,15 @@ def _read(app, name, source):
 
 def to_markdown() -> str:
   """All tables: what every result has, each kind, and the parts that several have."""
-  every = result_kinds.Kind("Added to every result.", result_kinds.COMMON)
+  every = result_fields.Kind("Added to every result.", result_fields.COMMON)
   parts = [("##", "Every result", every)]
   parts += [
     ("##", f"{name} (version {kind.version})", kind) for name, kind in result_kinds.KINDS.items()
   ]
-  parts += [("###", name, kind) for name, kind in result_kinds.PARTS.items()]
+  parts += [("###", name, kind) for name, kind in result_fields.PARTS.items()]
   lines = []
   for level, title, kind in parts:
-    if title == next(iter(result_kinds.PARTS)):
+    if title == next(iter(result_fields.PARTS)):
       lines += ["## Parts", "", "Types that the tables above name.", ""]
     lines += [f"{level} {title}", "", kind.meaning, "", *_table(kind), ""]
   return "\n".join(lines)

@@ -9,7 +9,7 @@ from jax_robust import config as config_lib
 from jax_robust import paths
 from jax_robust.atomic import read_bytes
 from jax_robust.errors import ConfigError, UserError, WorkdirError, near_path, shown
-from jax_robust.runs import piece_files, result_kinds, starts, workdir
+from jax_robust.runs import piece_files, result_check, result_kinds, starts, workdir
 from jax_robust.train import metrics
 
 INNER = ("cells", "runs")
@@ -217,14 +217,14 @@ def _results(folder: pathlib.Path, problems: list[str]) -> Iterator[tuple[str, R
     content = _note(path, problems)
     if not content:
       continue
-    kind, version = result_kinds.kind_of(path.stem, content)
+    kind, version = result_check.kind_of(path.stem, content)
     known = result_kinds.KINDS.get(kind)
     if known and version > known.version:
       problems.append(
         f"results/{path.name} is of version {version} of its kind, and this program reads "
         f"{known.version}: update it"
       )
-    elif wrong := result_kinds.problems(content, kind, some_missing=version == 0):
+    elif wrong := result_check.problems(content, kind, some_missing=version == 0):
       problems.append(f"results/{path.name} is not as its kind says: {wrong[0]}")
     else:
       yield path.stem, Result(kind, version, content)
@@ -237,7 +237,8 @@ def _note(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
   try:
     return workdir.read_note(path)
   except UserError as error:
-    problems.append(_without(path.parent, str(error)))
+    run = path.parent.parent if path.parent.name == "results" else path.parent
+    problems.append(_without(run, str(error)))
     return {}
 
 
@@ -276,4 +277,4 @@ def _unfinished(folder: pathlib.Path, results: Mapping[str, Result]) -> Iterator
 
 def _without(folder: pathlib.Path, text: str) -> str:
   """A message without the folder, which the reader knows, in its paths."""
-  return text.replace(f"{folder}/", "")
+  return text.replace(f"{folder}/", "").replace(str(folder), folder.name)

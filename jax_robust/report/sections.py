@@ -12,7 +12,7 @@ from jax_robust.report.numbers import interval_text, number
 from jax_robust.report.reading import Record, Result
 from jax_robust.report.status import FINISHED, status_of, warnings_of, weights_of
 from jax_robust.report.table import PERCENT, PLAIN, RADIUS
-from jax_robust.runs import result_kinds, workdir
+from jax_robust.runs import result_fields, result_kinds, workdir
 from jax_robust.train.metrics import clock
 
 _FEW_KEYS = 12
@@ -109,7 +109,7 @@ def _facts(content: Mapping[str, Any]) -> Child:
   plain = {
     key: value
     for key, value in content.items()
-    if key not in result_kinds.COMMON
+    if key not in result_fields.COMMON
     and not key.endswith(("_interval", "sha256"))
     and isinstance(value, (int, float, str))
   }

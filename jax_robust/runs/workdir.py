@@ -33,7 +33,7 @@ from jax_robust.atomic import (
 from jax_robust.data import draws
 from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
-from jax_robust.runs import command, devices, result_kinds, starts
+from jax_robust.runs import command, devices, result_check, starts
 
 MAY_CHANGE = (
   "imports", "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
@@ -444,7 +444,7 @@ def write_result(
     except FileNotFoundError as error:
       raise FolderGoneError(folder) from error
     common = {"command": command.typed(), "versions": versions()}
-    whole = result_kinds.stamped(kind or name, {**result, **common})
+    whole = result_check.stamped(kind or name, {**result, **common})
     write_json(folder / "results" / f"{name}.json", whole)
-    for problem in result_kinds.problems(whole):
+    for problem in result_check.problems(whole):
       warnings.warn(f"results/{name}.json: {problem}", stacklevel=1)

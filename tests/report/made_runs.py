@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from jax_robust import config as config_lib
-from jax_robust.runs import result_kinds, workdir
+from jax_robust.runs import result_check, workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "tiny_config.py"
 
@@ -43,7 +43,7 @@ def write_result(folder, name, content, *, kind="", version=None):
   (folder / "results").mkdir(parents=True, exist_ok=True)
   whole = {"command": "", "versions": VERSIONS, **content}
   if version != 0:
-    whole = result_kinds.stamped(kind or name, whole)
+    whole = result_check.stamped(kind or name, whole)
     whole["version"] = whole["version"] if version is None else version
   workdir.write_json(folder / "results" / f"{name}.json", whole)
 
@@ -79,11 +79,15 @@ def evaluation(clean, robust):
   return {
     "evals": ["clean", "robust"],
     "num_examples": 200,
-    **{"clean": clean, "clean_interval": [clean - 0.05, clean + 0.05]},
-    **{"robust": robust, "robust_interval": [robust - 0.05, robust + 0.05]},
+    "clean": clean,
+    "clean_interval": [clean - 0.05, clean + 0.05],
+    "robust": robust,
+    "robust_interval": [robust - 0.05, robust + 0.05],
     "num_lost": {},
     "per_class": {},
-    **{"eps": 0.1, "norm": "linf", "attack": {"name": "pgd", "num_steps": 10}},
+    "eps": 0.1,
+    "norm": "linf",
+    "attack": {"name": "pgd", "num_steps": 10},
     "curve": [{"eps": 0.1, "robust": robust, "interval": [robust - 0.05, robust + 0.05]}],
     "exit": "last",
     "precision": "highest",
@@ -125,14 +129,14 @@ def autoattack(clean, robust, *, warnings=(), sha256=SHA, eps=0.1, complete=True
 def certification(value, sigma=0.25):
   """What the job `certify` finds of a net."""
   return {
-    **{"net": "lenet", "sigma": sigma, "trained_sigma": sigma, "n0": 10, "n": 100},
-    **{"alpha": 0.001, "noise": "gaussian", "radii": [], "tolerance": 0.0},
-    **{"start": 0, "stop": 0, "skip": 1, "max": 0, "seed": 0, "precision": "highest"},
-    **{"data": "made", "num_images": 40, "num_classes": 10, **_IMAGES, "weights_sha256": SHA},
+    "net": "lenet", "sigma": sigma, "trained_sigma": sigma, "n0": 10, "n": 100,
+    "alpha": 0.001, "noise": "gaussian", "radii": [], "tolerance": 0.0,
+    "start": 0, "stop": 0, "skip": 1, "max": 0, "seed": 0, "precision": "highest",
+    "data": "made", "num_images": 40, "num_classes": 10, **_IMAGES, "weights_sha256": SHA,
     "complete": True,
     "average_certified_radius": {
       "value": value, "standard_error": 0.01, "low": value - 0.02, "high": value + 0.02,
     },
     "certified_accuracy": [{"radius": 0.0, "value": 0.9, "interval": [0.8, 1.0]}],
-    **{"abstained": 1, "draws_per_image": 110.0, "seconds_per_image": 0.5},
+    "abstained": 1, "draws_per_image": 110.0, "seconds_per_image": 0.5,
   }  # fmt: skip
