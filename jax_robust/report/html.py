@@ -5,7 +5,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-_VOID = ("img", "input", "meta", "link", "br")
+_VOID = ("img", "input", "meta", "br", "wbr")
 
 
 class Element(str):

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from jax_robust.report import differences, sections, status
@@ -168,7 +169,8 @@ def _cell(name: str, cell: Cell | None, identity: str, *, told: bool) -> Element
   shown: Child = cell_text(cell)
   kind = "number" if is_number else "long" if name in _LONG else "short"
   if name == "run":
-    shown = element("a", cell_text(cell), href=f"#{identity}")
+    parts = re.findall("[^/,_]*[/,_]?", cell_text(cell))  # where a line may end
+    shown = element("a", [joined(part, element("wbr")) for part in parts], href=f"#{identity}")
   elif name == "command":
     shown = sections.copy_button(str(cell.value))
   elif name == "status" and cell.value != status.FINISHED:

@@ -109,10 +109,11 @@ def read_all(
 def _with_comparisons(records: Sequence[Record]) -> list[Record]:
   """The records, those of a comparison's trainings with what it measured of them."""
   compared = {
-    (record.folder / "runs" / name): Result("evaluate", 0, found)
+    (record.folder / "runs" / name): Result("evaluate", each.version, found)
     for record in records
-    for each in record.of_kind("compare")
-    for name, found in each["runs"].items()
+    for each in record.results.values()
+    if each.kind == "compare"
+    for name, found in each.content["runs"].items()
   }
   return [
     record._replace(results={**record.results, "evaluate": compared[record.folder]})

@@ -43,7 +43,7 @@ def _of_training(record: Record) -> Iterator[str]:
     return
   step = max((row["step"] for row in record.rows), default=0)
   total = record.config.get("total_steps")
-  at = f"at step {step}" + (f" of {total}" if total else "")
+  at = f"at step {step}" + (f" of {total:.0f}" if total else "")
   ended = last.get("ended", "") if last else ""
   if ended == starts.PREEMPTED:
     yield f"preempted {at}"

@@ -1,6 +1,7 @@
 """The table of a report: a row for each run, a column for each thing that any of them has."""
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ Row = Mapping[str, Cell]
 _FIRST = (
   "run", "status", "method", "data", "model", "norm", "eps", "sigma", "seed", "clean",
 )  # fmt: skip
+_ACR = "ACR at σ "
 _LAST = ("training time", "hardware", "versions", "date", "warnings", "command")
 
 
@@ -58,7 +60,9 @@ def columns_of(rows: Sequence[Row]) -> list[str]:
   """The columns that some row fills: what a run is, what was measured, where it is from."""
   found = dict.fromkeys(name for row in rows for name in row)
   first, last = ([name for name in some if name in found] for some in (_FIRST, _LAST))
-  return [*first, *(name for name in found if name not in {*first, *last}), *last]
+  measured = [name for name in found if name not in {*first, *last}]
+  # Certified radii stand behind all accuracies, whichever run comes first.
+  return [*first, *sorted(measured, key=lambda name: name.startswith(_ACR)), *last]
 
 
 def as_data(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -142,7 +146,7 @@ def _measured(record: Record) -> dict[str, Cell]:
       )
   for result in record.of_kind("certify"):
     average = result["average_certified_radius"]
-    found[f"ACR at σ {result['sigma']:g}"] = Cell(
+    found[f"{_ACR}{result['sigma']:g}"] = Cell(
       average["value"], RADIUS, (average["low"], average["high"]), result["num_images"]
     )
   return found
@@ -224,5 +228,5 @@ def command_of(record: Record) -> str:
 
 def repeat_command(record: Record) -> str:
   """A command that makes a run again, elsewhere, from its config."""
-  place = "RUN" if record.inner else record.name
-  return f"python -m jax_robust.main --config={place}/config.json --workdir=NEW"
+  config = shlex.quote(f"--config={record.name}/config.json")
+  return f"python -m jax_robust.main {config} --workdir=NEW"

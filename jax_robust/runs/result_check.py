@@ -73,7 +73,7 @@ def _pattern(name: str, fields: Mapping[str, Field]) -> Field | None:
   return fields[max(found, key=len)] if found else None
 
 
-_PLAIN = {
+PLAIN = {
   "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
   "number": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
   "text": lambda v: isinstance(v, str),
@@ -81,6 +81,7 @@ _PLAIN = {
   "object": lambda v: isinstance(v, Mapping),
   "any": lambda v: True,
 }
+"""The types that are made of no others, but for `interval`."""
 
 
 def _mistyped(value: Any, kind: str, where: str, *, all_there: bool):
@@ -90,11 +91,11 @@ def _mistyped(value: Any, kind: str, where: str, *, all_there: bool):
     if value is None:
       return
   outer, _, inner = kind.partition(" of ")
-  if kind in _PLAIN:
-    right = _PLAIN[kind](value)
+  if kind in PLAIN:
+    right = PLAIN[kind](value)
   elif kind == "interval":
     right = (
-      isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_PLAIN["number"], value))
+      isinstance(value, (list, tuple)) and len(value) == 2 and all(map(PLAIN["number"], value))
     )
   else:
     right = isinstance(value, (list, tuple) if outer == "list" else Mapping)

@@ -172,7 +172,10 @@ KINDS = {
   ),
   "compare": Kind(
     "Several trainings side by side; the fields of `evaluate` are those of the first.",
-    {"runs": Field("map of object", "the fields of `evaluate`, by run"), "*": Field("any", "")},
+    {
+      "runs": Field("map of object", "the fields of `evaluate`, by run"),
+      "*": Field("any", "a field of `evaluate`"),
+    },
   ),
   "curves": Kind(
     "Which trainings the picture of the same name shows.",

@@ -19,7 +19,7 @@ HOSTILE = """<script>alert(1)</script> & "quotes' </script><img src=x onerror=y>
 class Page(html.parser.HTMLParser):
   """What a browser makes of a page: its elements, and whether each is closed."""
 
-  VOID = ("meta", "img", "input")
+  VOID = ("meta", "img", "input", "wbr")
 
   def __init__(self, text):
     super().__init__()
