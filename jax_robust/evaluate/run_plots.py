@@ -24,16 +24,20 @@ def draw_curves(
 
   Args:
     path: of the PNG.
-    curves: steps and values of each training, by its name in the legend.
+    curves: steps and values of each training, by its name in the legend; one without any only
+      keeps its colour from the others.
     ylabel: what was measured.
     is_share: whether the values are shares, and drawn as 0 to 100 %.
   """
-  named, lines = len(curves) <= _MOST_NAMED, []
-  columns = 1 if max(map(len, curves)) > 40 else 2
-  rows = -(-len(curves) // columns) if named else 1
+  names = [name for name, (steps, _) in curves.items() if len(steps)]
+  named, lines = len(names) <= _MOST_NAMED, []
+  columns = 1 if max(map(len, names)) > 40 else 2
+  rows = -(-len(names) // columns) if named else 1
   size = _SIZE[0], _SIZE[1] + _LINE * rows
   figure, axes = plot_style.make_axes(size, "step", f"{ylabel} (%)" if is_share else ylabel)
   for style, _, (steps, values) in plot_style.styled(curves):
+    if not len(steps):
+      continue
     shown = np.where(np.isfinite(values), values, np.nan) * (100 if is_share else 1)
     marker = "o" if len(values) < 30 else ""
     lines += axes.plot(steps, shown, marker=marker, markersize=3, **style)
@@ -42,11 +46,11 @@ def draw_curves(
     axes.set_ylim(0, 100)
   if named:
     # Given by hand: Matplotlib leaves out names that begin with _, and sets $…$ as formulas.
-    labels = [_short(name).replace("$", r"\$") for name in curves]
+    labels = [_short(name).replace("$", r"\$") for name in names]
     place = {"loc": "outside lower left", "ncols": columns}
     figure.legend(lines, labels, frameon=False, fontsize=8, **place)
   else:
-    axes.set_title(f"{len(curves)} runs", loc="right", fontsize=8, color="0.4")
+    axes.set_title(f"{len(names)} runs", loc="right", fontsize=8, color="0.4")
   plot_style.save(path, figure, dpi=120)
 
 

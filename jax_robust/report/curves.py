@@ -15,6 +15,7 @@ def curves_of(records: Sequence[Record]) -> dict[str, Curves]:
   """Steps and values by what was measured, then by the label of the run.
 
   `loss` is that of the training; the others are what `config.evals` measures on held-out images.
+  Of a run that did not measure it there are none, so that each keeps its colour in all pictures.
   """
   labels = differences.labels_of(records)
   measures = dict.fromkeys(name for record in records for name in table.evals_of(record))
@@ -23,9 +24,8 @@ def curves_of(records: Sequence[Record]) -> dict[str, Curves]:
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for record, label in zip(records, labels, strict=True):
       rows = [row for row in record.rows if row.get("kind") == kind and name in row]
-      if rows:
-        curves[label] = [row["step"] for row in rows], [float(row[name]) for row in rows]
-    if curves:
+      curves[label] = [row["step"] for row in rows], [float(row[name]) for row in rows]
+    if any(steps for steps, _ in curves.values()):
       found[name] = curves
   return found
 

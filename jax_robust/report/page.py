@@ -15,6 +15,8 @@ from jax_robust.report.table import PLAIN, Cell, Row, columns_of
 
 _MOST_OPEN = 8  # sections that are unfolded at first
 
+_SHORT = 18  # characters of a column's name that stand in one line
+
 _LONG = ("status", "hardware", "versions", "run")
 
 
@@ -124,6 +126,9 @@ def _table(rows: Sequence[tuple[Record, Row]], identities: Mapping[str, str]) ->
   units = {
     name: unit_of(next(row[name].kind for _, row in rows if name in row)) for name in columns
   }
+  numbers = {
+    name for _, row in rows for name, cell in row.items() if isinstance(cell.value, (int, float))
+  }
   head = [
     element(
       "th",
@@ -134,6 +139,7 @@ def _table(rows: Sequence[tuple[Record, Row]], identities: Mapping[str, str]) ->
         type="button",
       ),
       scope="col",
+      class_=("number" if name in numbers else "") + (" long" if len(name) > _SHORT else ""),
       data_column=name,
     )
     for name in columns

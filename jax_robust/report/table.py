@@ -112,7 +112,7 @@ def ball_of(record: Record) -> tuple[str, float | None]:
     if "eps" in result:
       return result["norm"], result["eps"]
   for result in record.of_kind("autoattack"):
-    return result["evaluations"][0]["norm"], result["eps"]
+    return result["evaluations"][0]["norm"], result["eps"]  # all have one norm
   for place in ("attack", *(f"evals.{name}.attack" for name in evals_of(record))):
     if f"{place}.eps" in record.config:
       return record.config.get(f"{place}.norm", "linf"), record.config[f"{place}.eps"]
@@ -136,9 +136,11 @@ def _measured(record: Record) -> dict[str, Cell]:
         column = attacked if attacked and name == _attacked_measure(record, result) else name
         found[column] = _share(result, name)
   for result in record.of_kind("autoattack"):
+    # The main radius; the section of the run has the others.
     for each in result["evaluations"]:
-      for name, cell in _of_autoattack(each, ball_of(record)):
-        found.setdefault(name, cell)
+      if each["eps"] == result["eps"]:
+        for name, cell in _of_autoattack(each, ball_of(record)):
+          found.setdefault(name, cell)
   for result in record.of_kind("exit_attacks"):
     for name, each in result["robust"].items():
       found[f"all exit attacks, {name}"] = Cell(
@@ -188,7 +190,7 @@ def _of_autoattack(
   stages = list(each["robust_after"].items())
   for name, value in stages[:-1]:
     yield f"after {name}{where}", Cell(value, PERCENT, None, count)
-  named = version if isinstance(version, str) else ",".join(version)
+  named = version if isinstance(version, str) else ", ".join(version)
   label = "AutoAttack" if version == "standard" else f"AutoAttack ({named})"
   yield (
     label + where,
