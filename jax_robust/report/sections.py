@@ -167,20 +167,26 @@ def _kind(value: float) -> str:
 
 
 def _autoattack(content: Mapping[str, Any]) -> Child:
-  """Each radius, after each attack."""
-  parts = []
-  for each in content["evaluations"]:
-    version = each["version"] if isinstance(each["version"], str) else ", ".join(each["version"])
-    said = (
-      f"{each['norm']}, eps {fraction(each['eps'])}, version {version}, "
-      f"{each['num_examples']:,} images, {each['forward_per_image']:.0f} forward and "
-      f"{each['backward_per_image']:.0f} backward passes an image"
+  """A row for each radius: after each attack, and in the end."""
+  every = content["evaluations"]
+  stages = list(dict.fromkeys(name for each in every for name in each["robust_after"]))
+  rows = [
+    (
+      fraction(each["eps"]),
+      f"{each['num_examples']:,}",
+      _with_interval(each["clean"], each["clean_interval"], PERCENT),
+      *(number(each["robust_after"].get(name, ""), PERCENT) for name in stages),
+      _with_interval(each["robust"], each["robust_interval"], PERCENT),
+      f"{each['forward_per_image']:.0f} + {each['backward_per_image']:.0f}",
     )
-    rows = [("clean", _with_interval(each["clean"], each["clean_interval"], PERCENT))]
-    rows += [(f"after {name}", number(v, PERCENT)) for name, v in each["robust_after"].items()]
-    rows += [("robust", _with_interval(each["robust"], each["robust_interval"], PERCENT))]
-    parts += [element("p", said, class_="soft"), html_table(("", "% [95 % interval]"), rows)]
-  return parts
+    for each in every
+  ]
+  head = ("eps", "images", "clean %", *(f"after {name} %" for name in stages), "robust %")
+  said = f"{every[0]['norm']}, version {table.version_name(every[0])}; 95 % intervals"
+  return [
+    element("p", said, class_="soft"),
+    html_table((*head, "forward + backward passes an image"), rows),
+  ]
 
 
 def _robustbench(content: Mapping[str, Any]) -> Child:

@@ -184,20 +184,25 @@ def _of_autoattack(
   each: Mapping[str, Any], ball: tuple[str, float | None]
 ) -> Iterator[tuple[str, Cell]]:
   """After each attack, and in the end, under the name of the version and of another ball."""
-  version, count = each["version"], each["num_examples"]
+  version, count = version_name(each), each["num_examples"]
   is_same = each["norm"] == ball[0] and math.isclose(each["eps"], ball[1] or 0.0, abs_tol=1e-6)
   where = "" if is_same else f" at {each['norm']} {fraction(each['eps'])}"
   stages = list(each["robust_after"].items())
   for name, value in stages[:-1]:
     yield f"after {name}{where}", Cell(value, PERCENT, None, count)
-  named = version if isinstance(version, str) else ", ".join(version)
-  label = "AutoAttack" if version == "standard" else f"AutoAttack ({named})"
+  label = "AutoAttack" if version == "standard" else f"AutoAttack ({version})"
   yield (
     label + where,
     Cell(each["robust"], PERCENT, tuple(each["robust_interval"]), count),
   )
   if "clean" in each:
     yield "clean", Cell(each["clean"], PERCENT, tuple(each["clean_interval"]), count)
+
+
+def version_name(evaluation: Mapping[str, Any]) -> str:
+  """The version of an AutoAttack evaluation, or the names of its attacks."""
+  version = evaluation["version"]
+  return version if isinstance(version, str) else ", ".join(version)
 
 
 def _origin(record: Record) -> dict[str, Cell]:
