@@ -9,7 +9,7 @@ from jax_robust.runs import starts
 def test_a_trained_and_evaluated_run_is_reported(command, run_flag, copy, tmp_path):
   done = command([run_flag, "--config.job=evaluate", f"--workdir={copy}"])
   assert done.code == 0, done.printed
-  argv = ["--config=report", f"--config.report.runs={copy.parent}/co*"]
+  argv = ["--config=report_runs", f"--config.report.runs={copy.parent}/co*"]
   done = command([*argv, f"--workdir={tmp_path / 'REPORT'}"])
   assert done.code == 0 and "report.html (" in done.printed, done.printed
   page = (tmp_path / "REPORT" / "results" / "report.html").read_text()
@@ -27,7 +27,7 @@ def test_a_trained_and_evaluated_run_is_reported(command, run_flag, copy, tmp_pa
 
 
 def test_from_python_the_table_and_the_figures_come_back(trained, tmp_path):
-  found = api.run("report", tmp_path / "REPORT", {"report.runs": [str(trained)]})
+  found = api.run("report_runs", tmp_path / "REPORT", {"report.runs": [str(trained)]})
   assert found.result["table"]["run"] == [trained.name]
   assert {"loss", "clean", "robust"} <= found.figures.keys()
 
@@ -38,7 +38,7 @@ def test_mistakes_are_sentences(command, tmp_path):
     f"{tmp_path}/nowhere/*": "report.runs: there is no workdir",
     str(tmp_path): "stands for no workdir, with a config.json",
   }.items():
-    argv = ["--config=report", f"--config.report.runs={runs}", f"--workdir={tmp_path / 'R'}"]
+    argv = ["--config=report_runs", f"--config.report.runs={runs}", f"--workdir={tmp_path / 'R'}"]
     done = command(argv)
     assert done.code == 2 and message in done.printed, done.printed
   assert not (tmp_path / "R").exists()

@@ -18,7 +18,7 @@ def report(tmp_path):
   """`report(*patterns, place="REPORT", **options) -> (result, page)`."""
 
   def report(*patterns, place="REPORT", **options):
-    config = config_lib.load("report")
+    config = config_lib.load("report_runs")
     patterns = tuple(str(tmp_path / each) for each in patterns or ("RUNS/*",))
     config.report.update({"runs": patterns, **options})
     result = jobs.run(config, tmp_path / place)

@@ -1,6 +1,6 @@
 """A report over workdirs: one HTML page with a table, curves, pictures, hashes and commands.
 
-  python -m jax_robust.main --config=configs/report.py --config.report.runs='RUNS/*' \\
+  python -m jax_robust.main --config=configs/report_runs.py --config.report.runs='RUNS/*' \\
     --workdir=REPORT
 
 The page is `REPORT/results/report.html`: one file, which asks no network. Several patterns are
