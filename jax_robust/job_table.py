@@ -163,6 +163,13 @@ JOBS = {
     may_change=("curves.",),
     of_a_run=True,
   ),
+  "report": Job(
+    "jax_robust.jobs.report:report",
+    block="report",
+    defaults={"runs": (), "title": "Report", "pictures": True},
+    may_change=("report.",),
+    check="jax_robust.jobs.report:check",
+  ),
   "merge": Job("jax_robust.jobs.merge:merge", check="jax_robust.jobs.merge:find_workdirs"),
   "generate": Job(
     "jax_robust.jobs.generate:generate",

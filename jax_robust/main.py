@@ -232,7 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _complain(error, 2)
   except KeyboardInterrupt:
     return _complain("interrupted", 130)
-  return run(config, arguments.workdir)
+  from jax_robust.runs import command
+
+  with command.started_by(argv):
+    return run(config, arguments.workdir)
 
 
 def _import_more(config: Any, overrides: Sequence[tuple[str, str]]) -> None:

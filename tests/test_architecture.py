@@ -38,7 +38,8 @@ MAY_IMPORT = {
   "job_table": (),
   "presets": ("config", "errors", "attacks", "job_table"),
   "runs": SHARED,
-  "jobs": (*SHARED, "runs"),
+  "report": (*SHARED, "runs"),
+  "jobs": (*SHARED, "runs", "report"),
   "studies": (*SHARED, "runs", "jobs"),
   "main": (
     "config",

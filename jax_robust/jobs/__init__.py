@@ -8,7 +8,7 @@ from typing import Any
 from jax_robust import config as config_lib
 from jax_robust import job_table, plugins
 from jax_robust.errors import ConfigError, check_name
-from jax_robust.runs import check, init_from, workdir
+from jax_robust.runs import check, init_from, starts, workdir
 
 
 def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, Any]:
@@ -43,6 +43,10 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
     config = workdir.keep_draw(path, config)
     if not job.keeps_config:
       workdir.write_identity(path, config)
-    if job.opens:
-      given["subject"] = job_table.load(job.opens)(config, path)
-    return job_table.load(job.function)(config, path, **given)
+    with starts.noted(path, name, workdir.versions()) as told:
+      if job.opens:
+        given["subject"] = job_table.load(job.opens)(config, path)
+      result = job_table.load(job.function)(config, path, **given)
+      if result.get("preempted"):
+        told["ended"] = starts.PREEMPTED
+      return result

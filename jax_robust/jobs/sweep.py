@@ -104,11 +104,12 @@ def _numbers_of(job: str, result: Mapping[str, Any]) -> dict[str, list[float]]:
     return {name: [result[name], *result[f"{name}_interval"]] for name in result["evals"]}
   if job == "autoattack":
     return {job: [result["robust"], *result["robust_interval"]]}
-  return {
-    f"acr {name.removeprefix('certify_')}": [each["acr"]] * 3
+  averages = {
+    f"acr {name.removeprefix('certify_')}": each["average_certified_radius"]
     for name, each in result.items()
-    if isinstance(each, Mapping) and "acr" in each
+    if each["complete"]
   }
+  return {name: [each[key] for key in ("value", "low", "high")] for name, each in averages.items()}
 
 
 def write_results(config: Any, path: pathlib.Path) -> dict[str, Any]:
