@@ -28,7 +28,8 @@ def base() -> ml_collections.ConfigDict:
       "init_check": "",
       "parallel": "jit",
       "distributed": False,
-      "tensorboard": True,
+      "trackers": ("tensorboard",),
+      "tracking": {},
       "data": dict(_DATA),
       "generated": {"path": "", "verify": "read"},
       "batch": {
@@ -91,6 +92,11 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       config_lib.check_block("evaluation.attack", attack)
       del config.evaluation["attack"]
       config.evals = evals(attack, noise=(config.get("smoothing") or {}).get("sigma") or None)
+    if "tensorboard" in config:
+      config.trackers = ("tensorboard",) if config.tensorboard else ()
+      del config["tensorboard"]
+    for name in ("trackers", "tracking"):
+      config[name] = config.get(name, defaults[name])
     for name in ("imports", "imports_from"):
       config[name] = config.get(name) or defaults[name]
     for name in plain_blocks():

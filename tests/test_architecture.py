@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
 CORE = ("types", "errors", "names", "atomic", "losses", "nets", "attacks", "smoothing")
 SHARED = (*CORE, "early_exit", "objectives", "models", "data", "generate", "train", "evaluate",
-          "config", "overrides", "paths", "plugins",
+          "trackers", "config", "overrides", "paths", "plugins",
           "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
@@ -31,6 +31,7 @@ MAY_IMPORT = {
   "generate": ("types", "errors", "losses", "nets", "attacks", "data"),
   "train": (*CORE, "objectives"),
   "evaluate": (*CORE, "early_exit"),
+  "trackers": ("types", "errors", "atomic"),
   "paths": ("errors",),
   "plugins": ("errors",),
   "config": ("errors", "paths", "plugins"),
@@ -66,14 +67,19 @@ ONLY_IN = {
   "ml_collections": ("config", "presets"),
   "tensorflow": ("data",),
   "tensorflow_datasets": ("data",),
-  "tensorboardX": ("train/metrics",),
+  "tensorboardX": ("trackers/tensorboard",),
+  "mlflow": ("trackers/mlflow",),
+  "wandb": ("trackers/wandb",),
   "matplotlib": ("evaluate/plot_style",),
   "absl": (),
   "difflib": ("errors",),
 }
 """Packages, and the only places that know them."""
 
-LAZY = ("tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn", "PIL")
+LAZY = (
+  "tensorflow", "tensorflow_datasets", "tensorboardX", "mlflow", "wandb", "matplotlib", "sklearn",
+  "PIL",
+)  # fmt: skip
 """Packages that are imported inside functions only."""
 
 UNPICKLERS = ("pickle", "dill", "cloudpickle", "marshal", "shelve")

@@ -108,7 +108,7 @@ def test_smoke_run(objective, tmp_path):
   backend = "tfdata" if objective == "trades" else "resident"
   command = [
     f"--config={SMOKE[objective]}", f"--workdir={tmp_path}", f"--config.batch.backend={backend}",
-    "--config.tensorboard=false", "--config.save_steps=2",
+    "--config.trackers=", "--config.save_steps=2",
   ]  # fmt: skip
   with contextlib.nullcontext() if objective == "trades" else one_device():
     assert main.main(command) == 0

@@ -92,7 +92,7 @@ PLAIN = {
   "sweep.over": "the key over which means are taken",
   "sweep.shard": "I/N: the share of the cells that this start trains",
   "sweep.then": "jobs that follow each training: 'evaluate', 'autoattack', 'certify'",
-  "tensorboard": "whether event files for TensorBoard are written",
+  "trackers": "where metrics and results are sent besides the workdir: tensorboard, mlflow, wandb",
 }  # fmt: skip
 """The meaning of each, in one line."""
 

@@ -13,7 +13,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -34,8 +34,8 @@ from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
 
 MAY_CHANGE = (
-  "imports", "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
-  "evals.", "job", "generated.path", "generated.verify",
+  "imports", "data_dir", "parallel", "distributed", "trackers", "tracking.", "log_", "save_",
+  "evaluation.", "evals.", "job", "generated.path", "generated.verify",
 )  # fmt: skip
 """Keys, by their beginning, that may differ between starts of any job; others stand in its row.
 
@@ -429,3 +429,17 @@ def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> 
     except FileNotFoundError as error:
       raise FolderGoneError(folder) from error
     write_json(folder / "results" / f"{name}.json", {**result, "versions": versions()})
+
+
+def add_warnings(folder: pathlib.Path, name: str, warnings: Sequence[str]) -> None:
+  """Adds warnings to `results/NAME.json`, where there is such a result."""
+  path = folder / "results" / f"{name}.json"
+  if warnings and jax.process_index() == 0 and path.exists():
+    result = read_note(path)
+    write_json(path, {**result, "warnings": [*result.get("warnings", ()), *warnings]})
+
+
+def pictures(folder: pathlib.Path) -> set[tuple[pathlib.Path, int]]:
+  """The pictures of a workdir's results, each with the time of its making."""
+  files = (folder / "results").glob("*.png")
+  return {(file, file.stat().st_mtime_ns) for file in files}
