@@ -85,7 +85,7 @@ class Sender:
         pass
     except Exception as error:
       lines = str(error).splitlines() or [""]
-      self.failure = f"{type(error).__name__}: {lines[0]}"[:300]
+      self.failure = f"{type(error).__name__}: {lines[0]}"[:160]
 
   def _send_what_waits(self) -> bool:
     """Sends what is in the queue, all rows at once; whether that was the end."""

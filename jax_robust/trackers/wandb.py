@@ -18,8 +18,8 @@ class WandB:
   """A run of Weights & Biases, with the config, metrics by step, results as its summary, pictures.
 
   Its environment variables hold where an option is left out, such as WANDB_MODE, WANDB_PROJECT,
-  WANDB_ENTITY, WANDB_API_KEY and WANDB_BASE_URL. Offline, files in WORKDIR/wandb are written, which
-  `wandb sync` sends later.
+  WANDB_ENTITY, WANDB_API_KEY and WANDB_BASE_URL. Offline, each start writes the run from its first
+  step on into files of its own: `wandb sync WORKDIR/wandb/latest-run` sends the whole run.
 
   Args:
     run: the run.
@@ -63,10 +63,9 @@ class WandB:
 
   def start(self) -> Mapping[str, str]:
     """Makes the run, or opens that of an earlier start in the same project."""
-    earlier = dict(self._run.identity)
-    run_id = earlier.pop("run_id", "")
-    if not run_id or earlier != self._place:
-      run_id = secrets.token_hex(4)
+    earlier = self._run.identity
+    run_id = earlier.get("run_id") if self._place.items() <= earlier.items() else ""
+    run_id = run_id or secrets.token_hex(4)
     self._logged: Any = self._wandb.init(
       project=self._place["project"],
       entity=self._place["entity"] or None,
@@ -81,12 +80,15 @@ class WandB:
         console="off", init_timeout=_SECONDS, finish_timeout=_SECONDS, quiet=True
       ),
     )
-    return {**self._place, "run_id": run_id}
+    # Another identity at each start, so that all steps are sent: wandb keeps some seconds of them
+    # in memory, which a kill loses, and it knows itself which ones have arrived.
+    return {**self._place, "run_id": run_id, "start": pathlib.Path(self._logged.dir).parent.name}
 
   def write(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-    """Logs the values of steps."""
+    """Logs the values of steps, but for those that the server has of an earlier start."""
     for step, values in points:
-      self._logged.log(dict(values), step=step)
+      if step >= self._logged.starting_step:
+        self._logged.log(dict(values), step=step)
 
   def write_result(
     self, step: int, values: Mapping[str, float], files: Sequence[pathlib.Path]
