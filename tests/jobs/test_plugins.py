@@ -126,3 +126,10 @@ def test_an_installed_plug_in_needs_no_naming(tmp_path, monkeypatch):
   finally:
     monkeypatch.undo()
     plugins._load_installed.cache_clear()
+
+
+@pytest.mark.fast
+def test_the_tracker_of_the_page_is_the_one_that_is_tested(repository):
+  page = (repository / "docs" / "trackers.md").read_text()
+  code = page.split("```python\n")[1].split("```")[0]
+  assert (FOLDER / "robust_extras" / "tracker.py").read_text().endswith(code)
