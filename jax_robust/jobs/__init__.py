@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jax_robust import bars, job_table, plugins
 from jax_robust import config as config_lib
-from jax_robust import job_table, plugins
 from jax_robust.errors import ConfigError, check_name
 from jax_robust.runs import check, init_from, tracking, workdir
 
@@ -41,7 +41,10 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   create = has_weights or not job.of_a_run
   with workdir.claimed(str(folder), create=create, shared=job.shared) as path:
     config = workdir.keep_draw(path, config)
-    with tracking.opened(config, path, _wanted(config, job)) as trackers:
+    with (
+      bars.closed_at_end(),
+      tracking.opened(config, path, _wanted(config, job)) as trackers,
+    ):
       if not job.keeps_config:
         workdir.write_identity(path, config)
       if job.opens:

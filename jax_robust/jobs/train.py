@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust import bars
 from jax_robust import config as config_lib
 from jax_robust.data import columns, draws
 from jax_robust.data.sources import Source, labels_of
@@ -96,16 +97,17 @@ def _train(
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(open_checkpoints(config, path, run))
     initial, info = _initial_state(config, training, checkpoints.latest)
-    first_process = jax.process_index() == 0
+    step, first_process = int(initial.step), jax.process_index() == 0
     writer = metrics.NullWriter()
     if first_process:
       writer = metrics.MetricsWriter(
         path,
-        resume_step=int(initial.step),
+        resume_step=step,
         num_expected=info.get(loop.NUM_ROWS),
         also=trackers.write,
       )
     stack.enter_context(contextlib.closing(writer))
+    bar = bars.Bar("training", cadence.total, done=step, unit="steps") if first_process else None
     return loop.run(
       initial,
       step_fn=training.step_fn,
@@ -117,6 +119,7 @@ def _train(
       batch_size=config.batch.size,
       leave=stack.enter_context(preemption(checkpoints.latest)),
       report=metrics.report if first_process else lambda line: None,
+      bar=bar,
       watch=stack.enter_context(open_watch(config, path, info, run)),
     )
 

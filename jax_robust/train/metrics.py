@@ -5,13 +5,13 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jax_robust import bars
 from jax_robust.atomic import read_bytes, write_atomically
 from jax_robust.errors import UserError
 
@@ -199,8 +199,6 @@ def training_line(step: int, total_steps: int, values: Mapping[str, float]) -> s
   ...   "time/data_wait_share": 0.02, "loss": 1.25})
   'step 5/10  80 images/s  eta 0:01:05  data wait 2%  loss 1.25'
   """
-  notes = [f"data wait {values[f'{TIME_PREFIX}data_wait_share']:.0%}"]
-  notes += [f"{name} {value:.4g}" for name, value in values.items() if "/" not in name]
   return progress_line(
     "step",
     step,
@@ -208,8 +206,19 @@ def training_line(step: int, total_steps: int, values: Mapping[str, float]) -> s
     unit="images",
     rate=values[f"{TIME_PREFIX}images_per_second"],
     seconds_left=values[f"{TIME_PREFIX}eta_seconds"],
-    note="  ".join(notes),
+    note=training_note(values),
   )
+
+
+def training_note(values: Mapping[str, float]) -> str:
+  """What a training says besides how far it is: the share of time spent on data, and the metrics.
+
+  >>> training_note({"time/data_wait_share": 0.02, "loss": 1.25})
+  'data wait 2%  loss 1.25'
+  """
+  notes = [f"data wait {values[f'{TIME_PREFIX}data_wait_share']:.0%}"]
+  notes += [f"{name} {value:.4g}" for name, value in values.items() if "/" not in name]
+  return "  ".join(notes)
 
 
 def clock(seconds: float) -> str:
@@ -225,4 +234,4 @@ def clock(seconds: float) -> str:
 
 def report(line: str) -> None:
   """Prints a line of progress to standard error, at once."""
-  print(line, file=sys.stderr, flush=True)
+  bars.print_line(line)
