@@ -11,6 +11,7 @@ from jax_robust import config as config_lib
 _DATA = {
   "name": "cifar10", "num_heldout": 1024, "image_size": 0, "train_split": "train", "classes": (),
   "labels": "", "label_noise": 0.0, "test_name": "", "test_split": "test",
+  "test_share": 0.0,
 }  # fmt: skip
 
 

@@ -52,6 +52,10 @@ def check(config: Any) -> None:
       f"config.data.label_noise={config.data.label_noise}: expected a share of the labels, 0 to 1"
     )
   tracking.check(config)
+  if not 0 <= config.data.test_share < 1:
+    raise ConfigError(
+      f"config.data.test_share={config.data.test_share}: expected a share of the images, 0 to 1"
+    )
   build.draw_rule(config)
   evaluation.make_evaluators(config)
   evaluation.check_select(config)

@@ -23,6 +23,7 @@ PLAIN = {
   "data.name": "a data set's name, or a folder with a slash in its path",
   "data.num_heldout": "training images held out to evaluate on; 0 evaluates on test images",
   "data.test_name": "another data set to test on; empty for the same",
+  "data.test_share": "share of the images that is kept for testing, of a set without a test split",
   "data.test_split": "the split to test on, in the notation of TFDS",
   "data.train_split": "the split to train on, in the notation of TFDS, such as train[:10000]",
   "data_dir": "where TFDS finds its data sets; empty for its own default",
