@@ -83,6 +83,9 @@ def _set_method(config, arg):
     config.attack = presets.trades_attack(eps=arg.eps)
     return
   config.objective = {"name": arg.method}
+  if arg.method == "gaussian":
+    config.objective = {"name": "gaussian", "sigma": arg.sigma}
+    config.evals, config.select = presets.evals(noise=0.0), ("noisy", "max")
   if arg.method == "adversarial":
     config.attack = {
       "name": "pgd", "norm": "linf", "eps": arg.eps, "num_steps": 10, "step_size": arg.eps / 4,
@@ -92,6 +95,3 @@ def _set_method(config, arg):
   del config["attack"]
   if arg.method == "standard":
     config.select = ("clean", "max")
-  else:
-    config.objective.sigma = arg.sigma
-    config.evals, config.select = presets.evals(noise=0.0), ("noisy", "max")

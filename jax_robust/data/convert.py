@@ -62,8 +62,8 @@ def open_split(
     ValueError: the share leaves too few images.
   """
   folder, split = _checked_path(folder), str(_checked_path(split, "split"))
-  train, test = find_split(folder, "train"), find_split(folder, "test")
-  if test_share and test is None and split in ("train", "test"):
+  train = find_split(folder, "train")
+  if test_share and split in ("train", "test") and not _has_test(folder):
     whole = open_source(train or folder, image_size=image_size)
     parts = draws.hold_out(whole, round(test_share * whole.num_examples))
     return parts[("train", "test").index(split)]
@@ -79,6 +79,13 @@ def find_split(folder: str | os.PathLike, split: str) -> pathlib.Path | None:
   """The folder or file of a split, of what `open_source` takes; None if there is none."""
   paths = (pathlib.Path(folder, split), pathlib.Path(folder, f"{split}.npz"))
   return next((path for path in paths if path.exists()), None)
+
+
+def _has_test(folder: pathlib.Path) -> bool:
+  """Whether a data set has images for testing: MNIST's files and TFDS's sets have."""
+  return bool(
+    find_split(folder, "test") or idx.find_idx(folder, "test") or any(folder.glob("features.json"))
+  )
 
 
 class Survey(NamedTuple):
