@@ -12,8 +12,8 @@ get_config looks up; every value can be changed afterwards. Up to 16 pixels it i
 96 PreActResNet-18, above that ResNet-50.
 
 Run 2026-11-28 on two shared cores of an AMD EPYC, on 3,000 and 600 images of CIFAR-10 as PNGs with
-sides of 32 to 71 pixels, size=16,epochs=4, killed after step 21 and resumed: clean .195, robust .103
-after 84 steps. That shows that it runs; at its full length, and with larger nets, it was not run.
+sides of 32 to 71 pixels, size=16,epochs=4, killed after step 21 and resumed: clean .195, robust
+.103 after 84 steps. That shows that it runs; at its full length, and with larger nets, it was not.
 
 Arguments: `data`, `size` (0: as they are), `method=trades|adversarial|standard|gaussian`, `eps` (of
 the l∞ ball, default 8/255), `sigma` (of the noise of `gaussian`), `epochs` (0: by the number of
