@@ -87,7 +87,7 @@ def test_a_value_of_another_type_is_refused(config, key, text, kind):
     ("atack.eps", "'atack': did you mean 'attack'?"),
     ("attack.step_size.0", "'attack.step_size': did you mean 'attack.step_sizes'?"),
     ("total_step", "'total_step': did you mean 'total_epochs'?"),
-    ("zzz", "'zzz': expected one of 'attack', 'data_dir', 'job'"),
+    ("zzz", "'zzz': expected one of 'attack', 'data_dir', 'distributed'"),
     ("", "'': expected one of"),
     (
       "attack",

@@ -255,7 +255,7 @@ DAMAGE = [
   ("trackers", 1, "config.trackers=1: expected a list, each of its items a text"),
   ("trackers", ["mlfow"], "config.trackers='mlfow': did you mean 'mlflow'"),
   ("tracking", {"mlfow": {}}, "unknown key 'tracking.mlfow': did you mean 'mlflow'"),
-  ("tracking", {"mlflow": 3}, "config.tracking.mlflow"),
+  ("tracking", {"mlflow": 3}, "'tracking.mlflow' is 3: expected a block of keys"),
   ("tracking", {"mlflow": {"experimnt": "x"}}, "'tracking.mlflow.experimnt': did you mean 'exper"),
   ("tracking", {"mlflow": {"experiment": 3}}, "tracking.mlflow: experiment=3: expected a text"),
   ("total_steps", "6", "config.total_steps='6': expected a number"),
