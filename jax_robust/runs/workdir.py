@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -36,8 +36,8 @@ from jax_robust.errors import WorkdirError, near_path
 from jax_robust.runs import command, devices, result_check, starts
 
 MAY_CHANGE = (
-  "imports", "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
-  "evals.", "job", "generated.path", "generated.verify",
+  "imports", "data_dir", "parallel", "distributed", "trackers", "tracking.", "log_", "save_",
+  "evaluation.", "evals.", "job", "generated.path", "generated.verify",
 )  # fmt: skip
 """Keys, by their beginning, that may differ between starts of any job; others stand in its row.
 
@@ -448,3 +448,17 @@ def write_result(
     write_json(folder / "results" / f"{name}.json", whole)
     for problem in result_check.problems(whole):
       warnings.warn(f"results/{name}.json: {problem}", stacklevel=1)
+
+
+def add_warnings(folder: pathlib.Path, name: str, lines: Sequence[str]) -> None:
+  """Adds warnings to `results/NAME.json`, where there is such a result."""
+  path = folder / "results" / f"{name}.json"
+  if lines and jax.process_index() == 0 and path.exists():
+    result = read_note(path)
+    write_json(path, {**result, "warnings": [*result.get("warnings", ()), *lines]})
+
+
+def pictures(folder: pathlib.Path) -> set[tuple[pathlib.Path, int]]:
+  """The pictures of a workdir's results, each with the time of its making."""
+  files = (folder / "results").glob("*.png")
+  return {(file, file.stat().st_mtime_ns) for file in files}

@@ -51,7 +51,8 @@ def test_another_config_is_refused_with_the_keys(tiny, tmp_path):
   "changes",
   [
     {"data_dir": "/elsewhere"},
-    {"tensorboard": True},
+    {"trackers": ("mlflow",)},
+    {"tracking": {"mlflow": {"experiment": "mine"}}},
     {"parallel": "pmap"},
     {"save_steps": 1},
     {"log_steps": 1},
