@@ -47,6 +47,7 @@ COMMON = {
   "version": Field("int", "of the kind; files of before there were versions have none"),
   "command": Field("text", "as it was typed; empty where a program called the job", optional=True),
   "versions": Field("versions", "what it ran with"),
+  "warnings": Field("list of text", "what was warned of, if anything", optional=True),
 }
 """What every result has, added where it is written."""
 

@@ -115,14 +115,14 @@ def _make(config: Any, folder: pathlib.Path, name: str, ledger: Ledger) -> Any:
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-  """The numbers of a result by their path; texts, flags, lists and versions are left out.
+  """The numbers of a result by their path; texts, flags and lists are left out.
 
   >>> numbers({"clean": 0.5, "evals": {"robust": 1, "note": "x"}, "curve": [1, 2]})
   {'clean': 0.5, 'evals/robust': 1.0}
   """
   found: dict[str, float] = {}
   for name, value in result.items():
-    if isinstance(value, Mapping) and name != "versions":
+    if isinstance(value, Mapping):
       found |= {f"{name}/{inner}": each for inner, each in numbers(value).items()}
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
       found[str(name)] = float(value)
