@@ -15,7 +15,7 @@ def get_config(arg=""):
   arg = config_lib.parse_arg(arg)
   config = presets.base()
   config.job = "compare"
-  config.tensorboard = False
+  config.trackers = ()
   config.data.update({"name": "digits", "num_heldout": 256})
   config.generate = {
     "method": "gaussian",

@@ -39,7 +39,7 @@ def get_config(arg=""):
   config.schedule = {"name": "linear", "learning_rate": 0.1 * 256 / 500}
   config.ema = {"decay": 0.0, "warmup_steps": 0, "ramp": False}
   config.evaluation.checkpoint = "latest"
-  config.tensorboard = False
+  config.trackers = ()
   config.total_epochs, config.evaluate_epochs, config.save_epochs = 200.0, 50.0, 20.0
   config.study = {"name": "confident_mistakes", "share": 0.15, "num_seeds": 3}
   if arg.size == "small":

@@ -44,7 +44,7 @@ def get_config(arg=""):
   }  # fmt: skip
   config.ema = {"decay": 0.0, "warmup_steps": 0, "ramp": False}
   config.evaluation.update({"checkpoint": "latest", "eps_list": (0.5,), "batch_size": 500})
-  config.tensorboard = False
+  config.trackers = ()
   config.total_epochs, config.evaluate_epochs, config.save_epochs = 150.0, 10.0, 5.0
   config.study = {
     "name": "constructed_sets",

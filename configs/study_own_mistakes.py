@@ -39,7 +39,7 @@ def get_config(arg=""):
   config.schedule = {"name": "cosine", "learning_rate": 0.1}
   config.ema = {"decay": 0.0, "warmup_steps": 0, "ramp": False}
   config.evaluation.checkpoint = "latest"
-  config.tensorboard = False
+  config.trackers = ()
   config.total_epochs, config.evaluate_epochs, config.save_epochs = 2.0, 10.0, 1.0
   config.study = {"name": "own_mistakes", "student_epochs": 50.0, "num_seeds": 3}
   if arg.size == "small":

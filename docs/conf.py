@@ -13,12 +13,13 @@ version = release = importlib.metadata.version("jax_robust")
 extensions = [
   "docstrings",  # these two are of this folder
   "readme",
-  "myst_parser",
+  "myst_nb",
   "sphinx.ext.autodoc",
   "sphinx.ext.mathjax",
 ]
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks are committed with what they found; a test runs them
 
 html_theme = "sphinx_book_theme"
 html_title = "jax_robust"

@@ -30,6 +30,10 @@ class RobustnessWarning(UserWarning):
   """A reason to distrust a number that an attack or an evaluation returns."""
 
 
+class TrackerWarning(UserWarning):
+  """A tracker takes no more of a run's numbers; the run goes on."""
+
+
 class ConfigError(UserError):
   """A config, or a change to it, is not usable."""
 
@@ -84,12 +88,12 @@ _LONGEST_SHOWN = 200  # characters of a value in a message
 _NOT_THE_CALLER = ("jax_robust", "jax", "jaxtyping", "beartype")
 
 
-def warn(message: str) -> None:
-  """Raises a `RobustnessWarning` at the caller's line, outside of this package and JAX."""
+def warn(message: str, category: type[Warning] = RobustnessWarning) -> None:
+  """Raises a warning at the caller's line, outside of this package and JAX."""
   level, frame = 1, inspect.currentframe()
   while frame and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_CALLER:
     level, frame = level + 1, frame.f_back
-  warnings.warn(message, RobustnessWarning, stacklevel=level)
+  warnings.warn(message, category, stacklevel=level)
 
 
 def near_miss(name: Any, known: Iterable[str]) -> str:

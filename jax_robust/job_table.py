@@ -31,6 +31,8 @@ class Job(NamedTuple):
     shared: whether several starts may work in one workdir at once.
     keeps_config: whether the workdir's config stays as it is, and is not compared.
     trains: whether its config stays in the workdir when a job that reads its result runs there.
+    tracks: whether it sends what it finds to the trackers by itself, given as `trackers`; of other
+      jobs the result is sent.
     results: `module:name` of a function `(config, workdir, folders) -> result` that writes what the
       pieces in `folders` amount to. The pieces of job J lie in WORKDIR/results/J or J_NAME;
       where `results` is given, the job `merge` puts those of several workdirs together.
@@ -49,6 +51,7 @@ class Job(NamedTuple):
   shared: bool = False
   keeps_config: bool = False
   trains: bool = False
+  tracks: bool = False
   results: str = ""
 
 
@@ -118,7 +121,7 @@ _EXITS = {
 _SMOOTHED = {"block": "smoothing", "defaults": _SMOOTHING, "may_change": ("smoothing.",)}
 
 JOBS = {
-  "train": Job("jax_robust.jobs.train:train", trains=True),
+  "train": Job("jax_robust.jobs.train:train", trains=True, tracks=True),
   "evaluate": Job("jax_robust.jobs.evaluate:evaluate", opens=_MODEL, of_a_run=True),
   "autoattack": Job(
     "jax_robust.jobs.autoattack:autoattack",
@@ -163,6 +166,13 @@ JOBS = {
     may_change=("curves.",),
     of_a_run=True,
   ),
+  "report": Job(
+    "jax_robust.jobs.report:report",
+    block="report",
+    defaults={"runs": (), "title": "Report", "pictures": True},
+    may_change=("report.",),
+    check="jax_robust.jobs.report:check",
+  ),
   "merge": Job("jax_robust.jobs.merge:merge", check="jax_robust.jobs.merge:find_workdirs"),
   "generate": Job(
     "jax_robust.jobs.generate:generate",
@@ -191,6 +201,13 @@ JOBS = {
     check="jax_robust.jobs.export:check",
     of_a_run=True,
     keeps_config=True,
+  ),
+  "track": Job(
+    "jax_robust.jobs.track:track",
+    check="jax_robust.jobs.track:check",
+    of_a_run=True,
+    keeps_config=True,
+    tracks=True,
   ),
   "compare": Job(
     "jax_robust.jobs.compare:compare",

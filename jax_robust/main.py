@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 try:
+  from jax_robust import bars, errors, job_table, overrides, paths, plugins, presets
   from jax_robust import config as config_lib
-  from jax_robust import errors, job_table, overrides, paths, plugins, presets
 except ImportError as error:  # the extra `train` is not installed, as the message says
   if __name__ == "__main__":
     sys.exit(f"error: {error}")
@@ -232,7 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _complain(error, 2)
   except KeyboardInterrupt:
     return _complain("interrupted", 130)
-  return run(config, arguments.workdir)
+  from jax_robust.runs import command
+
+  with command.started_by(argv):
+    return run(config, arguments.workdir)
 
 
 def _import_more(config: Any, overrides: Sequence[tuple[str, str]]) -> None:
@@ -315,9 +318,19 @@ def _complain(error: object, code: int) -> int:
   return code
 
 
+class _Lines(logging.Handler):
+  """Prints what is logged as lines, which stand above a bar."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    bars.print_line(self.format(record))
+
+
 def _set_up_logging() -> None:
   """Shows our own messages, and warnings of others; but Orbax logs what it raises, at length."""
-  logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+  handler = _Lines()
+  handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+  logging.basicConfig(level=logging.WARNING, handlers=[handler])
+  logging.captureWarnings(bars.are_shown())  # else they would be printed into a bar
   logging.getLogger("jax_robust").setLevel(logging.INFO)
   for name in ("absl", "asyncio", "concurrent.futures"):
     logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -12,8 +12,8 @@ from jax_robust.errors import ConfigError, near_miss, shown
 NAMED_NONE = ("augment.smoothing_scope", "generated.verify")
 """Keys that have a value called none; `none` removes the others."""
 
-MOVED = {"evaluation.attack": "evals.robust.attack"}
-"""Blocks of earlier versions, and what they are called now."""
+MOVED = {"evaluation.attack": "evals.robust.attack", "tensorboard": "trackers"}
+"""Keys and blocks of earlier versions, and what they are called now."""
 
 Known = Callable[[tuple[str, ...]], Mapping[str, inspect.Parameter]]
 """`("attack",) -> {keyword: parameter}`: what the function takes whose keywords a block holds."""
@@ -104,7 +104,7 @@ def _set(
 ) -> None:
   """Sets `a.b.c` to `read(current, key)`, or removes it where that can be done without."""
   for old, new in MOVED.items():
-    if key.startswith(f"{old}."):
+    if f"{key}.".startswith(f"{old}."):
       raise ConfigError(f"config key {key!r} is now {new + key.removeprefix(old)!r}")
   *parents, name = key.split(".")
   block = config

@@ -19,7 +19,7 @@ KEYS = (
 
 LISTS = (
   "smoothing.weights", "smoothing.logs", "smoothing.pieces", "autoattack.pieces", "generate.pieces",
-  "early_exit.pieces", "curves.runs",
+  "early_exit.pieces", "curves.runs", "report.runs",
 )  # fmt: skip
 """The keys that hold several; so do the `pieces` of any other job."""
 

@@ -11,6 +11,7 @@ from jax_robust import config as config_lib
 _DATA = {
   "name": "cifar10", "num_heldout": 1024, "image_size": 0, "train_split": "train", "classes": (),
   "labels": "", "label_noise": 0.0, "test_name": "", "test_split": "test",
+  "test_share": 0.0,
 }  # fmt: skip
 
 
@@ -28,7 +29,8 @@ def base() -> ml_collections.ConfigDict:
       "init_check": "",
       "parallel": "jit",
       "distributed": False,
-      "tensorboard": True,
+      "trackers": ("tensorboard",),
+      "tracking": {},
       "data": dict(_DATA),
       "generated": {"path": "", "verify": "read"},
       "batch": {
@@ -91,6 +93,11 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       config_lib.check_block("evaluation.attack", attack)
       del config.evaluation["attack"]
       config.evals = evals(attack, noise=(config.get("smoothing") or {}).get("sigma") or None)
+    if "tensorboard" in config:
+      config.trackers = ("tensorboard",) if config.tensorboard else ()
+      del config["tensorboard"]
+    for name in ("trackers", "tracking"):
+      config[name] = config.get(name, defaults[name])
     for name in ("imports", "imports_from"):
       config[name] = config.get(name) or defaults[name]
     for name in plain_blocks():

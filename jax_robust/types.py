@@ -4,8 +4,9 @@ Arrays come first and positional; hyper-parameters are keyword-only. Nothing her
 batch except an objective, whose result the loop differentiates.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -96,6 +97,60 @@ class UpdateRecipe(NamedTuple):
   make_update: Callable[..., Update]
   init_carry: Callable[..., dict[str, Any]] = lambda image_shape, batch_size, **options: {}
   updates_per_batch: Callable[..., int] = lambda **options: 1
+
+
+class TrackedRun(NamedTuple):
+  """What a tracker is told of a run when it is made.
+
+  Attributes:
+    folder: the workdir.
+    name: what the run is called where its user names it nothing else.
+    config: of the run, its values by key with dots.
+    identity: what the tracker's `start` returned at an earlier start of this run; {} at the first.
+  """
+
+  folder: pathlib.Path
+  name: str
+  config: Mapping[str, Any]
+  identity: Mapping[str, str]
+
+
+class Tracker(Protocol):
+  """Where the numbers of a run go besides its workdir; an entry of `trackers.TRACKERS` makes one.
+
+  An entry is called as `entry(run, **options)` with a `TrackedRun`; its keyword-only parameters are
+  the options that a config may set. It raises what the user can mend, such as a missing package.
+  The methods are then called in a thread of the tracker's own. They may be slow, and they may fail:
+  the run goes on, and nothing more is sent until the next start.
+
+  Attributes:
+    takes_results: whether the results of jobs are sent too, or the metrics of trainings alone.
+  """
+
+  takes_results: bool
+
+  def start(self) -> Mapping[str, str]:
+    """Begins the run, or opens it again; called once, before anything is sent.
+
+    Returns:
+      What the run is called there, which is kept in the workdir. Where it equals that of an earlier
+      start, the steps that were sent then are not sent again.
+    """
+    ...
+
+  def write(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    """Takes values by name at steps, in their order; when it returns, they have arrived."""
+    ...
+
+  def write_result(
+    self, step: int, values: Mapping[str, float], files: Sequence[pathlib.Path]
+  ) -> None:
+    """Takes the numbers of a result, and the pictures that were drawn of it."""
+    ...
+
+  def close(self, finished: bool) -> None:
+    """Ends this start of the run; `finished` says whether the job came to its end."""
+    ...
 
 
 def as_key(rng: Any) -> jax.Array:

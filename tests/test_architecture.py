@@ -12,14 +12,15 @@ pytestmark = pytest.mark.fast
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
 CORE = ("types", "errors", "names", "atomic", "losses", "nets", "attacks", "smoothing")
-SHARED = (*CORE, "early_exit", "objectives", "models", "data", "generate", "train", "evaluate",
-          "config", "overrides", "paths", "plugins",
+SHARED = (*CORE, "bars", "early_exit", "objectives", "models", "data", "generate", "train",
+          "evaluate", "trackers", "config", "overrides", "paths", "plugins",
           "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
   "errors": (),
   "names": (),
   "atomic": (),
+  "bars": ("errors",),
   "losses": ("types", "errors", "nets"),
   "nets": ("types", "errors"),
   "attacks": ("types", "errors", "losses", "nets"),
@@ -29,8 +30,9 @@ MAY_IMPORT = {
   "models": ("types", "errors"),
   "data": ("types", "errors", "names", "atomic"),
   "generate": ("types", "errors", "losses", "nets", "attacks", "data"),
-  "train": (*CORE, "objectives"),
+  "train": (*CORE, "bars", "objectives"),
   "evaluate": (*CORE, "early_exit"),
+  "trackers": ("types", "errors", "atomic"),
   "paths": ("errors",),
   "plugins": ("errors",),
   "config": ("errors", "paths", "plugins"),
@@ -38,9 +40,11 @@ MAY_IMPORT = {
   "job_table": (),
   "presets": ("config", "errors", "attacks", "job_table"),
   "runs": SHARED,
-  "jobs": (*SHARED, "runs"),
+  "report": (*SHARED, "runs"),
+  "jobs": (*SHARED, "runs", "report"),
   "studies": (*SHARED, "runs", "jobs"),
   "main": (
+    "bars",
     "config",
     "errors",
     "job_table",
@@ -66,14 +70,20 @@ ONLY_IN = {
   "ml_collections": ("config", "presets"),
   "tensorflow": ("data",),
   "tensorflow_datasets": ("data",),
-  "tensorboardX": ("train/metrics",),
+  "tensorboardX": ("trackers/tensorboard",),
+  "mlflow": ("trackers/mlflow",),
+  "wandb": ("trackers/wandb",),
   "matplotlib": ("evaluate/plot_style",),
+  "tqdm": ("bars",),
   "absl": (),
   "difflib": ("errors",),
 }
 """Packages, and the only places that know them."""
 
-LAZY = ("tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn", "PIL")
+LAZY = (
+  "tensorflow", "tensorflow_datasets", "tensorboardX", "mlflow", "wandb", "matplotlib", "sklearn",
+  "PIL", "tqdm",
+)  # fmt: skip
 """Packages that are imported inside functions only."""
 
 UNPICKLERS = ("pickle", "dill", "cloudpickle", "marshal", "shelve")

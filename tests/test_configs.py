@@ -20,6 +20,7 @@ METHODS = ("standard", "pgd_7", "pgd_10", "trades", "free", "fast_fgsm", "n_fgsm
 ARGUMENTS = {
   "cifar10_trades_ddpm": ["norm=l2", "flavour=sign,model=preact_resnet18", "cutmix"],
   "cifar10_adversarial": [f"attack={name}" for name in ("fgsm", "rs_fgsm", "n_fgsm", "none")],
+  "own_images": [f"method={name}" for name in ("adversarial", "standard", "gaussian")],
   "mnist_trades": ["norm=l2"],
   "cifar10_laptop": ["share=1.0"],
   "mnist_smoothing": [f"method={name},sigma=0.25" for name in SMOOTHING],
@@ -108,7 +109,7 @@ def test_smoke_run(objective, tmp_path):
   backend = "tfdata" if objective == "trades" else "resident"
   command = [
     f"--config={SMOKE[objective]}", f"--workdir={tmp_path}", f"--config.batch.backend={backend}",
-    "--config.tensorboard=false", "--config.save_steps=2",
+    "--config.trackers=", "--config.save_steps=2",
   ]  # fmt: skip
   with contextlib.nullcontext() if objective == "trades" else one_device():
     assert main.main(command) == 0

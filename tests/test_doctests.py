@@ -22,7 +22,13 @@ def test_docstring_examples(name):
 
 
 @pytest.mark.parametrize(
-  ("page", "least"), [("README.md", 10), ("docs/evaluation.md", 16), ("docs/smoothing.md", 8)]
+  ("page", "least"),
+  [
+    ("README.md", 10),
+    ("docs/evaluation.md", 16),
+    ("docs/smoothing.md", 8),
+    ("docs/own_data.md", 14),
+  ],
 )
 def test_examples_of_the_pages(repository, page, least):
   result = doctest.testfile(str(repository / page), module_relative=False, optionflags=FLAGS)

@@ -8,7 +8,15 @@ import sys
 import pytest
 from quick_compilation import XLA_FLAGS
 
-LAZY = ("tensorflow", "tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn")
+LAZY = (
+  "tensorflow",
+  "tensorflow_datasets",
+  "tensorboardX",
+  "mlflow",
+  "wandb",
+  "matplotlib",
+  "sklearn",
+)
 HEAVY = (*LAZY, "flax", "orbax", "ml_collections")
 TRAIN_ONLY = (*HEAVY, "chex", "PIL", "safetensors")
 
@@ -112,7 +120,7 @@ outcome = loop.run(
     source, None, backend="resident", batch_size=4, original_share=1.0),
   evaluate=lambda state: {{"clean": 0.5}}, cadence=loop.Cadence(2, 0, 0, 1),
   checkpoints=loop.Checkpoints(*folders, "clean", "max"),
-  writer=metrics.MetricsWriter({loop!r}, tensorboard=False), batch_size=4)
+  writer=metrics.MetricsWriter({loop!r}), batch_size=4)
 print(json.dumps({{"loop": outcome.step}}))
 """
 

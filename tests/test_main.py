@@ -77,14 +77,14 @@ def test_a_job_gets_the_config_with_its_changes_and_the_workdir(job):
   job(lambda config, workdir: seen.append((config, workdir)) or {})
   argv = [
     f"--config={TINY}:steps=9", "--workdir=/some/where", "--config.attack.eps=8/255",
-    "--config.total_epochs=2", "--config.model.hidden=3,4", "--config.tensorboard=true",
+    "--config.total_epochs=2", "--config.model.hidden=3,4", "--config.trackers=tensorboard",
   ]  # fmt: skip
   assert main.main(argv) == 0
   ((config, workdir),) = seen
   assert workdir == "/some/where"
   assert config.attack.eps == 8 / 255
   assert config.total_epochs == 2.0 and "total_steps" not in config
-  assert config.model.hidden == (3, 4) and config.tensorboard is True
+  assert config.model.hidden == (3, 4) and config.trackers == ("tensorboard",)
   assert config.save_steps == 2
 
 

@@ -10,7 +10,7 @@ from jax_robust import presets
 def get_config(arg=""):
   arg = config_lib.parse_arg(arg, steps=6, save=2, evaluate=3, log=2, backend="resident")
   config = presets.base()
-  config.tensorboard = False
+  config.trackers = ()
   config.data.update({"name": "made", "num_heldout": 8})
   config.generated.path = "made"
   config.batch.update(

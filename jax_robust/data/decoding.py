@@ -71,24 +71,31 @@ def decode(file: Any, where: str) -> np.ndarray:
       raise _damaged(where, error) from error
 
 
-def check_headers(files: Sequence[str], name: str) -> ImageShape:
+def check_headers(files: Sequence[str], name: str, image_size: int | None = None) -> ImageShape:
   """Looks at the headers of all files, in parallel, and returns the one shape that they have.
+
+  Args:
+    files: paths.
+    name: what they are, in what is told meanwhile.
+    image_size: height and width that they will be brought to; None asks for one size.
 
   Raises:
     DataFileError: a file can't be used, or has another shape than the first one.
   """
-  first = header(files[0], files[0])
+
+  def shape_of(file: str) -> ImageShape:
+    height, width, channels = header(file, file)
+    return (image_size or height, image_size or width, channels)
+
+  first = shape_of(files[0])
   began = told = time.monotonic()
 
   def look(start: int) -> None:
     for index in range(start, min(start + _AT_ONCE, len(files))):
-      shape = header(files[index], files[index])
+      shape = shape_of(files[index])
       if shape != first:
-        raise DataFileError(
-          files[index],
-          f"image {index} has shape {list(shape)}, the first one ({files[0]}) {list(first)}",
-          "All images of a set must have one size and kind.",
-        )
+        reason = f"image {index} has shape {list(shape)}, the first one ({files[0]}) {list(first)}"
+        raise DataFileError(files[index], reason, one_shape(shape, first))
 
   with concurrent.futures.ThreadPoolExecutor(min(_NUM_THREADS, len(files))) as pool:
     jobs = pool.map(look, range(0, len(files), _AT_ONCE))
@@ -104,6 +111,18 @@ def check_headers(files: Sequence[str], name: str) -> ImageShape:
     finally:
       pool.shutdown(wait=False, cancel_futures=True)
   return first
+
+
+def one_shape(shape: ImageShape, first: ImageShape) -> str:
+  """What to do about images of two shapes."""
+  if shape[2] != first[2]:
+    return (
+      "All images of a set must be grey, or all in colour: PIL.Image.open(path).convert('RGB')."
+    )
+  return (
+    "All images of a set must have one size and kind: --config.data.image_size=64 brings them to "
+    "one, in Python image_size=64."
+  )
 
 
 def _opened(file, where):

@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from jax_robust.data import classes, decoding, listing, npy, scales
+from jax_robust.data import classes, decoding, listing, npy, resizing, scales
 from jax_robust.data.sources import (
   MAX_CLASSES,
   Source,
@@ -131,8 +131,10 @@ def _levels(images, path) -> np.ndarray:
     raise DataFileError(path, str(error), _LAYOUT) from error
 
 
-def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
-  """Reads a pack of JPEGs; an image is decoded when it is read.
+def jpeg_pack_source(
+  path: str | os.PathLike, *, num_classes: int | None = None, image_size: int | None = None
+) -> Source:
+  """Reads a pack of JPEGs; an image is decoded when it is read, and brought to `image_size`.
 
   The npz holds `jpeg_bytes` uint8 [total], `offsets` int64 [n + 1] (image i is bytes offsets[i] to
   offsets[i + 1]) and `labels` integers [n]. The compressed bytes stay in RAM.
@@ -157,11 +159,15 @@ def jpeg_pack_source(path: str | os.PathLike, *, num_classes: int | None = None)
     packed = data[offsets[index] : offsets[index + 1]]
     return decoding.decode(io.BytesIO(packed), f"{path}[{index}]")
 
-  return _decoding_source(path, decode, labels, num_classes)
+  return _decoding_source(path, decode, labels, num_classes, image_size=image_size)
 
 
-def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
+def png_folder_source(
+  path: str | os.PathLike, *, num_classes: int | None = None, image_size: int | None = None
+) -> Source:
   """Reads `path/<class>/<image>.png` (or .jpg); an image is decoded when it is read.
+
+  With `image_size`, images of any sizes are brought to a square of that (`data.resizing.fit`).
 
   The folders' names are the names of the classes, which are numbered in the order of these: numbers
   by value, all else as text. With `num_classes`, folders whose names are all numbers are labels:
@@ -178,51 +184,63 @@ def png_folder_source(path: str | os.PathLike, *, num_classes: int | None = None
     labels = np.array([int(name) for name in names])[labels]  # Python's, if int64 is too small
     names = list(map(str, range(num_classes))) if num_classes <= MAX_CLASSES else []
   num_classes = len(names) if num_classes is None else num_classes
-  shape = decoding.check_headers(paths, path)
+  shape = decoding.check_headers(paths, path, image_size)
   return _decoding_source(
     path,
     lambda index: decoding.decode(paths[index], paths[index]),
     labels,
     num_classes,
     shape=shape,
+    image_size=image_size,
     class_names=names if len(names) == num_classes else (),
   )
 
 
-def unlabelled_folder(path: str | os.PathLike) -> tuple[list[str], Source]:
+def unlabelled_folder(
+  path: str | os.PathLike, *, image_size: int | None = None
+) -> tuple[list[str], Source]:
   """Reads all `.png` and `.jpg` images below a folder: their names inside it, and a source.
 
+  With `image_size`, they are brought to a square of that, as those of `png_folder_source`.
   All labels of the source are 0. Hidden files are left out, and files of other kinds, which is
   said. All headers are looked at, in parallel.
   """
   root = os.path.abspath(path)
   paths = listing.images_below(root)
-  shape = decoding.check_headers(paths, root)
+  shape = decoding.check_headers(paths, root, image_size)
   source = _decoding_source(
     root,
     lambda index: decoding.decode(paths[index], paths[index]),
     np.zeros(len(paths), np.int32),
     1,
     shape=shape,
+    image_size=image_size,
   )
   return [classes.shown(os.path.relpath(file, root)) for file in paths], source
 
 
-def _decoding_source(path, decode_fn, labels, num_classes, *, shape=None, class_names=()) -> Source:
-  """A source whose image i is `decode_fn(i)`; the first one gives the shape."""
+def _decoding_source(
+  path, decode_fn, labels, num_classes, *, shape=None, class_names=(), image_size=None
+) -> Source:
+  """A source whose image i is `decode_fn(i)`, brought to a size; the first one gives the shape."""
   num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
   _require(label_problem(labels, num_classes), path)
   labels = labels.astype(np.int32)
-  shape = shape or decode_fn(0).shape
+
+  def image_at(index):
+    image = decode_fn(index)
+    return image if image_size is None else resizing.fit(image, image_size)
+
+  shape = shape or image_at(0).shape
 
   def read(indices):
     indices = as_indices(indices, len(labels), path)
     images = np.empty((len(indices), *shape), np.uint8)
     for row, index in enumerate(indices):
-      image = decode_fn(index)
+      image = image_at(index)
       if image.shape != shape:
         reason = f"image {index} has shape {list(image.shape)}, the first one {list(shape)}"
-        raise DataFileError(path, reason, "All images of a set must have one size and kind.")
+        raise DataFileError(path, reason, decoding.one_shape(image.shape, shape))
       images[row] = image
     return images, labels[indices]
 

@@ -69,7 +69,7 @@ def entry(
     "dataset": result["data"],
     "venue": None,
     "architecture": architecture(model),
-    "eps": _fraction(result["eps"]),
+    "eps": fraction(result["eps"]),
     "clean_acc": f"{100 * result['clean']:.2f}",
     "reported": None,
     "autoattack_acc": f"{100 * result['robust']:.2f}",
@@ -103,7 +103,7 @@ def _differences(result: Mapping[str, Any]):
   if result["norm"] not in radii:
     yield f"it has no leaderboard for {result['data']} in {result['norm']}"
   elif abs(result["eps"] - radii[result["norm"]]) > 1e-6:
-    yield f"eps is {_fraction(result['eps'])}, there {_fraction(radii[result['norm']])}"
+    yield f"eps is {fraction(result['eps'])}, there {fraction(radii[result['norm']])}"
   if result["version"] != "standard":
     yield f"the version is {result['version']}, there standard"
   if result["split"] != "test":
@@ -119,10 +119,10 @@ def _differences(result: Mapping[str, Any]):
     yield "the evaluation warns of itself (see `warnings`)"
 
 
-def _fraction(eps: float) -> str:
+def fraction(eps: float) -> str:
   """A radius as RobustBench writes it.
 
-  >>> _fraction(8 / 255), _fraction(0.5)
+  >>> fraction(8 / 255), fraction(0.5)
   ('8/255', '0.5')
   """
   whole = round(255 * eps)

@@ -2,13 +2,13 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jax_robust import bars, job_table, plugins
 from jax_robust import config as config_lib
-from jax_robust import job_table, plugins
 from jax_robust.errors import ConfigError, check_name
-from jax_robust.runs import check, init_from, workdir
+from jax_robust.runs import check, init_from, starts, tracking, workdir
 
 
 def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, Any]:
@@ -41,8 +41,35 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   create = has_weights or not job.of_a_run
   with workdir.claimed(str(folder), create=create, shared=job.shared) as path:
     config = workdir.keep_draw(path, config)
-    if not job.keeps_config:
-      workdir.write_identity(path, config)
-    if job.opens:
-      given["subject"] = job_table.load(job.opens)(config, path)
-    return job_table.load(job.function)(config, path, **given)
+    with (
+      bars.closed_at_end(),
+      tracking.opened(config, path, _wanted(config, job)) as trackers,
+    ):
+      if not job.keeps_config:
+        workdir.write_identity(path, config)
+      with starts.noted(path, name, workdir.versions()) as told:
+        result = _call(job, config, path, trackers, given)
+        if result.get("preempted"):
+          told["ended"] = starts.PREEMPTED
+      trackers.close(finished=not result.get("preempted"))
+    workdir.add_warnings(path, name, trackers.failures)
+    return result
+
+
+def _call(job, config, path: pathlib.Path, trackers, given: dict[str, Any]) -> Mapping[str, Any]:
+  """Runs a job's function; what it returns and draws goes to the trackers."""
+  if job.opens:
+    given["subject"] = job_table.load(job.opens)(config, path)
+  if job.tracks:
+    given["trackers"] = trackers
+  before = workdir.pictures(path)
+  result = job_table.load(job.function)(config, path, **given)
+  if not job.tracks:
+    drawn = sorted(workdir.pictures(path) - before)
+    trackers.write_result(config.job, result, [file for file, _ in drawn])
+  return result
+
+
+def _wanted(config: Any, job: job_table.Job) -> Sequence[str]:
+  """The trackers of a job. Those who share a workdir at once would write over each other."""
+  return () if job.shared else config.trackers

@@ -326,7 +326,7 @@ def write_results(
     smoothing.write_log(folder / LOG, log)
     method = f"{work.identity['net']}, sigma {work.identity['sigma']:g}"
     results[folder.name], logs[method] = _summarise(work.identity, rows, log), log
-    workdir.write_result(path, folder.name, results[folder.name])
+    workdir.write_result(path, folder.name, results[folder.name], kind="certify")
     pictures[path / "results" / f"{folder.name}.png"] = {method: log}
   for picture, drawn in pictures.items():  # when all numbers are written
     smoothing_plots.draw_certified_accuracy(picture, drawn)

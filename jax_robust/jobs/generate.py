@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust import bars
 from jax_robust.atomic import write_atomically
 from jax_robust.attacks.recipes import parameters
 from jax_robust.data import convert, shard_writer, shards
@@ -127,8 +128,15 @@ def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) 
   """Converts an npz, a folder of class folders, or a pack of JPEGs; a kill starts it anew."""
   if shard != "0/1":
     raise ConfigError(f"generate.shard={shard!r}: files are converted whole, by one job")
+  bar: list[bars.Bar] = []
+
+  def show(done: int, total: int) -> None:
+    if not bar:  # only now is it known how many images there are
+      bar.append(bars.Bar("converting", total))
+    bar[0].move(done)
+
   if jax.process_index() == 0:
-    convert.make_shards(path, folder / SHARDS, seed=config.seed, **options)
+    convert.make_shards(path, folder / SHARDS, seed=config.seed, progress_fn=show, **options)
 
 
 _MAKERS = {

@@ -30,7 +30,9 @@ def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Says what the smoothed model predicts for every image of a folder, or that it can't tell."""
   options = block(config, "smoothing")
   share = pieces.share_of("smoothing.shard", options["shard"])
-  names, source = files.unlabelled_folder(options["images"])
+  names, source = files.unlabelled_folder(
+    options["images"], image_size=config.data.image_size or None
+  )
   if options["skip"] != 1 or options["start"] or options["stop"] or options["max"]:
     metrics.report("smoothing.skip, start, stop and max are certify's: all images are predicted")
   place, arrays, _ = weights.find(config, path)

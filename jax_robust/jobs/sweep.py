@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jax_robust import bars, job_table, jobs, overrides, paths
 from jax_robust import config as config_lib
-from jax_robust import job_table, jobs, overrides, paths
 from jax_robust.errors import ConfigError, shown
 from jax_robust.evaluate import intervals, sweep_plots, tables
 from jax_robust.runs import check as config_check
@@ -52,7 +52,8 @@ def sweep(config: Any, path: pathlib.Path) -> dict[str, Any]:
   is noted, and the others go on.
   """
   share, num_shares = pieces.read_share("sweep.shard", config.sweep.shard)
-  for cell in read_grid(config.sweep.grid)[share::num_shares]:
+  cells = read_grid(config.sweep.grid)[share::num_shares]
+  for cell in bars.counted(cells, "cells", len(cells), unit="cells"):
     if not _run(cell_config(config, cell), path / CELLS / cell.name, config.sweep.then):
       return {"preempted": True}
   return write_results(config, path)
@@ -104,11 +105,12 @@ def _numbers_of(job: str, result: Mapping[str, Any]) -> dict[str, list[float]]:
     return {name: [result[name], *result[f"{name}_interval"]] for name in result["evals"]}
   if job == "autoattack":
     return {job: [result["robust"], *result["robust_interval"]]}
-  return {
-    f"acr {name.removeprefix('certify_')}": [each["acr"]] * 3
+  averages = {
+    f"acr {name.removeprefix('certify_')}": each["average_certified_radius"]
     for name, each in result.items()
-    if isinstance(each, Mapping) and "acr" in each
+    if each["complete"]
   }
+  return {name: [each[key] for key in ("value", "low", "high")] for name, each in averages.items()}
 
 
 def write_results(config: Any, path: pathlib.Path) -> dict[str, Any]:

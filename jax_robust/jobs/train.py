@@ -9,18 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_robust import bars
 from jax_robust import config as config_lib
 from jax_robust.data import columns, draws
 from jax_robust.data.sources import Source, labels_of
 from jax_robust.errors import WorkdirError
-from jax_robust.runs import belonging, overfitting, workdir
+from jax_robust.runs import belonging, overfitting, tracking, workdir
 from jax_robust.runs.evaluation import check_select, make_score
 from jax_robust.runs.training import Training, duration, make_training, with_weights_of
 from jax_robust.train import checkpoint, loop, metrics
 from jax_robust.train.state import TrainState
 
 
-def train(config: Any, path: pathlib.Path, training: Training | None = None) -> dict[str, Any]:
+def train(
+  config: Any, path: pathlib.Path, trackers: tracking.Trackers, training: Training | None = None
+) -> dict[str, Any]:
   """Trains a net, or goes on where the workdir stands; evaluates it on held-out images."""
   training = training or make_training(config)
   sets = training.sets
@@ -35,13 +38,14 @@ def train(config: Any, path: pathlib.Path, training: Training | None = None) -> 
   run = belonging.describe(config_lib.to_data(config), note)
   _check_checkpoints(path, run, note)
   workdir.note_data(path, sets.train, note)
-  outcome = _train(config, path, training, run)
+  outcome = _train(config, path, training, run, trackers)
   result = {"step": outcome.step, "preempted": outcome.preempted, "best": dict(outcome.best)}
   if outcome.record:
     told = ("alarms", "accepted", "stopped")
     result["overfitting"] = {name: outcome.record[name] for name in told}
   if not outcome.preempted:
     workdir.write_result(path, "train", result)
+    trackers.write_result("train", result)
   return result
 
 
@@ -79,7 +83,9 @@ def open_checkpoints(
     yield loop.Checkpoints(latest, best, metric, mode)
 
 
-def _train(config, path: pathlib.Path, training: Training, run: Mapping[str, Any]) -> loop.Outcome:
+def _train(
+  config, path: pathlib.Path, training: Training, run: Mapping[str, Any], trackers
+) -> loop.Outcome:
   """Restores what there is, and runs the loop."""
   evaluate = make_evaluate(config, training)
   cadence = loop.Cadence(
@@ -91,16 +97,17 @@ def _train(config, path: pathlib.Path, training: Training, run: Mapping[str, Any
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(open_checkpoints(config, path, run))
     initial, info = _initial_state(config, training, checkpoints.latest)
-    first_process = jax.process_index() == 0
+    step, first_process = int(initial.step), jax.process_index() == 0
     writer = metrics.NullWriter()
     if first_process:
       writer = metrics.MetricsWriter(
         path,
-        resume_step=int(initial.step),
-        tensorboard=config.tensorboard,
+        resume_step=step,
         num_expected=info.get(loop.NUM_ROWS),
+        also=trackers.write,
       )
     stack.enter_context(contextlib.closing(writer))
+    bar = bars.Bar("training", cadence.total, done=step, unit="steps") if first_process else None
     return loop.run(
       initial,
       step_fn=training.step_fn,
@@ -112,6 +119,7 @@ def _train(config, path: pathlib.Path, training: Training, run: Mapping[str, Any
       batch_size=config.batch.size,
       leave=stack.enter_context(preemption(checkpoints.latest)),
       report=metrics.report if first_process else lambda line: None,
+      bar=bar,
       watch=stack.enter_context(open_watch(config, path, info, run)),
     )
 

@@ -48,8 +48,11 @@ def _open_split(config, split: str, key: str) -> sources.Source:
       return named.DATASETS[name](split)
     if "/" not in name:
       check_name(f"data.{key}", name, named.names())
-    elif (source := convert.open_split(name, split)) is not None:
-      return source
+    else:
+      sizes = {"image_size": options.image_size or None, "test_share": options.test_share}
+      if (source := convert.open_split(name, split, **sizes)) is not None:
+        return source
+      _check_is_tfds(name, split)
     try:
       return tfds.load_tfds(
         name,
@@ -61,6 +64,18 @@ def _open_split(config, split: str, key: str) -> sources.Source:
       raise ConfigError(str(error)) from error
 
 
+def _check_is_tfds(name: str, split: str) -> None:
+  """Raises ConfigError where a folder is neither a data set with this split nor one of TFDS."""
+  folder = pathlib.Path(name)
+  is_tfds = any(any(folder.glob(each)) for each in ("features.json", "*/features.json"))
+  if folder.exists() and not is_tfds:
+    kept = "; or keep a share of the images for testing, by --config.data.test_share=0.2"
+    raise ConfigError(
+      f"data.name={name!r} has no split {split!r}: expected {folder / split} with a folder for "
+      f"each class, {folder / split}.npz, shards, or a prepared data set of TFDS{kept}"
+    )
+
+
 def data(config) -> Data:
   """Opens everything that a training run reads."""
   if config.batch.original_share < 1 and not config.generated.path:
@@ -70,6 +85,11 @@ def data(config) -> Data:
       "--config.batch.original_share=1"
     )
   whole = load_train(config)
+  if whole.num_classes < 2 and models.is_classifier(config.model.name):
+    called = "".join(f", {each!r}" for each in whole.class_names)
+    raise ConfigError(
+      f"{whole.name} has a single class{called}: expected two or more, a folder for each"
+    )
   test = load_test(config, classes.classes_of(whole))
   if test.image_shape != whole.image_shape:
     raise ConfigError(
@@ -144,7 +164,11 @@ def train_class_names(config) -> tuple[str, ...]:
   name = config.data.name
   if config.data.classes:
     return ()
-  return convert.split_class_names(name, config.data.train_split) if "/" in name else ()
+  if "/" not in name:
+    return ()
+  if config.data.test_share and convert.find_split(name, "train") is None:
+    return convert.split_class_names(name, ".")  # a set without splits
+  return convert.split_class_names(name, config.data.train_split)
 
 
 def generated_source(config, original: sources.Source) -> sources.Source | None:

@@ -10,7 +10,7 @@ from jax_robust.attacks.recipes import keywords
 from jax_robust.config import check_block
 from jax_robust.data import named
 from jax_robust.errors import ConfigError, check_options
-from jax_robust.runs import build, evaluation, keys, nets, overfitting, training
+from jax_robust.runs import build, evaluation, keys, nets, overfitting, tracking, training
 from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import checkpoint, optim, parallel
 
@@ -50,6 +50,11 @@ def check(config: Any) -> None:
   if not 0 <= config.data.label_noise <= 1:
     raise ConfigError(
       f"config.data.label_noise={config.data.label_noise}: expected a share of the labels, 0 to 1"
+    )
+  tracking.check(config)
+  if not 0 <= config.data.test_share < 1:
+    raise ConfigError(
+      f"config.data.test_share={config.data.test_share}: expected a share of the images, 0 to 1"
     )
   build.draw_rule(config)
   evaluation.make_evaluators(config)

@@ -1,7 +1,7 @@
 """What a config's `evals` measure: evaluators with their options bound, run over a whole source."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jax_robust import bars
 from jax_robust.attacks.non_finite import lost_points
 from jax_robust.attacks.recipes import keywords
 from jax_robust.data.evaluation import eval_batches
@@ -162,6 +163,14 @@ def _warn_of_lost(
     warn(f"config.{key}.{name}: {said}")
 
 
+def _batches(source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+  """This process's images, with a bar."""
+  share = jax.process_index(), jax.process_count()
+  batches = eval_batches(source, batch_size=batch_size, process=share)
+  num_images = -(-source.num_examples // share[1])
+  return bars.counted(batches, "evaluating", num_images, lambda each: int(each["mask"].sum()))
+
+
 def make_score(
   config: Any,
   net: Any,
@@ -231,9 +240,7 @@ def make_score(
     columns = scoring.score(
       scorer,
       parallel.replicate(weights_of(params, model_state, eps or {}), mesh),
-      eval_batches(
-        source, batch_size=batch_size, process=(jax.process_index(), jax.process_count())
-      ),
+      _batches(source, batch_size),
       place=functools.partial(parallel.shard_batch, mesh=mesh),
       names=(*names, *lost),
     )

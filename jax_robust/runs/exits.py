@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_robust import bars, early_exit, paths
 from jax_robust import config as config_lib
-from jax_robust import early_exit, paths
 from jax_robust.atomic import read_bytes
 from jax_robust.attacks.non_finite import lost_points
 from jax_robust.data.evaluation import as_floats, eval_batches
@@ -158,7 +158,9 @@ def score(
     keep_images: whether the images, changed, stand in what is returned.
   """
   outputs, labels, images, num_lost = [], [], [], 0
-  for batch in eval_batches(source, batch_size=min(batch_size, source.num_examples)):
+  batches = eval_batches(source, batch_size=min(batch_size, source.num_examples))
+  num_images = source.num_examples
+  for batch in bars.counted(batches, "scoring", num_images, lambda each: int(each["mask"].sum())):
     x, mask = as_floats(batch["image"]), batch["mask"]
     moved = x
     if change is None:

@@ -10,6 +10,7 @@ from jax_robust import config as config_lib
 from jax_robust.errors import ConfigError, near_miss, shown
 from jax_robust.runs import keys
 from jax_robust.runs.key_docs import DURATIONS, PLAIN
+from jax_robust.trackers import TRACKERS
 
 _WIDTH, _LEFT, _VALUE = 100, 36, 24  # columns: of all, of key and value, of a value
 _ITEM = re.compile(r"  ((?:\*{0,2}[\w.]+)(?:, [\w.]+)*): (.*)")
@@ -43,6 +44,7 @@ def every_key(config: Any) -> dict[str, Any]:
   """The values of all keys that a config has or may have; of those it lacks, their defaults."""
   found = config_lib.flatten(config)
   blocks = {tuple(key.split(".")[:-1]) for key in found} | {(name,) for name in config}
+  blocks |= {("tracking", name) for name in TRACKERS}
   for place in blocks - {()}:
     for name, each in keys.known(config, place).items():
       if each.annotation is not dict:

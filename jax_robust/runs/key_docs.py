@@ -23,6 +23,7 @@ PLAIN = {
   "data.name": "a data set's name, or a folder with a slash in its path",
   "data.num_heldout": "training images held out to evaluate on; 0 evaluates on test images",
   "data.test_name": "another data set to test on; empty for the same",
+  "data.test_share": "share of the images that is kept for testing, of a set without a test split",
   "data.test_split": "the split to test on, in the notation of TFDS",
   "data.train_split": "the split to train on, in the notation of TFDS, such as train[:10000]",
   "data_dir": "where TFDS finds its data sets; empty for its own default",
@@ -67,6 +68,9 @@ PLAIN = {
   "job": "what is done; --help lists the jobs",
   "overfitting.num_images": "held-out images that are attacked at each evaluation",
   "parallel": "how devices share a step: 'jit', 'pmap' or 'shard_map'",
+  "report.pictures": "whether the pictures of each run are in the page",
+  "report.runs": "the workdirs to report on, or patterns of them, such as RUNS/*",
+  "report.title": "of the page",
   "schedule.learning_rate": "the highest learning rate",
   "seed": "of initial weights, the order of data, augmentation and attacks",
   "select": "the value of `evals` by which the best checkpoint is chosen, and 'max' or 'min'",
@@ -92,7 +96,7 @@ PLAIN = {
   "sweep.over": "the key over which means are taken",
   "sweep.shard": "I/N: the share of the cells that this start trains",
   "sweep.then": "jobs that follow each training: 'evaluate', 'autoattack', 'certify'",
-  "tensorboard": "whether event files for TensorBoard are written",
+  "trackers": "where metrics and results are sent besides the workdir: tensorboard, mlflow, wandb",
 }  # fmt: skip
 """The meaning of each, in one line."""
 

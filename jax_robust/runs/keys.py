@@ -16,6 +16,7 @@ from jax_robust.errors import ConfigError, check_options, shown
 from jax_robust.evaluate import diagnostics
 from jax_robust.models.layouts import FROM_WEIGHTS
 from jax_robust.runs.blocks import block, from_config
+from jax_robust.trackers import TRACKERS
 from jax_robust.train import optim, overfitting
 
 Keys = Mapping[str, Parameter]
@@ -60,6 +61,10 @@ def known(config: Any, place: tuple[str, ...]) -> Keys:
     return _of_evaluator(block(config.evals, place[1]))
   if place == ("overfitting", "attack"):
     return _of_attack(block(block(config, "overfitting"), "attack"))
+  if place == ("tracking",):
+    return {name: _parameter(name, dict, {}) for name in TRACKERS}
+  if place[0] == "tracking" and len(place) == 2 and place[1] in TRACKERS:
+    return parameters(TRACKERS[place[1]])
   if len(place) > 1 or place[0] not in _BLOCKS:
     return _of_job(config, place[0]) if len(place) == 1 else {}
   return _BLOCKS[place[0]](block(config, place[0]))
@@ -99,6 +104,9 @@ def check_types(config: Any) -> None:
       config_lib.check_block(f"evals.{name}.attack", entry["attack"])
       _check_keywords(config, ("evals", name, "attack"))
     _check_keywords(config, ("evals", name))
+  for name in config.tracking:
+    config_lib.check_block(f"tracking.{name}", config.tracking[name])
+    _check_keywords(config, ("tracking", name))
 
 
 def _check_keywords(config, place: tuple[str, ...]) -> None:
@@ -337,6 +345,8 @@ def sources(config: Any, place: tuple[str, ...]) -> Sequence[Any]:
   options = functools.reduce(block, place, config)
   if place[-1:] == ("attack",):
     return [*_SOURCES["attack"](options), make_attack, attacks]
+  if place[:1] == ("tracking",) and len(place) == 2:
+    return [TRACKERS[place[1]]]
   if place and place[0] in _SOURCES:
     found = _SOURCES[place[0]](options)
     return [base for each in found for base in _bases(each)]

@@ -13,7 +13,8 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -32,10 +33,11 @@ from jax_robust.atomic import (
 from jax_robust.data import draws
 from jax_robust.data.sources import Source
 from jax_robust.errors import WorkdirError, near_path
+from jax_robust.runs import command, devices, result_check, starts
 
 MAY_CHANGE = (
-  "imports", "data_dir", "parallel", "distributed", "tensorboard", "log_", "save_", "evaluation.",
-  "evals.", "job", "generated.path", "generated.verify",
+  "imports", "data_dir", "parallel", "distributed", "trackers", "tracking.", "log_", "save_",
+  "evaluation.", "evals.", "job", "generated.path", "generated.verify",
 )  # fmt: skip
 """Keys, by their beginning, that may differ between starts of any job; others stand in its row.
 
@@ -247,7 +249,7 @@ def _what_is_left(folder: pathlib.Path) -> str:
 def _is_unused(folder: pathlib.Path) -> bool:
   """Whether no job has come further here than its config: nothing can be lost or mixed up."""
   return all(
-    path.name in ("lock", "config.json", "versions.json", DATA)
+    path.name in ("lock", "config.json", "versions.json", starts.FILE, DATA)
     or path.name.startswith("lock-")
     or (path.is_dir() and not any(map(pathlib.Path.is_file, path.rglob("*"))))
     for path in folder.iterdir()
@@ -394,7 +396,7 @@ def keep_draw(folder: pathlib.Path, config: Any) -> Any:
 
 
 def versions() -> dict[str, Any]:
-  """What a result depends on besides the config: packages, Python, devices, date."""
+  """What a result depends on besides the config: packages, Python, devices, hardware, date."""
   found = {}
   for name in ("jax_robust", *PACKAGES):
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -405,6 +407,7 @@ def versions() -> dict[str, Any]:
     "platform": platform.platform(),
     "backend": jax.default_backend(),
     "devices": [device.device_kind for device in jax.devices()],
+    "hardware": devices.describe(),
     "processes": jax.process_count(),
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
@@ -416,8 +419,20 @@ def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
   write_atomically(path, text + "\n")
 
 
-def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> None:
+def write_result(
+  folder: pathlib.Path, name: str, result: Mapping[str, Any], *, kind: str = ""
+) -> None:
   """Writes `results/NAME.json`, from the first process.
+
+  Its kind and version, the command that was typed, and what it ran with are added. A result that
+  is not as the table `result_kinds.KINDS` says is written all the same, and warned of.
+
+  Args:
+    folder: the workdir.
+    name: of the file.
+    result: what was found.
+    kind: of the result; the name by default. One that is not in the table, such as a plug-in's, may
+      hold anything.
 
   Raises:
     FolderGoneError: the workdir was deleted meanwhile.
@@ -428,4 +443,22 @@ def write_result(folder: pathlib.Path, name: str, result: Mapping[str, Any]) -> 
       (folder / "results").mkdir(exist_ok=True)  # not its parents: what is gone stays gone
     except FileNotFoundError as error:
       raise FolderGoneError(folder) from error
-    write_json(folder / "results" / f"{name}.json", {**result, "versions": versions()})
+    common = {"command": command.typed(), "versions": versions()}
+    whole = result_check.stamped(kind or name, {**result, **common})
+    write_json(folder / "results" / f"{name}.json", whole)
+    for problem in result_check.problems(whole):
+      warnings.warn(f"results/{name}.json: {problem}", stacklevel=1)
+
+
+def add_warnings(folder: pathlib.Path, name: str, lines: Sequence[str]) -> None:
+  """Adds warnings to `results/NAME.json`, where there is such a result."""
+  path = folder / "results" / f"{name}.json"
+  if lines and jax.process_index() == 0 and path.exists():
+    result = read_note(path)
+    write_json(path, {**result, "warnings": [*result.get("warnings", ()), *lines]})
+
+
+def pictures(folder: pathlib.Path) -> set[tuple[pathlib.Path, int]]:
+  """The pictures of a workdir's results, each with the time of its making."""
+  files = (folder / "results").glob("*.png")
+  return {(file, file.stat().st_mtime_ns) for file in files}

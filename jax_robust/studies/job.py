@@ -1,8 +1,6 @@
 """The job of studies: runs the experiment that `config.study` names, and writes what it found."""
 
 import pathlib
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from inspect import Parameter
@@ -35,7 +33,6 @@ def study(config: Any, path: pathlib.Path) -> dict[str, Any]:
     "num_seeds": finding.num_seeds,
     "ours": _plain(finding.ours),
     "published": dict(finding.published),
-    "command": shlex.join(["python", "-m", "jax_robust.main", *sys.argv[1:]]),
     "date": time.strftime("%Y-%m-%d"),
     "seconds": round(time.monotonic() - began, 1),
     "hardware": devices.describe(),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jax_robust.bars import Bar
 from jax_robust.train import metrics as metrics_lib
 from jax_robust.train import overfitting
 from jax_robust.train.checkpoint import Checkpointer
@@ -85,6 +86,7 @@ def run(
   batch_size: int,
   leave: Callable[[int], bool] = lambda step: False,
   report: Callable[[str], None] = metrics_lib.report,
+  bar: Bar | None = None,
   watch: Watch | None = None,
 ) -> Outcome:
   """Trains from `state.step` to `cadence.total`.
@@ -106,6 +108,7 @@ def run(
     batch_size: rows of a batch, for the rate.
     leave: `step -> bool`, asked every step: whether to save and stop.
     report: takes a line of progress.
+    bar: shows the steps, in place of the lines about them where somebody watches.
     watch: looks for overfitting; None does not.
 
   Returns:
@@ -153,18 +156,32 @@ def run(
       if step == resumed_at + 1:
         _check_update(state, values, step)
       unchecked.append((step, values["finite"]))
+      _count(bar)
       if _due(step, cadence.log) or step == cadence.total:
         _raise_if_not_finite(unchecked, state, checkpoints)
-        row = {name: float(value) for name, value in values.items() if name != "finite"}
-        row |= pace.lap(step)
+        row = {name: float(x) for name, x in values.items() if name != "finite"} | pace.lap(step)
         writer.write(step, "train", row)
-        report(metrics_lib.training_line(step, cadence.total, row))
+        _tell(step, cadence.total, row, report, bar)
   if not at_end:
     _raise_if_not_finite(unchecked, state, checkpoints)
     checkpoints.latest.save(step, state, _info(writer, record))
   checkpoints.latest.wait()
   has_best = checkpoints.best.latest_step() is not None
   return Outcome(state, step, not at_end, checkpoints.best.info() if has_best else {}, record)
+
+
+def _count(bar: Bar | None) -> None:
+  """One step more."""
+  if bar is not None:
+    bar.add()
+
+
+def _tell(step: int, total: int, row: Mapping[str, float], report: Callable, bar: Bar | None):
+  """Says how far the training is and what its metrics are: behind its bar, or in a line."""
+  if bar is not None and bar.is_shown:
+    bar.note(metrics_lib.training_note(row))
+  else:
+    report(metrics_lib.training_line(step, total, row))
 
 
 def _info(writer: Any, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,19 @@
-"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard, and a line of progress."""
+"""Where the numbers of a run go: `metrics.jsonl`, and a line of progress."""
 
 import contextlib
 import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jax_robust import bars
 from jax_robust.atomic import read_bytes, write_atomically
-from jax_robust.errors import UserError, brought_by
+from jax_robust.errors import UserError
 
 TIME_PREFIX = "time/"
 """Fields that differ between two runs of the same config, by name."""
@@ -69,17 +69,17 @@ def as_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 class MetricsWriter:
-  """Appends rows to `metrics.jsonl` and TensorBoard's event files, one a call, flushed at once.
+  """Appends rows to `metrics.jsonl`, one a call, flushed at once.
 
   On resume at step k it first drops the rows after k, so that an interrupted run leaves the same
   file as an uninterrupted one, fields under `time/` aside.
 
   Args:
-    workdir: where the files are.
+    workdir: where the file is.
     resume_step: k, or 0 for a fresh start.
-    tensorboard: whether to write event files.
     num_expected: rows up to k that were written when the checkpoint was; that fewer are there is
       said. None where the checkpoint does not know.
+    also: is given the rows that are kept on resume, and then each row that is written.
 
   Attributes:
     num_rows: rows in the file.
@@ -90,8 +90,8 @@ class MetricsWriter:
     workdir: str | os.PathLike,
     *,
     resume_step: int = 0,
-    tensorboard: bool = True,
     num_expected: int | None = None,
+    also: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None,
   ):
     self._path = pathlib.Path(workdir) / "metrics.jsonl"
     rows = read_metrics(self._path) if self._path.exists() else []
@@ -104,49 +104,16 @@ class MetricsWriter:
     write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
     self.num_rows = len(kept)
     self._file = self._path.open("a")
-    self._board = (
-      _Board(pathlib.Path(workdir) / "tensorboard", resume_step) if tensorboard else None
-    )
+    self._also = also
+    also(kept)
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """Adds the row `{"step": step, "kind": kind, **values}`."""
-    values = {name: float(value) for name, value in values.items()}
-    self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+    row = {"step": step, "kind": kind, **{name: float(value) for name, value in values.items()}}
+    self._file.write(json.dumps(row) + "\n")
     self._file.flush()
     self.num_rows += 1
-    if self._board is not None:
-      self._board.write(step, {f"{kind}/{name}": value for name, value in values.items()})
-
-  def close(self) -> None:
-    """Closes the files."""
-    self._file.close()
-    if self._board is not None:
-      self._board.close()
-
-
-class _Board:
-  """TensorBoard's event file, written in this thread: SummaryWriter's own thread dies of a full
-  disk, and then blocks the loop."""
-
-  def __init__(self, folder: pathlib.Path, resume_step: int):
-    with brought_by("train"):
-      # Heavy, and wanted only where something is written.
-      from tensorboardX import event_file_writer
-      from tensorboardX.proto import event_pb2, summary_pb2
-
-    self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-    folder.mkdir(parents=True, exist_ok=True)
-    self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
-    # Tells TensorBoard to forget what an earlier process wrote from this step on.
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._file.write_event(event_pb2.Event(step=resume_step + 1, session_log=start))
-
-  def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds the values of one step, flushed at once."""
-    scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-    summary = self._summary(value=scalars)
-    self._file.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
-    self._file.flush()
+    self._also([row])
 
   def close(self) -> None:
     """Closes the file."""
@@ -232,8 +199,6 @@ def training_line(step: int, total_steps: int, values: Mapping[str, float]) -> s
   ...   "time/data_wait_share": 0.02, "loss": 1.25})
   'step 5/10  80 images/s  eta 0:01:05  data wait 2%  loss 1.25'
   """
-  notes = [f"data wait {values[f'{TIME_PREFIX}data_wait_share']:.0%}"]
-  notes += [f"{name} {value:.4g}" for name, value in values.items() if "/" not in name]
   return progress_line(
     "step",
     step,
@@ -241,8 +206,19 @@ def training_line(step: int, total_steps: int, values: Mapping[str, float]) -> s
     unit="images",
     rate=values[f"{TIME_PREFIX}images_per_second"],
     seconds_left=values[f"{TIME_PREFIX}eta_seconds"],
-    note="  ".join(notes),
+    note=training_note(values),
   )
+
+
+def training_note(values: Mapping[str, float]) -> str:
+  """What a training says besides how far it is: the share of time spent on data, and the metrics.
+
+  >>> training_note({"time/data_wait_share": 0.02, "loss": 1.25})
+  'data wait 2%  loss 1.25'
+  """
+  notes = [f"data wait {values[f'{TIME_PREFIX}data_wait_share']:.0%}"]
+  notes += [f"{name} {value:.4g}" for name, value in values.items() if "/" not in name]
+  return "  ".join(notes)
 
 
 def clock(seconds: float) -> str:
@@ -258,4 +234,4 @@ def clock(seconds: float) -> str:
 
 def report(line: str) -> None:
   """Prints a line of progress to standard error, at once."""
-  print(line, file=sys.stderr, flush=True)
+  bars.print_line(line)

@@ -28,7 +28,7 @@ def flags(tmp_path_factory):
     "--config=fast_training:method=multi_exit,start=zero,share=0.5,smoke",
     f"--config.generated.path={folder}", "--config.batch.size=8", "--config.total_steps=40",
     "--config.save_steps=4", "--config.evaluate_steps=20", "--config.log_steps=2",
-    "--config.tensorboard=false",
+    "--config.trackers=",
   ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import jax_robust
-from jax_robust import attacks, job_table, main, models, objectives, plugins
+from jax_robust import attacks, job_table, main, models, objectives, plugins, trackers
 from jax_robust import config as config_lib
 from jax_robust.data import named
 from jax_robust.errors import ConfigError
@@ -25,7 +25,7 @@ def tables():
   """Whatever plug-ins add in this process is gone after the test."""
   every = (
     attacks.ATTACKS, objectives.OBJECTIVES, objectives.UPDATES, models.MODELS,
-    evaluators.EVALUATORS, named.DATASETS, generate.METHODS, job_table.JOBS,
+    evaluators.EVALUATORS, named.DATASETS, generate.METHODS, job_table.JOBS, trackers.TRACKERS,
   )  # fmt: skip
   with contextlib.ExitStack() as stack:
     for table in every:
@@ -56,6 +56,9 @@ def test_a_run_of_plug_ins_is_trained_and_reopened(run, tables, tmp_path, monkey
   evaluated = run("evaluate", config=stored)
   assert evaluated["clean"] == 1.0 and set(evaluated["evals"]) == {"clean", "robust", "down"}
   assert [point["eps"] for point in evaluated["curve"]] == [0.0, 0.05, 0.1]
+  lines = (tmp_path / "run" / "values.txt").read_text().split("\n")
+  assert any(line.startswith("8 evaluate/down ") for line in lines)
+  assert "8 results/evaluate/clean 1.0" in lines
   assert run("autoattack", "autoattack.version=apgd-ce", config=stored)["clean"] == 1.0
   assert run("weigh", "weigh.unit=10", config=stored)["parameters"] == (64 * 2 + 2) / 10
   run("export", config=stored)
@@ -123,3 +126,10 @@ def test_an_installed_plug_in_needs_no_naming(tmp_path, monkeypatch):
   finally:
     monkeypatch.undo()
     plugins._load_installed.cache_clear()
+
+
+@pytest.mark.fast
+def test_the_tracker_of_the_page_is_the_one_that_is_tested(repository):
+  page = (repository / "docs" / "trackers.md").read_text()
+  code = page.split("```python\n")[1].split("```")[0]
+  assert (FOLDER / "robust_extras" / "tracker.py").read_text().endswith(code)

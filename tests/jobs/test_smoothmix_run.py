@@ -103,7 +103,7 @@ def argv(shard_folder):
   """
   changes = {
     "generated.path": shard_folder, "objective.num_steps": 2, "total_steps": 12, "save_steps": 2,
-    "evaluate_steps": 6, "log_steps": 1, "tensorboard": False,
+    "evaluate_steps": 6, "log_steps": 1, "trackers": "",
   }  # fmt: skip
   flags = [f"--config.{key}={value}" for key, value in changes.items()]
   return ["--config=cifar10_smoothing:mix_step=1,generated=made,share=0.5,smoke", *flags]

@@ -162,3 +162,11 @@ def test_numbers_are_the_abscissa(tmp_path, changes, key):
   assert sweep_plots._abscissa(points) == key
   sweep_plots.draw_sweep(tmp_path / "x.png", points, over="seed")
   assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+def test_certified_radii_are_in_the_table():
+  average = {"value": 0.5, "standard_error": 0.1, "low": 0.4, "high": 0.6}
+  found = {"certify_mlp_sigma0.25": {"complete": True, "average_certified_radius": average}}
+  unfinished = {"certify_mlp_sigma1": {"complete": False}}
+  numbers = sweep._numbers_of("certify", {**found, **unfinished})
+  assert numbers == {"acr mlp_sigma0.25": [0.5, 0.4, 0.6]}

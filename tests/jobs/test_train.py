@@ -166,7 +166,7 @@ def test_weights_are_read_and_tensorboard_written_where_asked_for(
   source, folder = tmp_path / "weights", tmp_path / "run"
   shutil.copytree(trained, source)
   argv = [run_flag, f"--workdir={folder}", f"--config.init_from={source}"]
-  argv += ["--config.tensorboard=true"]
+  argv += ["--config.trackers=tensorboard"]
   end = (signal.SIGTERM, "save", 2, 0)
   assert command(argv, end).code == 143
   (file,) = (folder / "tensorboard").iterdir()

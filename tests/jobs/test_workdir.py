@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust.runs import workdir
+from jax_robust.runs import command, starts, workdir
 
 pytestmark = pytest.mark.fast
 
@@ -51,7 +51,8 @@ def test_another_config_is_refused_with_the_keys(tiny, tmp_path):
   "changes",
   [
     {"data_dir": "/elsewhere"},
-    {"tensorboard": True},
+    {"trackers": ("mlflow",)},
+    {"tracking": {"mlflow": {"experiment": "mine"}}},
     {"parallel": "pmap"},
     {"save_steps": 1},
     {"log_steps": 1},
@@ -89,6 +90,7 @@ def test_what_changes_the_result_may_not(tiny, tmp_path, changes):
 
 def test_a_run_that_never_began_makes_way(tiny, tmp_path):
   workdir.write_identity(tmp_path, tiny())
+  (tmp_path / starts.FILE).write_text('{"start": "a", "job": "train"}\n')
   (tmp_path / "lock").touch()
   (tmp_path / "checkpoints" / "latest").mkdir(parents=True)
   workdir.write_identity(tmp_path, tiny(seed=1))
@@ -149,7 +151,19 @@ def test_looking_at_a_run_makes_no_folder(tiny, tmp_path):
   assert os.listdir(tmp_path) == ["my_run"]
 
 
-def test_a_result_names_the_versions(tmp_path):
-  workdir.write_result(tmp_path, "evaluate", {"clean": 0.5})
-  result = json.loads((tmp_path / "results" / "evaluate.json").read_text())
-  assert result["clean"] == 0.5 and "jax" in result["versions"]["packages"]
+def test_a_result_names_its_kind_and_what_it_ran_with(tmp_path):
+  found = {"belongs_to": "", "numbers": {"clean": [0.5, 0.4, 0.6]}, "failed": ""}
+  with command.started_by(["--config=x y"]):
+    workdir.write_result(tmp_path, "cell", found)
+  result = json.loads((tmp_path / "results" / "cell.json").read_text())
+  assert result.items() >= {**found, "kind": "cell", "version": 1}.items()
+  assert "jax" in result["versions"]["packages"] and " cores of " in result["versions"]["hardware"]
+  assert result["command"] == "python -m jax_robust.main '--config=x y'"
+
+
+def test_a_result_of_another_form_is_written_and_warned_of(tmp_path):
+  with pytest.warns(UserWarning, match="results/a.json: belongs_to is missing"):
+    workdir.write_result(tmp_path, "a", {"numbers": {}, "failed": ""}, kind="cell")
+  assert json.loads((tmp_path / "results" / "a.json").read_text())["numbers"] == {}
+  with pytest.raises(ValueError, match="a result of kind 'own' has a field 'version' of its own"):
+    workdir.write_result(tmp_path, "own", {"version": 3})

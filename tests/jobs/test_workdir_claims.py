@@ -462,6 +462,6 @@ def test_out_of_memory_on_the_device_is_a_sentence(command, run_flag, copy):
 
 
 def test_rows_are_counted(tmp_path):
-  writer = metrics.MetricsWriter(tmp_path, tensorboard=False)
+  writer = metrics.MetricsWriter(tmp_path)
   writer.write(1, "train", {"loss": 1.0})
   assert writer.num_rows == 1

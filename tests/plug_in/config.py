@@ -3,7 +3,8 @@
 from jax_robust import config as config_lib
 from jax_robust import presets
 
-PARTS = ("attack", "method", "update", "net", "evaluator", "dataset", "generator", "job")
+PARTS = ("attack", "method", "update", "net", "evaluator", "dataset", "generator", "job",
+         "tracker")  # fmt: skip
 
 
 def get_config(arg=""):
@@ -21,7 +22,7 @@ def get_config(arg=""):
   config.evaluation.update({"batch_size": 16, "eps_list": (0.05,)})
   config.schedule = {"name": "constant", "learning_rate": 0.1}
   config.generate = {"method": "noise", "num_examples": 20}
-  config.tensorboard = False
+  config.trackers, config.tracking = ("lines",), {"lines": {"file": "values.txt"}}
   del config.total_epochs, config.save_epochs, config.evaluate_epochs
   config.update({"total_steps": 8, "save_steps": 4, "evaluate_steps": 8, "log_steps": 4})
   return config

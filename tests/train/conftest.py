@@ -85,7 +85,7 @@ def start(problem):
     initial = base.make_state()
     if checkpoints.latest.latest_step() is not None:
       initial, _ = checkpoints.latest.restore(initial)
-    writer = metrics.MetricsWriter(folder, resume_step=int(initial.step), tensorboard=False)
+    writer = metrics.MetricsWriter(folder, resume_step=int(initial.step))
     arguments = {
       "step_fn": base.step_fn,
       "make_batches": base.make_batches,

@@ -1,7 +1,6 @@
-"""The metrics file, TensorBoard's event files, and the figures of the progress line."""
+"""The metrics file, and the figures of the progress line."""
 
 import json
-import struct
 
 import pytest
 
@@ -23,7 +22,7 @@ def test_a_torn_last_line_is_left_out(file, torn):
   with file.open("a") as opened:
     opened.write(torn)
   assert metrics.read_metrics(file) == ROWS
-  writer = metrics.MetricsWriter(file.parent, resume_step=6, tensorboard=False)
+  writer = metrics.MetricsWriter(file.parent, resume_step=6)
   writer.write(8, "train", {"loss": 0.125})
   writer.close()
   assert metrics.read_metrics(file) == [*ROWS, {"step": 8, "kind": "train", "loss": 0.125}]
@@ -37,70 +36,31 @@ def test_a_line_that_is_no_row_is_named(file, line):
   lines.insert(1, line)
   file.write_bytes(b"\n".join(lines))
   with pytest.raises(metrics.MetricsFileError, match=r"metrics.jsonl, line 2: .*Repair or delete"):
-    metrics.MetricsWriter(file.parent, resume_step=4, tensorboard=False)
+    metrics.MetricsWriter(file.parent, resume_step=4)
   assert file.read_bytes() == b"\n".join(lines)
 
 
 @pytest.mark.parametrize("step, kept", [(0, 0), (1, 0), (2, 1), (5, 2), (6, 3), (9, 3)])
 def test_resuming_drops_the_rows_after_the_checkpoint(file, step, kept):
-  metrics.MetricsWriter(file.parent, resume_step=step, tensorboard=False).close()
+  metrics.MetricsWriter(file.parent, resume_step=step).close()
   assert metrics.read_metrics(file) == ROWS[:kept]
 
 
 def test_a_row_is_on_the_disk_as_soon_as_it_is_written(tmp_path):
-  writer = metrics.MetricsWriter(tmp_path, tensorboard=True)
+  writer = metrics.MetricsWriter(tmp_path)
   writer.write(1, "train", {"loss": 2.5})
   assert metrics.read_metrics(tmp_path / "metrics.jsonl")[0]["loss"] == 2.5
-  assert read_events(tmp_path / "tensorboard")[1:] == [(1, {"train/loss": 2.5})]
   writer.close()
   metrics.NullWriter().write(1, "train", {"loss": 2.5})
   metrics.NullWriter().close()
 
 
-def read_events(folder):
-  """(step, scalars) of every event, in the order of the files; a session's start has no scalars."""
-  from tensorboardX.proto import event_pb2
-
-  events = []
-  for path in sorted(
-    folder.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns
-  ):
-    data = path.read_bytes()
-    while data:
-      (length,) = struct.unpack("<Q", data[:8])
-      event = event_pb2.Event.FromString(data[12 : 12 + length])
-      data = data[16 + length :]
-      if not event.file_version:
-        events.append((event.step, {each.tag: each.simple_value for each in event.summary.value}))
-  return events
-
-
-def test_tensorboard_forgets_the_steps_after_the_checkpoint_only(tmp_path, monkeypatch):
-  for pid, (resume, steps) in enumerate([(0, (1, 2, 3)), (2, (3, 4))]):
-    monkeypatch.setattr(metrics.os, "getpid", lambda pid=pid: pid)
-    writer = metrics.MetricsWriter(tmp_path, resume_step=resume, tensorboard=True)
-    for step in steps:
-      writer.write(step, "evaluate", {"clean": step / 8, "robust": step / 16})
-    writer.close()
-
-  def scalars(step):
-    return (step, {"evaluate/clean": step / 8, "evaluate/robust": step / 16})
-
-  assert read_events(tmp_path / "tensorboard") == [
-    (1, {}), scalars(1), scalars(2), scalars(3),
-    (3, {}), scalars(3), scalars(4),
-  ]  # fmt: skip
-
-
-def test_tensorboard_itself_reads_the_files(tmp_path):
-  accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-  writer = metrics.MetricsWriter(tmp_path, tensorboard=True)
-  writer.write(1, "train", {"loss": 2.5})
-  writer.write(3, "train", {"loss": 0.5})
+def test_others_are_told_of_the_kept_rows_and_of_each_that_is_written(file):
+  told = []
+  writer = metrics.MetricsWriter(file.parent, resume_step=4, also=told.append)
+  writer.write(5, "evaluate", {"clean": 1})
   writer.close()
-  events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
-  events.Reload()
-  assert [(each.step, each.value) for each in events.Scalars("train/loss")] == [(1, 2.5), (3, 0.5)]
+  assert told == [ROWS[:2], [{"step": 5, "kind": "evaluate", "clean": 1.0}]]
 
 
 def test_figures_of_a_lap():

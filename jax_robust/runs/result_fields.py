@@ -1,0 +1,172 @@
+"""What fields of results are made of: their types, those that every result has, and parts.
+
+A type is `int`, `number`, `text`, `flag`, `interval` (two numbers, low and high), `object`
+(anything by name), `any`, or the name of a part; or made of these: `list of T`, `map of T` (by
+name), `T or null`.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Field(NamedTuple):
+  """What stands under one name.
+
+  Attributes:
+    type: as the head of this module describes it.
+    meaning: what it is.
+    unit: of the number or numbers; '' where they have none.
+    optional: whether only some results have it.
+  """
+
+  type: str
+  meaning: str
+  unit: str = ""
+  optional: bool = False
+
+
+class Kind(NamedTuple):
+  """A kind of result, or a part that several have.
+
+  Attributes:
+    meaning: what it is, in one line.
+    fields: by name. `*` in a name stands for what a config may choose; names without one go first,
+      then those with more letters.
+    version: raised where a reader of the older files would misread the newer ones.
+  """
+
+  meaning: str
+  fields: Mapping[str, Field]
+  version: int = 1
+
+
+SHARE = "share of images"
+
+COMMON = {
+  "kind": Field("text", "which of these tables the file keeps to"),
+  "version": Field("int", "of the kind; files of before there were versions have none"),
+  "command": Field("text", "as it was typed; empty where a program called the job", optional=True),
+  "versions": Field("versions", "what it ran with"),
+  "warnings": Field("list of text", "what was warned of, if anything", optional=True),
+}
+"""What every result has, added where it is written."""
+
+IMAGES = {
+  "split": Field("text", "the split that the images are of, in the notation of TFDS"),
+  "images_sha256": Field("text", "digest of the images"),
+  "labels_sha256": Field("text", "digest of their labels"),
+}
+CLASS_NAMES = Field("list of text", "of the classes, where they have some", optional=True)
+PRECISION = Field("text", "of matrix products")
+SEED = Field("int", "of the randomness")
+WEIGHTS = Field("text", "digest of the weights")
+EPS = Field("number", "radius of the attack", "of the norm, pixels from 0 to 1")
+COMPLETE = Field("flag", "whether all images that were asked for are in it")
+NUM_LOST = "adversarial points without a finite score, which count as no attack"
+ATTACKED = Field("object", "the attack's name and options, as the config has them", optional=True)
+
+
+PARTS = {
+  "versions": Kind(
+    "What a result depends on besides the config.",
+    {
+      "packages": Field("map of text", "versions by name"),
+      "python": Field("text", "version of Python"),
+      "platform": Field("text", "operating system and machine"),
+      "backend": Field("text", "of JAX"),
+      "devices": Field("list of text", "kind of each device"),
+      "hardware": Field("text", "processor with its cores, or accelerators", optional=True),
+      "processes": Field("int", "that worked together"),
+      "date": Field("text", "when it was written, UTC"),
+    },
+  ),
+  "point": Kind(
+    "A point of a curve over radii.",
+    {
+      "eps": EPS,
+      "robust": Field("number", "accuracy under attack; at 0 without one", SHARE),
+      "interval": Field("interval", "95 % interval of it, over images", SHARE),
+    },
+  ),
+  "certified": Kind(
+    "Certified accuracy at a radius.",
+    {
+      "radius": Field("number", "l2 radius", "pixels from 0 to 1"),
+      "value": Field("number", "certified at this radius and right", SHARE),
+      "interval": Field("interval", "95 % band, over images", SHARE),
+    },
+  ),
+  "average": Kind(
+    "The average certified radius (ACR).",
+    {
+      "value": Field("number", "mean of radius times correct", "l2, pixels from 0 to 1"),
+      "standard_error": Field("number", "of the mean", "l2, pixels from 0 to 1"),
+      "low": Field("number", "of the 95 % interval"),
+      "high": Field("number", "of the 95 % interval"),
+      "num_images": Field("int", "that it is over", optional=True),
+    },
+  ),
+  "weights": Kind(
+    "Where weights are from.",
+    {
+      "step": Field("int or null", "of the training", "batches"),
+      "checkpoint": Field("text", "'best', 'latest', 'accepted', or init_from"),
+      "sha256": WEIGHTS,
+      "*": Field("any", "what else the checkpoint says"),
+    },
+  ),
+  "share": Kind(
+    "A share of images.",
+    {
+      "value": Field("number", "the share", SHARE),
+      "interval": Field("interval", "95 % interval of it", SHARE),
+    },
+  ),
+  "mean": Kind(
+    "A mean over seeds, or a number of one cell.",
+    {
+      "value": Field("number", "the mean"),
+      "low": Field("number", "of the 95 % interval: Student's over seeds, of one over its images"),
+      "high": Field("number", "of the 95 % interval"),
+      "sd": Field("number or null", "standard deviation over seeds; null of one"),
+      "values": Field("list of number", "one a seed"),
+    },
+  ),
+  "row": Kind(
+    "A row of a sweep: cells that differ in what means are taken over.",
+    {
+      "changes": Field("map of text", "what the row's cells have in common, as it was typed"),
+      "cells": Field("int", "how many are finished", "cells"),
+      "failed": Field("map of text", "errors by cell"),
+      "means": Field("map of mean", "by what was measured"),
+    },
+  ),
+  "evaluation": Kind(
+    "AutoAttack at one radius.",
+    {
+      "version": Field("any", "'standard', 'plus', 'rand', 'aa+mt', or a list of attacks"),
+      "norm": Field("text", "'linf', 'l2' or 'l1'"),
+      "eps": EPS,
+      "seed": SEED,
+      "chunk_size": Field("int", "images of a piece", "images"),
+      "data": Field("text", "name of the data set"),
+      "weights_sha256": WEIGHTS,
+      "precision": PRECISION,
+      **IMAGES,
+      "num_examples": Field("int", "images that were evaluated", "images"),
+      "complete": COMPLETE,
+      "clean": Field("number", "accuracy without an attack", SHARE),
+      "clean_interval": Field("interval", "95 % interval of it", SHARE),
+      "robust": Field("number", "accuracy under all attacks", SHARE),
+      "robust_interval": Field("interval", "95 % interval of it", SHARE),
+      "robust_after": Field("map of number", "accuracy after each attack, in their order", SHARE),
+      "max_distance": Field("number", "largest distance of an adversarial image", "of the norm"),
+      "forward_per_image": Field("number", "mean over images", "forward passes"),
+      "backward_per_image": Field("number", "mean over images", "backward passes"),
+      "rejected": Field("int", "points that an attack claimed and that were not confirmed"),
+      "warnings": Field("list of text", "why the number may be too high"),
+      "flags": Field("map of list of int", "of each image: id, label, predictions, what held"),
+    },
+  ),
+}
+"""What types of fields may name."""
