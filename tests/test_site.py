@@ -1,6 +1,7 @@
 """The documentation site: built without a warning, all of its links and docstrings in order."""
 
 import html.parser
+import json
 import subprocess
 import sys
 import urllib.parse
@@ -105,5 +106,36 @@ def test_every_page_is_in_the_contents(repository):
   """A new page of the docs is listed where a reader finds it."""
   docs = repository / "docs"
   listed = [word.strip("<>") for word in (docs / "index.md").read_text().split()]
-  pages = (path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.md"))
+  files = [*docs.rglob("*.md"), *docs.rglob("*.ipynb")]
+  pages = (path.relative_to(docs).with_suffix("").as_posix() for path in files)
   assert {page for page in pages if page != "index"} <= {*listed}
+
+
+NOTEBOOKS = ("train", "your_model")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_stands_as_it_was_run(repository, name):
+  """Whole, in order, without an error, with pictures, and with no path of a machine."""
+  path = repository / "docs" / "notebooks" / f"{name}.ipynb"
+  assert "/home/" not in path.read_text() and "/work/" not in path.read_text()
+  cells = [each for each in json.loads(path.read_text())["cells"] if each["cell_type"] == "code"]
+  assert [each["execution_count"] for each in cells] == [*range(1, len(cells) + 1)]
+  kinds = [output["output_type"] for each in cells for output in each["outputs"]]
+  assert "error" not in kinds
+  pictures = [o for each in cells for o in each["outputs"] if "image/png" in o.get("data", {})]
+  assert len(pictures) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs(repository, name, monkeypatch):
+  pytest.importorskip("nbclient", reason="the extra `docs` is not installed")
+  monkeypatch.syspath_prepend(str(repository / "docs"))
+  import run_notebooks
+
+  path = repository / "docs" / "notebooks" / f"{name}.ipynb"
+  before = json.loads(path.read_text())["cells"]
+  found = run_notebooks.run(path).cells
+  kinds = [[o["output_type"] for o in each.get("outputs", ())] for each in found]
+  assert kinds == [[o["output_type"] for o in each.get("outputs", ())] for each in before]
