@@ -334,21 +334,6 @@ def check_weight(**values: Any) -> None:
       raise ValueError(f"{name}={_shown(value, bad)}: expected a finite number of at least 0")
 
 
-def check_number(**values: Any) -> None:
-  """Raises TypeError or ValueError unless every value is one finite number, of any sign.
-
-  >>> check_number(log_mean=float("nan"))
-  Traceback (most recent call last):
-  ...
-  ValueError: log_mean=nan: expected a finite number
-  """
-  for name, value in values.items():
-    if not is_traced(value) and not (_is_real(value) and np.isfinite(value)):
-      raise (ValueError if _is_real(value) else TypeError)(
-        f"{name}={shown(value)}: expected a finite number"
-      )
-
-
 def check_one(**values: Any) -> None:
   """Raises unless every value is one finite number of at least 0."""
   check_weight(**values)

@@ -40,7 +40,7 @@ class UNet(nn.Module):
     dropout: share of channels' entries dropped in each block, in training.
     precondition: 'edm' or 'epsilon', of `nets.denoisers`.
     mean, scale: of the units in which recipes are published, [-1, 1]: u = (x - mean) / scale.
-    dtype: in which the blocks compute; the result is float32.
+    dtype: in which the blocks compute; the result is of the type of x.
 
   Raises:
     TypeError, ValueError: a field out of range; (when called) images whose sides can't be halved
@@ -83,7 +83,7 @@ class UNet(nn.Module):
     u = (x - self.mean) / self.scale
     told = self.embed(factors.c_noise * _EMBEDDED[self.precondition], label)
     f = self.body((c_in * u).astype(self.dtype), told.astype(self.dtype), train)
-    return self.mean + self.scale * (c_skip * u + c_out * f.astype(jnp.float32))
+    return self.mean + self.scale * (c_skip * u + c_out * f.astype(x.dtype))
 
   def example_inputs(self, image_shape: Sequence[int]) -> list[Any]:
     """Shapes of the inputs for images `[h, w, c]`."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jax_robust.errors import check_name, check_number, check_positive
+from jax_robust.errors import as_numbers, check_name, check_positive
 from jax_robust.nets.denoisers import DDPM_SIGMAS, PRECONDITIONINGS
 from jax_robust.types import ApplyFn, Batch, Progress, fold
 
@@ -55,8 +55,8 @@ def denoising(
   """
   del progress
   check_name("precondition", precondition, PRECONDITIONINGS)
-  check_number(log_mean=log_mean)
-  check_positive(log_std=log_std, scale=scale)
+  median = float(np.exp(as_numbers(log_mean, "log_mean")))
+  check_positive(log_std=log_std, scale=scale, **{"exp(log_mean)": median})
   image, label = batch["image"], batch["label"]
   if precondition == "edm":
     normal = jax.vmap(jax.random.normal)(fold(rng, _LEVEL))
