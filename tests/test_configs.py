@@ -5,7 +5,6 @@ import functools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from one_device import one_device
@@ -14,6 +13,7 @@ from jax_robust import config as config_lib
 from jax_robust import main, objectives
 from jax_robust.data import augment, mixture
 from jax_robust.runs import build, evaluation, training
+from jax_robust.train import state
 
 SMOOTHING = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
 METHODS = ("standard", "pgd_7", "pgd_10", "trades", "free", "fast_fgsm", "n_fgsm", "grad_align")

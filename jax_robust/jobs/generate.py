@@ -35,7 +35,8 @@ def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes the shards that `config.generate` describes to WORKDIR/generated, unless they are there.
 
   They hold samples of a Gaussian fit of the data set or of a diffusion net, one of the constructed
-  sets of a net, or files converted. What else is known of each image of a constructed set is written to `ORIGINS`.
+  sets of a net, or files converted. What else is known of each image of a constructed set is
+  written to `ORIGINS`.
   """
   options = block(config, "generate")
   method, shard = options.pop("method", ""), options.pop("shard", "0/1")

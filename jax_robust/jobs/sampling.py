@@ -18,7 +18,7 @@ def sample_diffusion(
   config: Any,
   *,
   net: str,
-  num_examples: int,
+  num_samples: int,
   sampler: str = "heun",
   num_steps: int = 18,
   variance: str = "large",
@@ -34,7 +34,7 @@ def sample_diffusion(
   Args:
     config: says data set, seed, devices and precision.
     net: workdir of the run whose net it is, as `configs/diffusion.py` trains it.
-    num_examples: images.
+    num_samples: images.
     sampler: a name in `generate.diffusion.SAMPLERS`.
     num_steps: noise levels; 'heun' asks the net almost twice at each.
     variance: of 'ddpm'.
@@ -45,27 +45,27 @@ def sample_diffusion(
     ConfigError: no run, one of other classes or images, or of a net that draws no images.
     ValueError: an option out of range.
   """
-  check_count(num_examples=num_examples, chunk_size=chunk_size)
+  check_count(num_samples=num_samples, chunk_size=chunk_size)
   check_name("sampler", sampler, diffusion.SAMPLERS)
   check_name("variance", variance, diffusion.VARIANCES)
   subject = constructed.open_subject(config, net, chunk_size)
   opened = subject.nets[0][1]
   _check_net(net, opened)
-  is_ddpm = sampler == "ddpm" or opened.net.precondition == "epsilon" != sampler == "heun"
-  spaced = diffusion.ddpm_sigmas if is_ddpm else diffusion.edm_sigmas
+  timesteps = sampler == "ddpm" or (sampler == "ddim" and opened.net.precondition == "epsilon")
+  spaced = diffusion.ddpm_sigmas if timesteps else diffusion.edm_sigmas
   levels = diffusion.check_levels(spaced(num_steps, scale=opened.net.scale))
   draw = _make_draw(subject, levels, sampler, variance)
   options = {"sampler": sampler, "num_steps": num_steps, "variance": variance}
 
   def chunks(numbers):
     for number in numbers:
-      ids = np.arange(number * chunk_size, min((number + 1) * chunk_size, num_examples))
+      ids = np.arange(number * chunk_size, min((number + 1) * chunk_size, num_samples))
       label = (ids % subject.source.num_classes).astype(np.int32)
       yield {"label": label, **subject.run(draw, ids, label=label)}
 
   belongs_to = constructed.belongs_to("samples", config, subject, num_shards, options)
-  belongs_to["num_examples"] = num_examples
-  return constructed.Chunks(-(-num_examples // chunk_size), chunks, belongs_to)
+  belongs_to["num_examples"] = num_samples
+  return constructed.Chunks(-(-num_samples // chunk_size), chunks, belongs_to)
 
 
 def _check_net(reference: str, opened: nets.Opened) -> None:
