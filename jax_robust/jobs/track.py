@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from jax_robust.errors import ConfigError, WorkdirError
-from jax_robust.runs import result_fields, workdir
+from jax_robust.runs import workdir
 from jax_robust.runs.tracking import Trackers
 from jax_robust.train import metrics
 
@@ -25,9 +25,7 @@ def track(config: Any, path: pathlib.Path, trackers: Trackers) -> dict[str, Any]
   trackers.write(rows)
   results = sorted((path / "results").glob("*.json"))
   for each in results:
-    result = workdir.read_note(each)
-    own = {name: value for name, value in result.items() if name not in result_fields.COMMON}
-    trackers.write_result(each.stem, own)
+    trackers.write_result(each.stem, workdir.read_note(each))
   trackers.write_result("pictures", {}, sorted((path / "results").glob("*.png")))
   trackers.close(finished=True, seconds=SECONDS)
   if trackers.failures:

@@ -11,6 +11,7 @@ from jax_robust import config as config_lib
 from jax_robust import errors
 from jax_robust.attacks.recipes import keywords
 from jax_robust.errors import ConfigError, TrackerWarning, check_options
+from jax_robust.runs import result_fields
 from jax_robust.runs.blocks import block, check_name, from_config
 from jax_robust.trackers import TRACKERS
 from jax_robust.trackers.ledger import Ledger
@@ -115,13 +116,15 @@ def _make(config: Any, folder: pathlib.Path, name: str, ledger: Ledger) -> Any:
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-  """The numbers of a result by their path; texts, flags and lists are left out.
+  """The numbers of a result by their path, without texts, flags, lists and what every result has.
 
   >>> numbers({"clean": 0.5, "evals": {"robust": 1, "note": "x"}, "curve": [1, 2]})
   {'clean': 0.5, 'evals/robust': 1.0}
   """
   found: dict[str, float] = {}
   for name, value in result.items():
+    if name in result_fields.COMMON:
+      continue
     if isinstance(value, Mapping):
       found |= {f"{name}/{inner}": each for inner, each in numbers(value).items()}
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
