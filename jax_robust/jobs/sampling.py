@@ -46,11 +46,12 @@ def sample_diffusion(
     ValueError: an option out of range.
   """
   check_count(num_samples=num_samples, chunk_size=chunk_size)
+  check_count(2, num_steps=num_steps)
   check_name("sampler", sampler, diffusion.SAMPLERS)
   check_name("variance", variance, diffusion.VARIANCES)
   subject = constructed.open_subject(config, net, chunk_size)
   opened = subject.nets[0][1]
-  _check_net(net, opened)
+  check_net(net, opened.net)
   timesteps = sampler == "ddpm" or (sampler == "ddim" and opened.net.precondition == "epsilon")
   spaced = diffusion.ddpm_sigmas if timesteps else diffusion.edm_sigmas
   levels = diffusion.check_levels(spaced(num_steps, scale=opened.net.scale))
@@ -68,12 +69,12 @@ def sample_diffusion(
   return constructed.Chunks(-(-num_samples // chunk_size), chunks, belongs_to)
 
 
-def _check_net(reference: str, opened: nets.Opened) -> None:
-  """Raises ConfigError unless a run's net draws images of a class."""
-  if not getattr(opened.net, "num_labels", 0):
+def check_net(reference: str, net: Any) -> None:
+  """Raises ConfigError unless the net of a run draws images of a class."""
+  if not getattr(net, "num_labels", 0):
     raise ConfigError(
-      f"config.generate.net={reference!r} is the run of a {type(opened.net).__name__}, which draws "
-      "no images of a given class: name one of configs/diffusion.py, with model.num_labels"
+      f"config.generate.net={reference!r} is the run of a {type(net).__name__}, which draws no "
+      "images of a given class: name one of configs/diffusion.py, with model.num_labels"
     )
 
 

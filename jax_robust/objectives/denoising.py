@@ -36,7 +36,8 @@ def denoising(
     params: what the loss is differentiated by.
     model_state: of the net; usually empty.
     batch: `image` `[b, h, w, c]` in [0, 1] and `label` `[b]`.
-    rng: one key per example, `[b]`. Dropout takes the first one.
+    rng: one key per example, `[b]`. Dropout takes the first one of a device, so with it a result
+      depends on how rows are spread.
     progress: unused.
     precondition: 'edm' draws `log(sigma / scale)` from a normal distribution, 'epsilon' one of
       DDPM's 1,000 timesteps; to be that of the net.
@@ -44,7 +45,7 @@ def denoising(
     scale: one published unit, in units of the image: recipes are for images in [-1, 1].
 
   Returns:
-    The mean loss, and `(model_state, metrics)`; the metric `error` is the root mean square of
+    The mean loss, and `(model_state, metrics)`; the metric `squared_error` is the mean square of
     D(x) - image.
 
   Raises:
@@ -69,7 +70,7 @@ def denoising(
   denoised, model_state = apply_fn(params, model_state, noisy, sigma, label, train=True, rng=rng[0])
   squares = jnp.mean((denoised - image) ** 2, axis=(1, 2, 3))
   loss = jnp.mean(squares / (scale * PRECONDITIONINGS[precondition](level).c_out) ** 2)
-  return loss, (model_state, {"error": jnp.sqrt(jnp.mean(squares))})
+  return loss, (model_state, {"squared_error": jnp.mean(squares)})
 
 
 def draw_ddpm_levels(keys: Key[Array, " b"]) -> Float[Array, " b"]:

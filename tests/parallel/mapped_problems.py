@@ -81,7 +81,7 @@ def make_update(net, objective):
   def make(axis_name):
     return step.make_update(
       objective,
-      state.make_apply_fn(net, axis_name=axis_name),
+      state.make_apply_fn(net, axis_name=axis_name if hasattr(net, "bn_axis_name") else None),
       optimizer(),
       prepare=prepare,
       steps_per_epoch=10.0,
