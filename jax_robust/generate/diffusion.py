@@ -47,7 +47,7 @@ def edm_sigmas(
   Reference: Karras et al., 2022, equation 5.
 
   >>> edm_sigmas(3).round(3).tolist()
-  [40.0, 1.257, 0.001, 0.0]
+  [40.0, 1.258, 0.001, 0.0]
   """
   check_count(2, num_steps=num_steps)
   check_positive(sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, scale=scale)
@@ -69,7 +69,7 @@ def ddpm_sigmas(num_steps: int = 1000, *, scale: float = 0.5) -> np.ndarray:
     TypeError, ValueError: another number of steps; a scale that is not above 0.
 
   >>> ddpm_sigmas(3).round(3).tolist()
-  [78.704, 1.712, 0.005, 0.0]
+  [78.704, 1.721, 0.005, 0.0]
   """
   check_count(2, num_steps=num_steps)
   check_positive(scale=scale)

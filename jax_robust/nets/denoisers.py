@@ -56,8 +56,8 @@ def epsilon(sigma: Float[Array, " b"]) -> Preconditioning:
   Reference: Ho et al., 2020, "Denoising Diffusion Probabilistic Models"; in this form Karras et
   al., 2022, table 1.
 
-  >>> [round(float(each[0]), 4) for each in epsilon(jnp.array([1.0]))]
-  [1.0, -1.0, 0.7071, 258.9...]
+  >>> [round(float(each[0]), 3) for each in epsilon(jnp.array([1.0]))]
+  [1.0, -1.0, 0.707, 258.09...]
   """
   ones = jnp.ones_like(sigma)
   return Preconditioning(ones, -sigma, 1 / jnp.sqrt(sigma**2 + 1), ddpm_timestep(sigma))
