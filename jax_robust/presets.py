@@ -259,8 +259,12 @@ _TINY = {
     "name": "msdnet", "num_blocks": 2, "base": 1, "step": 1, "channels": 2, "growth": 2,
     "growth_factors": (1, 2), "bottleneck_factors": (1, 2),
   },
+  "unet": {"name": "unet", "width": 4, "multipliers": (1, 2), "num_blocks": 1, "attention": ()},
 }  # fmt: skip
 """What `finish` puts in place of a net for a smoke run: a small CNN, or a tiny one of its kind."""
+
+_KEPT = ("exits", "precondition", "num_labels")
+"""Fields of a net that a smoke run keeps."""
 
 
 def finish(
@@ -291,10 +295,11 @@ def finish(
   for batch in (config.batch, *batches):
     batch.update({"size": 24, "microbatch": 12 if batch.get("microbatch") else 0})
   config.evaluation.update({"batch_size": 8, "num_examples": 8})
-  group = config.model.get("bn_group_size") and 12
-  kept = {"exits": config.model.exits} if "exits" in config.model else {}
+  kept = {key: config.model[key] for key in _KEPT if key in config.model}
   tiny = _TINY.get(config.model.name, _TINY["small_cnn"])
-  config.model = {**tiny, **kept, "bn_group_size": group}
+  if tiny["name"] != "unet":
+    kept["bn_group_size"] = config.model.get("bn_group_size") and 12
+  config.model = {**tiny, **kept}
   config.schedule = {**config.schedule.to_dict(), "warmup_steps": 1}
   _drop(config.schedule, "warmup_epochs")
   _drop(config.schedule, "warmup_share")

@@ -27,7 +27,7 @@ MAY_IMPORT = {
   "smoothing": ("types", "errors", "atomic", "nets"),
   "early_exit": ("types", "errors", "losses", "nets"),
   "objectives": CORE,
-  "models": ("types", "errors"),
+  "models": ("types", "errors", "nets"),
   "data": ("types", "errors", "names", "atomic"),
   "generate": ("types", "errors", "losses", "nets", "attacks", "data"),
   "train": (*CORE, "bars", "objectives"),

@@ -5,7 +5,6 @@ import functools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from one_device import one_device
@@ -14,6 +13,7 @@ from jax_robust import config as config_lib
 from jax_robust import main, objectives
 from jax_robust.data import augment, mixture
 from jax_robust.runs import build, evaluation, training
+from jax_robust.train import state
 
 SMOOTHING = ("gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix")
 METHODS = ("standard", "pgd_7", "pgd_10", "trades", "free", "fast_fgsm", "n_fgsm", "grad_align")
@@ -46,6 +46,7 @@ SMOKE = {
   "grad_align": "fast_training:method=grad_align,net=small,smoke",
   "free": "fast_training:method=free,net=small,smoke",
   "standard": "cifar10_adversarial:attack=none,smoke",
+  "denoising": "diffusion:smoke",
   **{name: f"mnist_smoothing:method={name},smoke" for name in SMOOTHING},
 }
 
@@ -59,9 +60,9 @@ class FakeSource:
 @functools.cache
 def shapes_of(net, image_shape):
   """Shapes of a net's variables."""
-  return jax.eval_shape(
-    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
-  )
+  inputs = state.example_inputs(net, image_shape)
+  init = functools.partial(net.init, train=False)
+  return jax.eval_shape(init, jax.random.key(0), *inputs)
 
 
 @pytest.mark.parametrize("reference", CASES)

@@ -21,6 +21,7 @@ from jax_robust.attacks.balls import check_ball
 from jax_robust.attacks.classes import is_finite
 from jax_robust.attacks.non_finite import put_back
 from jax_robust.errors import check_function, check_images, check_name, check_targets
+from jax_robust.evaluate.denoising import denoising_error
 from jax_robust.evaluate.evaluators import EVALUATORS, Columns, attack_images, is_correct
 from jax_robust.losses import as_labels
 from jax_robust.nets.exits import described, exits_of, select_exit
@@ -36,8 +37,8 @@ _NOISE = 0xA119  # a number for the noise's keys that no attack folds in
 def subject_of(evaluator: Callable) -> str:
   """What an evaluator looks at, by the name of its first parameter.
 
-  `logits_fn` is the answer of a net, `outputs_fn` gives all its exits, and `blocks_fn` the features
-  of its blocks and all exits.
+  `logits_fn` is the answer of a net, `outputs_fn` gives all its exits, `blocks_fn` the features of
+  its blocks and all exits, and `denoise_fn` is a diffusion net.
 
   >>> subject_of(clean_exits)
   'outputs_fn'
@@ -302,10 +303,11 @@ def gradient_alignment(
 DIAGNOSTICS: dict[str, Callable[..., Columns]] = {
   "attacked_exits": attacked_exits,
   "clean_exits": clean_exits,
+  "denoising_error": denoising_error,
   "feature_distance": feature_distance,
   "gradient_alignment": gradient_alignment,
 }
-"""The evaluators of this file by the name that a config gives them."""
+"""The evaluators of this file and of `denoising` by the name that a config gives them."""
 
 KNOWN = collections.ChainMap(EVALUATORS, DIAGNOSTICS)
 """All evaluators that a config may name; another one is put into `EVALUATORS`."""

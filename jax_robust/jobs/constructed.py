@@ -68,7 +68,7 @@ def move_to_targets(
   """
   check_positive(eps=eps, step_size=step_size)
   check_count(num_steps=num_steps, chunk_size=chunk_size)
-  subject = _open(config, net, chunk_size)
+  subject = open_subject(config, net, chunk_size)
   options = {"eps": eps, "num_steps": num_steps, "step_size": step_size}
 
   def move(variables, x, labels, keys):
@@ -104,7 +104,7 @@ def move_disentangled(
   """
   check_positive(eps=eps, step_size=step_size)
   check_count(num_steps=num_steps, chunk_size=chunk_size)
-  subject = _open(config, net, chunk_size, others)
+  subject = open_subject(config, net, chunk_size, others)
   options = {"eps": eps, "num_steps": num_steps, "step_size": step_size}
 
   def move(variables, x, labels, keys):
@@ -118,7 +118,7 @@ def move_disentangled(
   return _moved(constructed.DISENTANGLED, config, subject, move, num_shards, options)
 
 
-def _moved(kind, config, subject: "_Subject", move, num_shards, options) -> Chunks:
+def _moved(kind, config, subject: "Subject", move, num_shards, options) -> Chunks:
   """The chunks of a set, `move(variables, x, labels, keys) -> (images, targets)` of its images."""
 
   def make(variables, rows):
@@ -165,7 +165,7 @@ def invert(
   """
   check_positive(step_size=step_size)
   check_count(num_steps=num_steps, chunk_size=chunk_size)
-  subject = _open(config, net, chunk_size)
+  subject = open_subject(config, net, chunk_size)
 
   def features_of(variables):
     return subject.features_fn(*variables[0], head=head, identity_backward=identity_backward)
@@ -222,7 +222,7 @@ def invert(
   return _chunks(kind, config, subject, make_chunk, num_shards, options)
 
 
-class _Subject(NamedTuple):
+class Subject(NamedTuple):
   """The nets of a constructed set, and the images, as they go to the devices.
 
   Attributes:
@@ -271,13 +271,15 @@ class _Subject(NamedTuple):
     return {name: np.asarray(values[: len(ids)]) for name, values in found.items()}
 
 
-def _open(config: Any, reference: str, chunk_size: int, others: Sequence[str] = ()) -> _Subject:
+def open_subject(
+  config: Any, reference: str, chunk_size: int, others: Sequence[str] = ()
+) -> Subject:
   """The nets of runs, and the images that the config's run trains on."""
   source = exits.training_images(config)
   opened = [nets.open_run(reference, source, key="generate.net")]
   opened += [nets.open_run(other, source, key="generate.others") for other in others]
   spread = devices.local_devices(config.parallel)
-  return _Subject(
+  return Subject(
     source, opened, spread.share(tuple(each.variables for _, each in opened)),
     config.evaluation.precision, jax.random.key(config.seed), spread, chunk_size,
   )  # fmt: skip
@@ -288,7 +290,7 @@ def _as_floats(images):
   return jnp.asarray(images, jnp.float32) / np.float32(255)
 
 
-def _chunks(kind, config, subject: _Subject, make_chunk, num_shards, options) -> Chunks:
+def _chunks(kind, config, subject: Subject, make_chunk, num_shards, options) -> Chunks:
   """The chunks of a set, `make_chunk(ids)` each, and what they belong to."""
   source, size = subject.source, subject.chunk_size
   num_chunks = -(-source.num_examples // size)
@@ -298,17 +300,24 @@ def _chunks(kind, config, subject: _Subject, make_chunk, num_shards, options) ->
       ids = np.arange(number * size, min((number + 1) * size, source.num_examples))
       yield {"index": ids.astype(np.int32), **make_chunk(ids)}
 
-  belongs_to = {
+  return Chunks(num_chunks, chunks, belongs_to(kind, config, subject, num_shards, options))
+
+
+def belongs_to(
+  kind: str, config: Any, subject: Subject, num_shards: int | None, options: dict[str, Any]
+) -> dict[str, Any]:
+  """What the chunks of a set depend on, for manifest and pieces."""
+  source = subject.source
+  return {
     "generator": f"{kind} of {source.name}, by a {subject.nets[0][0].model.name}",
     "licence": "as the data set it was made of",
     "seed": config.seed,
     "num_shards": num_shards,
     "num_examples": source.num_examples,
     "num_classes": source.num_classes,
-    "options": {**options, "chunk_size": size},
+    "options": {**options, "chunk_size": subject.chunk_size},
     "precision": subject.precision,
     "weights_sha256": [opened.info["sha256"] for _, opened in subject.nets],
     **({"class_names": list(source.class_names)} if source.class_names else {}),
     **identity.sha256_of(source),
   }
-  return Chunks(num_chunks, chunks, belongs_to)

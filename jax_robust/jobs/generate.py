@@ -19,7 +19,7 @@ from jax_robust.errors import ConfigError, check_options
 from jax_robust.evaluate.intervals import summarise
 from jax_robust.generate import gaussian
 from jax_robust.generate.constructed import DISENTANGLED, INVERTED, TARGETED
-from jax_robust.jobs import constructed
+from jax_robust.jobs import constructed, sampling
 from jax_robust.runs import build, identity, pieces, workdir
 from jax_robust.runs.blocks import block, check_name, from_config
 from jax_robust.train import metrics
@@ -34,8 +34,9 @@ ORIGINS = "origins.npz"
 def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes the shards that `config.generate` describes to WORKDIR/generated, unless they are there.
 
-  They hold samples of a Gaussian fit of the data set, one of the constructed sets of a net, or
-  files converted. What else is known of each image of a constructed set is written to `ORIGINS`.
+  They hold samples of a Gaussian fit of the data set or of a diffusion net, one of the constructed
+  sets of a net, or files converted. What else is known of each image of a constructed set is
+  written to `ORIGINS`.
   """
   options = block(config, "generate")
   method, shard = options.pop("method", ""), options.pop("shard", "0/1")
@@ -143,8 +144,9 @@ _MAKERS = {
   **{kind: functools.partial(constructed.move_to_targets, kind) for kind in TARGETED},
   **{kind: functools.partial(constructed.invert, kind) for kind in INVERTED},
   DISENTANGLED: constructed.move_disentangled,
+  "diffusion": sampling.sample_diffusion,
 }
-"""What makes the chunks of each constructed set."""
+"""What makes the chunks of each constructed set, and of samples."""
 
 METHODS: dict[str, Callable] = {
   "gaussian": _gaussian,

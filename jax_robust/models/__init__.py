@@ -15,6 +15,7 @@ from jax_robust.models.msdnet import MSDNet
 from jax_robust.models.preact_resnet import PreActResNet18, PreActResNet34, PreActResNet50
 from jax_robust.models.resnet import CifarResNet, ResNet18, ResNet34, ResNet50
 from jax_robust.models.small import MLP, SmallCNN
+from jax_robust.models.unet import UNet
 from jax_robust.models.wide_resnet import WideResNet
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -29,6 +30,7 @@ MODELS: dict[str, type[nn.Module]] = {
   "resnet34": ResNet34,
   "resnet50": ResNet50,
   "small_cnn": SmallCNN,
+  "unet": UNet,
   "wide_resnet": WideResNet,
 }
 """The nets by name. Any Linen module may be put here; one with a field `num_classes` is taken for a
@@ -49,6 +51,7 @@ __all__ = [
   "ResNet34",
   "ResNet50",
   "SmallCNN",
+  "UNet",
   "WideResNet",
   "create",
   "is_classifier",

@@ -5,6 +5,7 @@ once its attack and constants are bound with `functools.partial`. `rng` holds on
 """
 
 from jax_robust.objectives.adversarial import adversarial
+from jax_robust.objectives.denoising import denoising
 from jax_robust.objectives.free import FREE
 from jax_robust.objectives.gaussian import gaussian, stability
 from jax_robust.objectives.grad_align import grad_align
@@ -19,6 +20,7 @@ from jax_robust.types import UpdateRecipe
 OBJECTIVES = {
   "adversarial": adversarial,
   "consistency": consistency,
+  "denoising": denoising,
   "gaussian": gaussian,
   "grad_align": grad_align,
   "macer": macer,
@@ -44,6 +46,7 @@ __all__ = [
   "UPDATES",
   "adversarial",
   "consistency",
+  "denoising",
   "gaussian",
   "grad_align",
   "macer",

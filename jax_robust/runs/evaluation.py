@@ -198,7 +198,11 @@ def make_score(
   bound = make_evaluators(config) if bound is None else bound
   precision = config.evaluation.precision
   make = functools.partial(nets.make_logits_fn, config, net, precision=precision)
-  makers = {"outputs_fn": nets.make_outputs_fn, "blocks_fn": features.make_blocks_fn}
+  makers = {
+    "outputs_fn": nets.make_outputs_fn,
+    "blocks_fn": features.make_blocks_fn,
+    "denoise_fn": nets.make_outputs_fn,
+  }
   subjects = {name: diagnostics.subject_of(each.func) for name, each in bound.items()}
   others = {
     name: functools.partial(makers[subject], net, precision=precision)

@@ -164,15 +164,15 @@ def in_precision(precision: str | None) -> contextlib.AbstractContextManager:
 def make_outputs_fn(
   net: Any, params: Any, model_state: Any, *, precision: str | None = None
 ) -> LogitsFn:
-  """`outputs_fn(x)` of a net in eval mode: of a net with several exits, the logits of all.
+  """`outputs_fn(*inputs)` of a net in eval mode: of a net with several exits, the logits of all.
 
   Args: those of `make_logits_fn`.
   """
   apply_fn = state.make_apply_fn(net)
 
-  def outputs_fn(x):
+  def outputs_fn(*inputs):
     with in_precision(precision):
-      return apply_fn(params, model_state, x, train=False)[0]
+      return apply_fn(params, model_state, *inputs, train=False)[0]
 
   return outputs_fn
 

@@ -175,7 +175,7 @@ def _fresh_state(config, net, sets, method, optimizer) -> state.TrainState:
     return state.create_state(
       net,
       optimizer,
-      [jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)],
+      state.example_inputs(net, image_shape),
       seed=config.seed,
       carry=method.init_carry(image_shape, config.batch.size),
     )

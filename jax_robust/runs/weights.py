@@ -1,6 +1,7 @@
 """Trained weights as named arrays, from a workdir, an export or a file; or as net variables."""
 
 import contextlib
+import functools
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from jax_robust.errors import ConfigError, near_path
 from jax_robust.models import convert, layouts
 from jax_robust.runs import belonging, build, state_dicts, workdir
 from jax_robust.runs.blocks import from_config
-from jax_robust.train import checkpoint, metrics
+from jax_robust.train import checkpoint, metrics, state
 
 FILE, MANIFEST = "weights.safetensors", "manifest.json"
 """What an export calls its files."""
@@ -274,7 +275,8 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
 
 def fresh(net: Any, image_shape: Sequence[int], *, seed: int) -> dict[str, np.ndarray]:
   """Untrained weights by name: what `smoke` evaluates."""
-  variables = net.init(jax.random.key(seed), jnp.zeros((1, *image_shape)), train=False)
+  inputs = [jnp.zeros(each.shape, each.dtype) for each in state.example_inputs(net, image_shape)]
+  variables = net.init(jax.random.key(seed), *inputs, train=False)
   return {name: np.asarray(array) for name, array in checkpoint.flatten(variables).items()}
 
 
@@ -292,6 +294,6 @@ def shapes(net: Any, image_shape: Sequence[int]) -> tuple[Any, Any]:
 
 def _variables(net: Any, image_shape: Sequence[int]) -> Any:
   """What a net of images is initialised to, as shapes and dtypes."""
-  return jax.eval_shape(
-    lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
-  )
+  inputs = state.example_inputs(net, image_shape)
+  init = functools.partial(net.init, train=False)
+  return jax.eval_shape(init, jax.random.key(0), *inputs)

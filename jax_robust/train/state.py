@@ -74,6 +74,18 @@ def create_state(
   return init(init_key)._replace(carry=dict(carry or {}))
 
 
+def example_inputs(model: nn.Module, image_shape: Sequence[int]) -> list[Any]:
+  """Shapes of what a net is called with: one image, or what its `example_inputs` says.
+
+  Args:
+    model: a Linen module.
+    image_shape: `[h, w, c]`.
+  """
+  if hasattr(model, "example_inputs"):
+    return model.example_inputs(image_shape)
+  return [jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)]
+
+
 def make_apply_fn(model: nn.Module, *, axis_name: str | None = None) -> ApplyFn:
   """Turns a Linen module into `apply_fn(params, model_state, *inputs, train, rng=None)`.
 

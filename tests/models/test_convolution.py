@@ -141,13 +141,16 @@ NETS = {
 }  # fmt: skip
 
 
+CLASSIFIERS = [*filter(models.is_classifier, models.MODELS)]
+
+
 def twins(name):
   """A small net and its twin with plain convolutions, and an image's shape."""
   net = models.create(name, num_classes=3, **NETS.get(name, {}))
   return net, net.clone(convolution="xla"), (16, 16, 1) if name == "lenet" else (8, 8, 3)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_plain_convolutions_are_one_option_away(name, shapes_of):
   ours, plain, shape = twins(name)
   variables, x = shapes_of(ours, shape), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -161,7 +164,7 @@ def test_plain_convolutions_are_one_option_away(name, shapes_of):
 DEEP = ("resnet18", "resnet34", "resnet50", "preact_resnet34", "preact_resnet50")
 
 
-@pytest.mark.parametrize("name", mostly_slow(models.MODELS, *({*models.MODELS} - {*DEEP})))
+@pytest.mark.parametrize("name", mostly_slow(CLASSIFIERS, *({*CLASSIFIERS} - {*DEEP})))
 def test_both_modes_through_every_net(name, draw_variables):
   """Forward mode, and forward over reverse, are those of the net with XLA's convolutions."""
   *nets, shape = twins(name)

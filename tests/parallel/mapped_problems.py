@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +28,22 @@ def raw_batch(seed=0, num_rows=NUM_ROWS):
   }
 
 
-def make_net(group_size=None):
-  """One convolution with BatchNorm, computing in float64."""
+class Denoiser(nn.Module):
+  """A diffusion net of few weights, all of which get a gradient."""
+
+  @nn.compact
+  def __call__(self, x, sigma, label, train=False):
+    told = nn.Embed(NUM_CLASSES, x.shape[-1])(label)[:, None, None]
+    return x + nn.Dense(x.shape[-1])(x) * jnp.tanh(sigma)[:, None, None, None] + told
+
+  def example_inputs(self, image_shape):
+    return [jnp.zeros((1, *image_shape)), jnp.ones(1), jnp.zeros(1, jnp.int32)]
+
+
+def make_net(group_size=None, *, name=""):
+  """One convolution with BatchNorm, computing in float64; or a denoiser."""
+  if name == "denoising":
+    return Denoiser()
   return models.create(
     "small_cnn", num_classes=NUM_CLASSES, channels=(4,), strides=(2,), activation="swish",
     bn_group_size=group_size, bn_momentum=0.9, dtype="float64",
@@ -52,7 +67,7 @@ def optimizer():
 
 def initial_state(net):
   """A train state in float64 whose running statistics are not those of the start."""
-  fresh = in_float64(state.create_state(net, optimizer(), [jnp.zeros((1, *IMAGE))], seed=0))
+  fresh = in_float64(state.create_state(net, optimizer(), state.example_inputs(net, IMAGE), seed=0))
   moved = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 0.25, tree))(fresh.model_state)
   return fresh._replace(model_state=moved)
 
@@ -66,7 +81,7 @@ def make_update(net, objective):
   def make(axis_name):
     return step.make_update(
       objective,
-      state.make_apply_fn(net, axis_name=axis_name),
+      state.make_apply_fn(net, axis_name=axis_name if hasattr(net, "bn_axis_name") else None),
       optimizer(),
       prepare=prepare,
       steps_per_epoch=10.0,

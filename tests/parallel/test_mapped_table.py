@@ -71,6 +71,7 @@ OBJECTIVES_UNDER_TEST = {
   "macer": (({"sigma": 0.2, "num_noise_vec": 2}, None),),
   "consistency": (({"sigma": 0.2}, None),),
   "smoothmix": (({"sigma": 0.2, "num_noise_vec": 2, "num_steps": 1}, None),),
+  "denoising": (({}, None),),
 }
 
 # Under `shard_map` an entry must itself do right by the devices. `pmap` maps the same function,
@@ -221,17 +222,18 @@ def test_attacks(name, options, modes):
 
 
 @functools.cache
-def trained():
-  """The state that every objective starts from; groups of BatchNorm change nothing in it."""
-  return problems.initial_state(problems.make_net())
+def trained(name=""):
+  """The state that an objective starts from; groups of BatchNorm change nothing in it."""
+  return problems.initial_state(problems.make_net(name=name))
 
 
 @pytest.mark.parametrize(("name", "setting", "modes"), cases(OBJECTIVES_UNDER_TEST))
 def test_objectives(name, setting, modes):
   options, group_size = setting
-  net = problems.make_net(group_size)
+  name_of_net = name if name == "denoising" else ""
+  net = problems.make_net(group_size, name=name_of_net)
   make_update = problems.make_update(net, problems.make_objective(name, **options))
-  before = trained()
+  before = trained(name_of_net)
   after, metrics = assert_modes_agree(make_update, before, problems.raw_batch(), modes)
   assert metrics["finite"] and int(after.step) == 1
   for old, new in zip(

@@ -1,0 +1,79 @@
+"""Denoising: what a diffusion model is trained by."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jax_robust.errors import as_numbers, check_name, check_positive
+from jax_robust.nets.denoisers import DDPM_SIGMAS, PRECONDITIONINGS
+from jax_robust.types import ApplyFn, Batch, Progress, fold
+
+_LEVEL, _NOISE = 0x1E7E1, 0x9015E  # numbers for the keys of the level and of the noise
+
+
+def denoising(
+  apply_fn: ApplyFn,
+  params,
+  model_state,
+  batch: Batch,
+  rng,
+  progress: Progress,
+  *,
+  precondition: str = "edm",
+  log_mean: float = -1.2,
+  log_std: float = 1.2,
+  scale: float = 0.5,
+):
+  """`mean_i |D(x_i + sigma_i n_i, sigma_i, label_i) - x_i|^2 / (scale c_out(sigma_i))^2`.
+
+  The square is a mean over pixels. Divided by c_out it is the plain error of the net F behind the
+  denoiser D (`nets.denoisers`): for 'epsilon' that of the predicted noise.
+
+  Args:
+    apply_fn: the net, `(params, model_state, x, sigma, label, train=) -> (denoised, model_state)`,
+      such as `models.UNet`.
+    params: what the loss is differentiated by.
+    model_state: of the net; usually empty.
+    batch: `image` `[b, h, w, c]` in [0, 1] and `label` `[b]`.
+    rng: one key per example, `[b]`. Dropout takes the first one of a device, so with it a result
+      depends on how rows are spread.
+    progress: unused.
+    precondition: 'edm' draws `log(sigma / scale)` from a normal distribution, 'epsilon' one of
+      DDPM's 1,000 timesteps; to be that of the net.
+    log_mean, log_std: of that distribution, for 'edm'.
+    scale: one published unit, in units of the image: recipes are for images in [-1, 1].
+
+  Returns:
+    The mean loss, and `(model_state, metrics)`; the metric `squared_error` is the mean square of
+    D(x) - image.
+
+  Raises:
+    TypeError, ValueError: an unknown `precondition`; log_std or scale is not above 0.
+
+  Reference: Karras et al., 2022, "Elucidating the Design Space of Diffusion-Based Generative
+  Models"; Ho et al., 2020, "Denoising Diffusion Probabilistic Models".
+  """
+  del progress
+  check_name("precondition", precondition, PRECONDITIONINGS)
+  median = float(np.exp(as_numbers(log_mean, "log_mean")))
+  check_positive(log_std=log_std, scale=scale, **{"exp(log_mean)": median})
+  image, label = batch["image"], batch["label"]
+  if precondition == "edm":
+    normal = jax.vmap(jax.random.normal)(fold(rng, _LEVEL))
+    level = jnp.exp(log_mean + log_std * normal)
+  else:
+    level = draw_ddpm_levels(fold(rng, _LEVEL))
+  noise = jax.vmap(lambda key: jax.random.normal(key, image.shape[1:]))(fold(rng, _NOISE))
+  sigma = scale * level
+  noisy = image + sigma[:, None, None, None] * noise
+  denoised, model_state = apply_fn(params, model_state, noisy, sigma, label, train=True, rng=rng[0])
+  squares = jnp.mean((denoised - image) ** 2, axis=(1, 2, 3))
+  loss = jnp.mean(squares / (scale * PRECONDITIONINGS[precondition](level).c_out) ** 2)
+  return loss, (model_state, {"squared_error": jnp.mean(squares)})
+
+
+def draw_ddpm_levels(keys: Key[Array, " b"]) -> Float[Array, " b"]:
+  """The noise levels of uniform timesteps of DDPM, in the published units; one key each."""
+  timesteps = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(DDPM_SIGMAS)))(keys)
+  return jnp.asarray(DDPM_SIGMAS, np.float32)[timesteps]
