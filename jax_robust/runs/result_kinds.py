@@ -92,7 +92,7 @@ KINDS = {
       "precision": PRECISION,
       "data": Field("text", "name of the data set"),
       "num_images": Field("int", "images that were certified", "images"),
-      "num_classes": Field("int", "of the net", "classes"),
+      "num_classes": Field("int", "of the net; older logs lack it", "classes", True),
       **IMAGES,
       "weights_sha256": WEIGHTS,
       "complete": COMPLETE,
