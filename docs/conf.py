@@ -11,8 +11,9 @@ author = "the jax_robust developers"
 version = release = importlib.metadata.version("jax_robust")
 
 extensions = [
-  "docstrings",  # these two are of this folder
+  "docstrings",  # these three are of this folder
   "readme",
+  "result_tables",
   "myst_nb",
   "sphinx.ext.autodoc",
   "sphinx.ext.mathjax",

@@ -8,6 +8,8 @@ import urllib.parse
 
 import pytest
 
+from jax_robust.runs import result_kinds
+
 PAGES = ("index", "start", "changelog", "evaluation", "smoothing", "results", "reference/attacks")
 
 
@@ -64,6 +66,12 @@ def test_the_reference_has_what_docstrings_say(site):
   for wanted in ("apgd", "num_restarts", "Guarantees", "result_is_in_ball_and_box", "Croce"):
     assert wanted in page.text, wanted
   assert "Alias for field number" not in page.text
+
+
+def test_the_page_of_result_files_has_the_table_of_each_kind(site):
+  text = Page(site / "reference" / "result_files.html").text
+  for kind, each in result_kinds.KINDS.items():
+    assert f"{kind} (version {each.version})" in text and next(iter(each.fields)) in text
 
 
 def test_the_readme_is_the_first_page(site):
