@@ -245,6 +245,15 @@ def fold(keys: jax.Array, number: Any) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
+def normals(keys: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+  """Standard normal `[b, *shape]`: each example's is that of its own key `[b]`.
+
+  >>> normals(jax.random.split(jax.random.key(0), 3), (2, 2)).shape
+  (3, 2, 2)
+  """
+  return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+
+
 def fold_ids(key: jax.Array, ids: Any) -> jax.Array:
   """One key for each example `[b]`: one key, folded with each of their numbers `[b]`."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)

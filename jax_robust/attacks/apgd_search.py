@@ -19,7 +19,7 @@ from jax_robust.attacks.projections import l2_norm, max_pixels, per_example
 from jax_robust.attacks.stepwise import Problem, Search, select
 from jax_robust.errors import check_count, check_flag, check_share
 from jax_robust.nets.exits import predictions
-from jax_robust.types import LogitsFn, fold
+from jax_robust.types import LogitsFn, fold, normals
 
 LARGE_RADII = ((3.0, 0.3), (2.0, 0.3), (1.0, None))
 """Radius in units of eps, and share of the iterations, of each stage; the last has what is left."""
@@ -214,7 +214,7 @@ def _random_start(ball, problem):
     draw = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], dtype, minval=-1.0))(keys)
     direction = draw / jnp.maximum(max_pixels(jnp.abs(draw)), 1e-12)
   else:
-    draw = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], dtype))(keys)
+    draw = normals(keys, x.shape[1:], dtype)
     if ball.norm == "l1":
       return x + draw.astype(x.dtype)
     direction = draw / jnp.maximum(l2_norm(draw), 1e-12)

@@ -45,7 +45,7 @@ from jax_robust.errors import (
 from jax_robust.nets import derivatives
 from jax_robust.nets.loops import read_unroll, scan
 from jax_robust.nets.randomised import takes_rng
-from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold
+from jax_robust.types import Images, LogitsFn, LossFn, Rng, fold, normals
 
 STARTS = ("uniform", "one_step", "normal", "zero")
 
@@ -220,8 +220,7 @@ def _start(start, keys, x, ball, drawn_from):
     x_start = x + drawn_from.sample(keys, x)
   elif start == "normal":
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # in bfloat16 a normal has 128 values
-    normal = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], dtype))(keys)
-    x_start = (x + _NORMAL_START_STDDEV * normal).astype(x.dtype)
+    x_start = (x + _NORMAL_START_STDDEV * normals(keys, x.shape[1:], dtype)).astype(x.dtype)
   else:
     return x
   return ball.project(x_start, x)

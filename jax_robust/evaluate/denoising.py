@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jax_robust.errors import check_images, check_sigma
-from jax_robust.types import Images, Rng, as_keys, fold
+from jax_robust.types import Images, Rng, as_keys, fold, normals
 
 _NOISE = 0xDE901  # a number for the noise's keys
 
@@ -41,9 +40,7 @@ def denoising_error(
   """
   check_images(x)
   x = jnp.asarray(x)
-  noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(
-    fold(as_keys(keys, len(x)), _NOISE)
-  )
+  noise = normals(fold(as_keys(keys, len(x)), _NOISE), x.shape[1:], x.dtype)
   found = {}
   for sigma in sigmas:
     check_sigma(sigma)

@@ -27,7 +27,7 @@ from jax_robust.errors import (
 from jax_robust.losses import as_labels
 from jax_robust.nets.exits import predictions
 from jax_robust.nets.randomised import keyed
-from jax_robust.types import Attack, Images, LogitsFn, Rng, as_keys, fold
+from jax_robust.types import Attack, Images, LogitsFn, Rng, as_keys, fold, normals
 
 Columns: TypeAlias = Mapping[str, Array]
 Evaluator: TypeAlias = Callable[..., Columns]
@@ -171,8 +171,8 @@ def noisy(
   query, labels = _check(logits_fn, x, labels)
   keys = as_keys(keys, len(x))
   dtype = jnp.promote_types(x.dtype, jnp.float32)  # in bfloat16 a normal has 128 values
-  draw = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], dtype))
-  x_noisy = (x + sigma * draw(fold(keys, _NOISE))).astype(x.dtype)
+  noise = normals(fold(keys, _NOISE), x.shape[1:], dtype)
+  x_noisy = (x + sigma * noise).astype(x.dtype)
   return {"correct": is_correct(query(x_noisy, keys), labels)}
 
 

@@ -9,14 +9,13 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jax_robust.errors import check_count, check_name, check_positive, shown
 from jax_robust.nets.denoisers import DDPM_SIGMAS
-from jax_robust.types import Rng, as_keys, fold
+from jax_robust.types import Rng, as_keys, fold, normals
 
 Denoiser: TypeAlias = Callable[[Array, Array, Any], Array]
 
@@ -81,8 +80,7 @@ def ddpm_sigmas(num_steps: int = 1000, *, scale: float = 0.5) -> np.ndarray:
 
 def start(keys: Key[Array, " b"], shape: tuple[int, ...], sigma: Any) -> Float[Array, "b *dims"]:
   """The noise `[b, *shape]` that samplers start from, of standard deviation sigma, around 1/2."""
-  normal = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-  return 0.5 + sigma * normal
+  return 0.5 + sigma * normals(keys, shape)
 
 
 def heun_step(denoise_fn: Denoiser, x: Array, label: Any, sigma: Any, then: Any) -> Array:
@@ -134,8 +132,8 @@ def ancestral_step(
   if variance == "large":
     factor = (1 + (then / scale) ** 2) / (1 + (sigma / scale) ** 2)
   spread = jnp.where(then > 0, (sigma**2 - then**2) * factor, 0.0)
-  noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
-  return denoised + (then / sigma) ** 2 * (x - denoised) + jnp.sqrt(spread) * noise
+  noise = jnp.sqrt(spread) * normals(keys, x.shape[1:])
+  return denoised + (then / sigma) ** 2 * (x - denoised) + noise
 
 
 SAMPLERS = ("heun", "ddim", "ddpm")

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from jax_robust.errors import as_numbers, check_name, check_positive
 from jax_robust.nets.denoisers import DDPM_SIGMAS, PRECONDITIONINGS
-from jax_robust.types import ApplyFn, Batch, Progress, fold
+from jax_robust.types import ApplyFn, Batch, Progress, fold, normals
 
 _LEVEL, _NOISE = 0x1E7E1, 0x9015E  # numbers for the keys of the level and of the noise
 
@@ -60,11 +60,10 @@ def denoising(
   check_positive(log_std=log_std, scale=scale, **{"exp(log_mean)": median})
   image, label = batch["image"], batch["label"]
   if precondition == "edm":
-    normal = jax.vmap(jax.random.normal)(fold(rng, _LEVEL))
-    level = jnp.exp(log_mean + log_std * normal)
+    level = jnp.exp(log_mean + log_std * normals(fold(rng, _LEVEL), ()))
   else:
     level = draw_ddpm_levels(fold(rng, _LEVEL))
-  noise = jax.vmap(lambda key: jax.random.normal(key, image.shape[1:]))(fold(rng, _NOISE))
+  noise = normals(fold(rng, _NOISE), image.shape[1:])
   sigma = scale * level
   noisy = image + sigma[:, None, None, None] * noise
   denoised, model_state = apply_fn(params, model_state, noisy, sigma, label, train=True, rng=rng[0])

@@ -14,7 +14,7 @@ from jax_robust.attacks.projections import l2_norm
 from jax_robust.attacks.stepwise import Problem
 from jax_robust.nets.loops import scan
 from jax_robust.objectives import noisy
-from jax_robust.types import LogitsFn, fold
+from jax_robust.types import LogitsFn, fold, normals
 
 _LEAST_NORM = 1e-8
 _LEVELS = 256
@@ -122,7 +122,7 @@ def smoothadv_pgd(
 
   def step(point, count):
     gradient = gradient_fn(point)
-    random = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(fold(keys, count))
+    random = normals(fold(keys, count), x.shape[1:], x.dtype)
     gradient = jnp.where(l2_norm(gradient) > 0, gradient, random)
     moved = point + 2 * epsilon / num_steps * _unit(gradient)
     return x + _shorten(jnp.clip(moved, 0.0, 1.0) - x, epsilon), None

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jax_robust.types import Progress, fold
+from jax_robust.types import Progress, fold, normals
 
 _LEAST_PROBABILITY = 1e-20  # below it, the logarithm's gradient vanishes, as in the reference
 
@@ -13,11 +13,7 @@ def draw_noises(
   keys: Key[Array, " b"], x: Float[Array, "b *dims"], num_noises: int
 ) -> Float[Array, "b m *dims"]:
   """Standard normal noises, `num_noises` for each example; the i-th does not depend on how many."""
-
-  def one(key):
-    return jax.random.normal(key, x.shape[1:], x.dtype)
-
-  noises = [jax.vmap(one)(fold(keys, i)) for i in range(num_noises)]
+  noises = [normals(fold(keys, i), x.shape[1:], x.dtype) for i in range(num_noises)]
   return jnp.stack(noises, axis=1)
 
 
