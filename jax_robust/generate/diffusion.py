@@ -151,14 +151,16 @@ def advance(
   *,
   sampler: str,
   is_last: bool,
-  **options: Any,
+  variance: str = "large",
+  scale: float = 0.5,
 ) -> Array:
   """Step `number` of a sampler, from level sigma to `then`, which is 0 in the last one."""
   if sampler == "heun" and not is_last:
     return heun_step(denoise_fn, x, label, sigma, then)
   if sampler == "ddpm":
-    drawn = fold(keys, number + 1)
-    return ancestral_step(denoise_fn, x, label, sigma, then, keys=drawn, **options)
+    return ancestral_step(
+      denoise_fn, x, label, sigma, then, keys=fold(keys, number + 1), variance=variance, scale=scale
+    )
   return euler_step(denoise_fn, x, label, sigma, then)
 
 
@@ -171,6 +173,7 @@ def sample(
   sigmas: Sequence[float] | np.ndarray,
   sampler: str = "heun",
   variance: str = "large",
+  scale: float = 0.5,
 ) -> Float[Array, "b *dims"]:
   """Draws images from a diffusion model.
 
@@ -190,7 +193,7 @@ def sample(
     sigmas: falling noise levels in units of the image, the last one 0: `edm_sigmas` for 'heun' and
       'ddim', `ddpm_sigmas` for 'ddpm' and 'ddim'.
     sampler: a name in `SAMPLERS`.
-    variance: of 'ddpm'; see `ancestral_step`.
+    variance, scale: of 'ddpm'; see `ancestral_step`.
 
   Returns:
     Images around [0, 1], not clipped.
@@ -203,12 +206,11 @@ def sample(
   check_name("variance", variance, VARIANCES)
   levels = check_levels(sigmas)
   keys = as_keys(rng, len(rng if label is None else label))
-  options = {"variance": variance} if sampler == "ddpm" else {}
   x = start(fold(keys, 0), shape, levels[0])
   for number, (sigma, then) in enumerate(itertools.pairwise(levels)):
     x = advance(
       denoise_fn, x, label, keys, number, sigma, then,
-      sampler=sampler, is_last=then == 0, **options,
+      sampler=sampler, is_last=then == 0, variance=variance, scale=scale,
     )  # fmt: skip
   return x
 

@@ -81,7 +81,6 @@ def check_net(reference: str, net: Any) -> None:
 def _make_draw(subject: constructed.Subject, levels: np.ndarray, sampler: str, variance: str):
   """`draw(variables, rows) -> {"image"}`, of rows with `id` and `label`; a program for a step."""
   opened, compile_fn = subject.nets[0][1], subject.spread.compile_fn
-  options = {"variance": variance, "scale": opened.net.scale} if sampler == "ddpm" else {}
 
   def begin(variables, rows):
     del variables
@@ -93,7 +92,8 @@ def _make_draw(subject: constructed.Subject, levels: np.ndarray, sampler: str, v
     denoise_fn = nets.make_outputs_fn(opened.net, *variables[0], precision=subject.precision)
     return diffusion.advance(
       denoise_fn, rows["x"], rows["label"], fold_ids(subject.key, rows["id"]), at["number"],
-      at["sigma"], at["then"], sampler=sampler, is_last=is_last, **options,
+      at["sigma"], at["then"], sampler=sampler, is_last=is_last,
+      variance=variance, scale=opened.net.scale,
     )  # fmt: skip
 
   def end(variables, x):

@@ -1,5 +1,7 @@
 """Samplers of diffusion models, on distributions whose denoiser is known exactly."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,20 @@ def test_samples_do_not_depend_on_one_another(name):
   np.testing.assert_allclose(sample(keys[2:4], label[2:4], name), whole[2:4], atol=1e-6)
   assert (np.abs(np.asarray(whole[0] - whole[4])) > 1e-3).any()
   np.testing.assert_allclose(whole.reshape(5, 2), MEANS[label], atol=5 * WIDTH)
+
+
+@pytest.mark.parametrize("sampler", diffusion.SAMPLERS)
+def test_a_unit_twice_as_large_gives_images_twice_as_large(sampler):
+  def twice(x, sigma, label):
+    return 0.5 + 2 * (denoise(0.5 + (x - 0.5) / 2, sigma / 2, label) - 0.5)
+
+  draw = functools.partial(
+    diffusion.sample, rng=jax.random.split(jax.random.key(4), 3), label=None, shape=(1, 2, 1),
+    sampler=sampler,
+  )  # fmt: skip
+  found = draw(twice, sigmas=diffusion.ddpm_sigmas(12, scale=1.0), scale=1.0)
+  plain = draw(denoise, sigmas=diffusion.ddpm_sigmas(12, scale=0.5))
+  np.testing.assert_allclose(found, 0.5 + 2 * (plain - 0.5), rtol=1e-3, atol=1e-4)
 
 
 def test_one_step_gives_the_denoised_noise():
