@@ -297,8 +297,8 @@ def finish(
   config.evaluation.update({"batch_size": 8, "num_examples": 8})
   kept = {key: config.model[key] for key in _KEPT if key in config.model}
   tiny = _TINY.get(config.model.name, _TINY["small_cnn"])
-  if tiny["name"] != "unet":
-    kept["bn_group_size"] = config.model.get("bn_group_size") and 12
+  if "bn_group_size" in config.model:
+    kept["bn_group_size"] = config.model.bn_group_size and 12
   config.model = {**tiny, **kept}
   config.schedule = {**config.schedule.to_dict(), "warmup_steps": 1}
   _drop(config.schedule, "warmup_epochs")

@@ -141,7 +141,7 @@ def _evaluate(content: Mapping[str, Any]) -> Child:
   measures = [
     (
       name,
-      _with_interval(content[name], content.get(f"{name}_interval"), _kind(content[name])),
+      _with_interval(content[name], content.get(f"{name}_interval"), table.kind_of(content[name])),
     )
     for name in content["evals"]
   ]
@@ -159,11 +159,6 @@ def _evaluate(content: Mapping[str, Any]) -> Child:
     html_table(("measure", "% [95 % interval]"), measures),
     html_table(("eps", "robust % [95 % interval]"), points) if points else (),
   ]
-
-
-def _kind(value: float) -> str:
-  """A share is shown in percent."""
-  return PERCENT if 0 <= value <= 1 else PLAIN
 
 
 def _autoattack(content: Mapping[str, Any]) -> Child:

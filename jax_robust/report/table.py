@@ -175,9 +175,13 @@ def attack_name(attack: Mapping[str, Any]) -> str:
 
 def _share(result: Mapping[str, Any], name: str) -> Cell:
   """A mean over images with its interval; a share unless its bounds say otherwise."""
-  interval = result.get(f"{name}_interval")
-  kind = PERCENT if 0 <= result[name] <= 1 else PLAIN
+  interval, kind = result.get(f"{name}_interval"), kind_of(result[name])
   return Cell(result[name], kind, tuple(interval) if interval else None, result["num_examples"])
+
+
+def kind_of(mean: float) -> str:
+  """What a mean over images is: a share unless its value says otherwise."""
+  return PERCENT if 0 <= mean <= 1 else PLAIN
 
 
 def _of_autoattack(

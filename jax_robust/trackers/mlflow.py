@@ -3,7 +3,7 @@
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jax_robust.errors import brought_by
@@ -101,26 +101,27 @@ class MLflow:
 
   def write(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
     """Sends the values of steps; what the server has of an earlier start stays as it is."""
-    now = int(time.time() * 1000)
-    metrics = [
-      self._entities.Metric(name, value, now, step)
+    self._log(
+      (name, value, step)
       for step, values in points
       for name, value in values.items()
       if step > self._last.get(name, -1)
-    ]
-    for start in range(0, len(metrics), _AT_ONCE):
-      self._client.log_batch(self._id, metrics=metrics[start : start + _AT_ONCE])
+    )
 
   def write_result(
     self, step: int, values: Mapping[str, float], files: Sequence[pathlib.Path]
   ) -> None:
     """Sends the numbers as metrics and the pictures as artifacts."""
-    now = int(time.time() * 1000)
-    metrics = [self._entities.Metric(name, value, now, step) for name, value in values.items()]
-    for start in range(0, len(metrics), _AT_ONCE):
-      self._client.log_batch(self._id, metrics=metrics[start : start + _AT_ONCE])
+    self._log((name, value, step) for name, value in values.items())
     for file in files:
       self._client.log_artifact(self._id, str(file), "results")
+
+  def _log(self, values: Iterable[tuple[str, float, int]]) -> None:
+    """Sends values by name and step, as many at once as a server takes."""
+    now = int(time.time() * 1000)
+    metrics = [self._entities.Metric(name, value, now, step) for name, value, step in values]
+    for start in range(0, len(metrics), _AT_ONCE):
+      self._client.log_batch(self._id, metrics=metrics[start : start + _AT_ONCE])
 
   def close(self, finished: bool) -> None:
     """Says that the run has ended, or was stopped before its end."""
