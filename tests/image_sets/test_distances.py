@@ -1,5 +1,7 @@
 """FID of Gaussians, KID term by term and without bias, precision and recall of known sets."""
 
+import functools
+
 import numpy as np
 import pytest
 import rows
@@ -103,11 +105,12 @@ def test_sets_apart_are_not():
 
 
 def test_a_set_of_one_mode_is_precise_and_recalls_half():
-  real = np.concatenate([made(60), made(60, seed=1, offset=50.0)])
-  found = fidelity(made(60, seed=2) * 0.5, real)
+  few = functools.partial(made, 60, num_features=2)
+  real = np.concatenate([few(), few(seed=1, offset=50.0)])
+  found = fidelity(few(seed=2) * 0.5, real)
   assert found.precision > 0.9 and found.recall < 0.5 and found.coverage <= 0.5
-  wide = fidelity(real, made(60, seed=2))
-  assert wide.precision < 0.5 and wide.recall > 0.9
+  wide = fidelity(real, few(seed=2))
+  assert 0.3 < wide.precision <= 0.5 and wide.recall > 0.9
 
 
 def test_fidelity_is_its_definition():
