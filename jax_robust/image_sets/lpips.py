@@ -225,7 +225,7 @@ def _max_pool(h: Array, size: int) -> Array:
 def _weighted(tap: Array, linear: Any) -> Array:
   """A tap of unit length over channels, times the root of its weights over the positions."""
   unit = tap / (jnp.linalg.norm(tap, axis=-1, keepdims=True) + _TINY)
-  scaled = unit * _per_channel(np.sqrt(linear / (tap.shape[1] * tap.shape[2])))
+  scaled = unit * jnp.sqrt(_per_channel(linear) / (tap.shape[1] * tap.shape[2]))
   return scaled.reshape(len(tap), -1)
 
 
