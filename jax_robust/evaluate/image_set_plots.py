@@ -28,7 +28,9 @@ def draw_shares(
     axes.barh(names, widths, left=left, color=color, label=pool, height=0.72)
     for row, (start, width) in enumerate(zip(left, widths, strict=True)):
       if width >= 100 * _LEAST_NAMED:
-        place = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
+        # Its own background, so that a dashed line does not cross the number.
+        box = {"facecolor": color, "edgecolor": "none", "pad": 1}
+        place = {"ha": "center", "va": "center", "color": "white", "fontsize": 8, "bbox": box}
         axes.text(start + width / 2, row, f"{width:.0f}", **place)
     left = [start + width for start, width in zip(left, widths, strict=True)]
   for number in range(1, len(pools)):

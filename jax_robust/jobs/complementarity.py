@@ -121,5 +121,7 @@ def _row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     "set": name,
     **{pool: found[pool]["value"] for pool in places.POOLS},
     "to reference": found["distance_to_reference"],
-    **{key: found[key] for key in ("fid", "kid", "precision", "recall", "density", "coverage")},
+    "fid": found["fid"],
+    "1000 kid": 1000 * found["kid"],
+    **{key: found[key] for key in ("precision", "recall", "density", "coverage")},
   }
