@@ -189,7 +189,7 @@ JOBS = {
   "sweep": Job(
     "jax_robust.jobs.sweep:sweep",
     block="sweep",
-    defaults={"grid": "", "over": "seed", "then": ("evaluate",), "shard": "0/1"},
+    defaults={"grid": "", "baseline": "", "over": "seed", "then": ("evaluate",), "shard": "0/1"},
     may_change=("sweep.",),
     check="jax_robust.jobs.sweep:check",
     shared=True,

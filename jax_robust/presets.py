@@ -32,7 +32,7 @@ def base() -> ml_collections.ConfigDict:
       "trackers": ("tensorboard",),
       "tracking": {},
       "data": dict(_DATA),
-      "generated": {"path": "", "verify": "read"},
+      "generated": {"path": "", "num_examples": 0, "verify": "read"},
       "batch": {
         "size": 1024,
         "original_share": 0.3,

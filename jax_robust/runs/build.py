@@ -186,6 +186,8 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
     source = convert.open_source(path)
   is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
   source = _of_classes(config, source)
+  with from_config("generated"):
+    source = _some_of(source, config.generated.num_examples)
   if original.image_shape != source.image_shape:
     raise ConfigError(
       f"generated.path={path!r} has image_shape {source.image_shape}, {original.name} has "
@@ -198,6 +200,19 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
       f"generated.path={path!r} has other classes than {original.name}: {error}; make shards of "
       "images like the originals"
     ) from error
+
+
+def _some_of(source: sources.Source, num_examples: int) -> sources.Source:
+  """So many generated images, by class.
+
+  Raises:
+    ValueError: there are not as many, so that sets of one size could not be compared.
+  """
+  if num_examples > source.num_examples:
+    raise ValueError(
+      f"num_examples={num_examples}, where {source.name} has {source.num_examples} images"
+    )
+  return draws.take(source, num_examples)
 
 
 def model(config, num_classes: int):

@@ -139,7 +139,26 @@ PARTS = {
       "changes": Field("map of text", "what the row's cells have in common, as it was typed"),
       "cells": Field("int", "how many are finished", "cells"),
       "failed": Field("map of text", "errors by cell"),
+      "is_baseline": Field("flag", "whether the others are compared with it", optional=True),
       "means": Field("map of mean", "by what was measured"),
+      "gains": Field("map of gain", "over the baseline, seed by seed", optional=True),
+    },
+  ),
+  "gain": Kind(
+    "A mean of differences, of cells to the baseline with the same seed.",
+    {
+      "value": Field("number", "the mean"),
+      "low": Field("number or null", "of Student's 95 % interval; null of one pair"),
+      "high": Field("number or null", "of it"),
+      "sd": Field("number or null", "standard deviation; null of one pair"),
+      "values": Field("list of number", "by pair"),
+    },
+  ),
+  "best": Kind(
+    "A row of a sweep that gains most.",
+    {
+      "changes": Field("map of text", "of the row, as it was typed"),
+      "gain": Field("gain", "what it gains"),
     },
   ),
   "evaluation": Kind(

@@ -199,10 +199,12 @@ KINDS = {
     "A grid of trainings.",
     {
       "grid": Field("text", "as it was typed"),
+      "baseline": Field("text", "as it was typed; older files lack it", optional=True),
       "over": Field("text", "the key over which means are taken"),
       "complete": Field("flag", "whether all cells are finished"),
       "missing": Field("list of text", "cells that are not"),
       "rows": Field("list of row", "of the table"),
+      "best": Field("map of best", "the row that gains most over the baseline", optional=True),
     },
   ),
   "generate": Kind(
