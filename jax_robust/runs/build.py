@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jax_robust import attacks, models
-from jax_robust.data import classes, columns, convert, draws, labels, named, shards, sources, tfds
+from jax_robust.data import (
+  classes,
+  columns,
+  convert,
+  draws,
+  labels,
+  named,
+  resizing,
+  shards,
+  sources,
+  tfds,
+)
 from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
@@ -183,8 +194,10 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
       "generated", shards.open_shards, path, options={"verify": config.generated.verify}
     )
   else:
-    source = convert.open_source(path)
+    source = convert.open_source(path, image_size=config.data.image_size or None)
   is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
+  if config.data.image_size:
+    source = resizing.sized(source, config.data.image_size)
   source = _of_classes(config, source)
   with from_config("generated"):
     source = _some_of(source, config.generated.num_examples)
