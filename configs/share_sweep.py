@@ -27,7 +27,7 @@ def get_config(arg=""):
   arg = config_lib.parse_arg(arg, steps=400)
   config = presets.base()
   config.job = "sweep"
-  config.sweep.update({"grid": "seed=0,1", "baseline": "batch.original_share=1;generated.path="})
+  config.sweep.update({"grid": "seed=0,1", "baseline": "batch.original_share=1"})
   config.generate = {"method": "gaussian", "num_examples": 10000, "num_shards": 4}
   config.data.update({"train_split": "train[:10%]", "num_heldout": 200, "image_size": 16})
   config.evaluation.update({"checkpoint": "latest", "num_examples": 2000})
