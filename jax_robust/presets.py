@@ -280,7 +280,7 @@ def finish(
     for unit in config_lib.UNITS:
       _drop(config, f"{stem}_{unit}")
   config.update({"total_steps": 2, "save_steps": 1, "evaluate_steps": 2, "log_steps": 1})
-  config.data.update({"name": "made", "num_heldout": 8, "test_split": "test"})
+  config.data.update({"name": "made", "num_heldout": 8, "image_size": 0, "test_split": "test"})
   if config.batch.original_share < 1:
     config.generated.path = "made"
   _drop(config, "generate")
