@@ -40,8 +40,7 @@ def open_source(
 
   Raises:
     TypeError, ValueError: no path; a number of classes that is none.
-    DataFileError: there is nothing, nothing known, or something damaged.
-    ImportError: an HDF5 file, and h5py is not installed.
+    DataFileError: there is nothing, nothing known, something damaged, or HDF5 without h5py.
   """
   if num_classes is not None:
     check_count(num_classes=num_classes)

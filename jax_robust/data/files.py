@@ -83,10 +83,8 @@ def npz_stream(path: str | os.PathLike, *, num_classes: int | None = None) -> St
 def hdf5_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
   """Reads the arrays `image` and `label` of an HDF5 file, as `npz_source` does those of an npz.
 
-  Images in chunks, compressed or not, have no fast random access and are unpacked into RAM.
-
-  Raises:
-    ImportError: h5py is not installed, which the extra `hdf5` brings.
+  Images in chunks, compressed or not, have no fast random access and are unpacked into RAM. It
+  takes h5py, which the extra `hdf5` brings.
   """
   return _array_source(_HDF5, path, num_classes)
 

@@ -39,11 +39,13 @@ def is_hdf5(path: str | os.PathLike) -> bool:
 def open_hdf5(path: str | os.PathLike) -> Iterator[Any]:
   """Opens an HDF5 file; whatever is wrong with it, when it is read too, is a DataFileError.
 
-  Raises:
-    ImportError: h5py is not installed; the message says how it is.
+  So is it where h5py is not installed; the message says how it is.
   """
-  with brought_by("hdf5"):
-    import h5py
+  try:
+    with brought_by("hdf5"):
+      import h5py
+  except ImportError as error:
+    raise DataFileError(path, f"is an HDF5 file ({error.msg})", "Install what reads it.") from error
   npy.open_file(path).close()
   try:
     with h5py.File(path, "r", locking=False) as file:

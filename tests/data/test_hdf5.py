@@ -194,5 +194,5 @@ def test_damage_of_compressed_images_is_found(tmp_path):
 def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
   path = write(tmp_path / "set.h5")
   monkeypatch.setitem(sys.modules, "h5py", None)
-  with pytest.raises(ImportError, match=r"pip install 'jax_robust\[hdf5\]'"):
+  with pytest.raises(DataFileError, match=r"HDF5 file .*pip install 'jax_robust\[hdf5\]'"):
     convert.open_source(path)
