@@ -10,6 +10,7 @@ import pytest
 from rows import assert_all_refused
 
 from jax_robust import jobs
+from jax_robust.config import to_data
 from jax_robust.data import convert, shard_writer, shards
 from jax_robust.generate import gaussian
 from jax_robust.jobs.train import make_training
@@ -31,7 +32,7 @@ def save(tmp_path):
   return save
 
 
-def test_bad_input(tiny, trained, save, tmp_path):
+def test_bad_input(tiny, save, tmp_path):
   """One row for each mistake: nothing is made, and the message names what is wrong."""
 
   def generate(run, **block):
@@ -47,6 +48,10 @@ def test_bad_input(tiny, trained, save, tmp_path):
     options = {"num_examples": 9, "num_classes": 10, "seed": 0, **options}
     return gaussian.sample_chunks(IMAGES, LABELS, **options)
 
+  net = tmp_path / "net"  # what is looked at before its weights
+  net.mkdir()
+  (net / "config.json").write_text(json.dumps(to_data(tiny())))
+  (net / "data.json").write_text(json.dumps({"num_classes": 10, "image_shape": [12, 12, 3]}))
   pca = {"covariance": "pca", "rank": 500}
   large, labels = RNG.integers(0, 256, (20, 12, 12, 3)).astype(np.uint8), LABELS[::150]
   lost = convert.make_shards(save("a.npz", large), tmp_path / "lost", num_shards=2).name
@@ -64,11 +69,11 @@ def test_bad_input(tiny, trained, save, tmp_path):
         jobs.run,
         tiny(
           job="generate", data__classes=(0, 1), batch__original_share=1.0, generated__path="",
-          generate={"method": "diffusion", "net": str(trained), "num_samples": 4},
+          generate={"method": "diffusion", "net": str(net), "num_samples": 4},
         ),
         tmp_path / "runs" / "d",
       ),
-      "classes",
+      "was trained on images of num_classes 10, made .* has 2: name a run on images like these",
     ),
     "fewer labels than images": (
       functools.partial(generate, "b", method="convert", path=save("few.npz", labels=labels[:7])),
