@@ -189,7 +189,7 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
     return None
   if path == named.MADE:
     source = named.made("generated")
-  elif pathlib.Path(path, "manifest.json").exists():
+  elif convert.is_shards(path):
     source = call(
       "generated", shards.open_shards, path, options={"verify": config.generated.verify}
     )
