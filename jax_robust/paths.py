@@ -15,13 +15,13 @@ KEYS = (
   "imports_from", "data_dir", "init_from", "init_check", "data.name", "data.labels",
   "data.test_name",
   "generated.path", "generate.path", "generate.net", "smoothing.images", "early_exit.thresholds",
-  "study.images", "study.made_by",
+  "complementarity.features", "study.images", "study.made_by",
 )  # fmt: skip
 """The keys of a config that hold a path; `data.name` may."""
 
 LISTS = (
   "smoothing.weights", "smoothing.logs", "smoothing.pieces", "autoattack.pieces", "generate.pieces",
-  "early_exit.pieces", "curves.runs", "report.runs",
+  "early_exit.pieces", "curves.runs", "report.runs", "complementarity.candidates",
 )  # fmt: skip
 """The keys that hold several; so do the `pieces` of any other job."""
 

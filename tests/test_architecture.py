@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "jax_robust"
 
 CORE = ("types", "errors", "names", "atomic", "losses", "nets", "attacks", "smoothing")
 SHARED = (*CORE, "bars", "early_exit", "objectives", "models", "data", "generate", "train",
-          "evaluate", "trackers", "config", "overrides", "paths", "plugins",
+          "evaluate", "image_sets", "trackers", "config", "overrides", "paths", "plugins",
           "presets", "job_table")  # fmt: skip
 MAY_IMPORT = {
   "types": (),
@@ -32,6 +32,7 @@ MAY_IMPORT = {
   "generate": ("types", "errors", "losses", "nets", "attacks", "data"),
   "train": (*CORE, "bars", "objectives"),
   "evaluate": (*CORE, "early_exit"),
+  "image_sets": ("types", "errors", "evaluate"),
   "trackers": ("types", "errors", "atomic"),
   "paths": ("errors",),
   "plugins": ("errors",),

@@ -225,6 +225,21 @@ KINDS = {
       **SUMMARY,
     },
   ),
+  "complementarity": Kind(
+    "Sets of images beside real ones: where nearest neighbours lie, and distances.",
+    {
+      "features": Field("object", "the space: what it is, digest of its weights, projection"),
+      "num_features": Field("int", "of an image"),
+      "pool_size": Field("int", "images of each set, as many in all", "images"),
+      "cut_by": Field("text", "the set that had no more images than that; empty for none"),
+      "seed": SEED,
+      "data": Field("text", "name of the data set that train and test are of"),
+      "reference": Field("text", "the candidate whose profile the others are compared with"),
+      "compared_with": Field("text", "the pool that FID, KID, precision and so on are against"),
+      "k": Field("int", "neighbours that make the radius of precision and so on"),
+      "candidates": Field("map of candidate", "what was found, by set"),
+    },
+  ),
   "study": Kind(
     "A published experiment, made again.",
     {
