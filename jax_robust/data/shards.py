@@ -72,8 +72,7 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
 
   Raises:
     DataFileError: files are missing, which are named, or one is truncated, damaged, or not what the
-      manifest says.
-    ImportError: the path is in an object store, and TensorFlow is not installed.
+      manifest says; the path is in an object store, and TensorFlow is not installed.
     ValueError: an unknown `verify`.
   """
   check_name("verify", verify, VERIFY)

@@ -76,7 +76,10 @@ def open_file(path: str) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike) -> Iterator[Any]:
   """`tf.io.gfile`, whose errors become ours."""
-  tf = import_tensorflow()
+  try:
+    tf = import_tensorflow()
+  except ImportError as error:
+    raise DataFileError(path, "lies in an object store", f"{error}.") from error
   try:
     yield tf.io.gfile
   except tf.errors.OpError as error:

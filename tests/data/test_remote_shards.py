@@ -1,6 +1,7 @@
 """Shards in an object store, for which TensorFlow's file system in memory stands in."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -138,3 +139,9 @@ def test_bad_stores(gfile, folder):
   for path in ("nosuch://bucket/set", "nosuch://bucket"):
     with pytest.raises(DataFileError, match=r"cannot be read \(.*nosuch"):
       convert.open_source(path)
+
+
+def test_without_tensorflow_it_is_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  with pytest.raises(DataFileError, match="lies in an object store.*pip install 'jax_robust.train"):
+    convert.open_source(STORE)
