@@ -69,6 +69,7 @@ _SMOOTHING = {
   "sigma": 0.0,
   "sigma_list": (),
   "weights": (),
+  "denoiser": "",
   "images": "",
   "logs": (),
   "n0": 100,

@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jax_robust.errors import ConfigError, check_count, check_name
+from jax_robust.errors import ConfigError, check_count, check_name, check_weight
 from jax_robust.generate import constructed as sets
 from jax_robust.generate import diffusion
 from jax_robust.jobs import constructed
-from jax_robust.runs import nets
+from jax_robust.runs import denoisers, nets
 from jax_robust.types import fold, fold_ids
 
 
@@ -22,6 +22,7 @@ def sample_diffusion(
   sampler: str = "heun",
   num_steps: int = 18,
   variance: str = "large",
+  guidance: float = 1.0,
   num_shards: int | None = None,
   chunk_size: int = 500,
 ) -> constructed.Chunks:
@@ -38,25 +39,31 @@ def sample_diffusion(
     sampler: a name in `generate.diffusion.SAMPLERS`.
     num_steps: noise levels; 'heun' asks the net almost twice at each.
     variance: of 'ddpm'.
+    guidance: how far towards the label samples are drawn; see `generate.diffusion.guided`.
     num_shards: as that of `write_shards`.
     chunk_size: images of a piece and of a batch; part of what must not change when a job goes on.
 
   Raises:
-    ConfigError: no run, one of other classes or images, or of a net that draws no images.
+    ConfigError: no run, one of other classes or images, of a net that draws no images, or with
+      guidance of one that was told every label.
     ValueError: an option out of range.
   """
   check_count(num_samples=num_samples, chunk_size=chunk_size)
   check_count(2, num_steps=num_steps)
+  check_weight(guidance=guidance)
   check_name("sampler", sampler, diffusion.SAMPLERS)
   check_name("variance", variance, diffusion.VARIANCES)
   subject = constructed.open_subject(config, net, chunk_size)
   opened = subject.nets[0][1]
   check_net(net, opened.net)
+  if guidance != 1:
+    denoisers.check_unlabelled(f"generate.net={net!r}", *subject.nets[0])
   timesteps = sampler == "ddpm" or (sampler == "ddim" and opened.net.precondition == "epsilon")
   spaced = diffusion.ddpm_sigmas if timesteps else diffusion.edm_sigmas
   levels = diffusion.check_levels(spaced(num_steps, scale=opened.net.scale))
-  draw = _make_draw(subject, levels, sampler, variance)
+  draw = _make_draw(subject, levels, sampler, variance, guidance)
   options = {"sampler": sampler, "num_steps": num_steps, "variance": variance}
+  options |= {"guidance": guidance} if guidance != 1 else {}
 
   def chunks(numbers):
     for number in numbers:
@@ -78,7 +85,7 @@ def check_net(reference: str, net: Any) -> None:
     )
 
 
-def _make_draw(subject: constructed.Subject, levels: np.ndarray, sampler: str, variance: str):
+def _make_draw(subject: constructed.Subject, levels: np.ndarray, sampler, variance, guidance):
   """`draw(variables, rows) -> {"image"}`, of rows with `id` and `label`; a program for a step."""
   opened, compile_fn = subject.nets[0][1], subject.spread.compile_fn
 
@@ -90,6 +97,7 @@ def _make_draw(subject: constructed.Subject, levels: np.ndarray, sampler: str, v
   def advance(given, rows, is_last):
     variables, at = given
     denoise_fn = nets.make_outputs_fn(opened.net, *variables[0], precision=subject.precision)
+    denoise_fn = diffusion.guided(denoise_fn, guidance)
     return diffusion.advance(
       denoise_fn, rows["x"], rows["label"], fold_ids(subject.key, rows["id"]), at["number"],
       at["sigma"], at["then"], sampler=sampler, is_last=is_last,

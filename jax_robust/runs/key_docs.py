@@ -76,6 +76,7 @@ PLAIN = {
   "select": "the value of `evals` by which the best checkpoint is chosen, and 'max' or 'min'",
   "smoothing.alpha": "probability with which a certificate may be wrong",
   "smoothing.batch_size": "draws of noise in one pass",
+  "smoothing.denoiser": "the diffusion net's run that denoises what is classified; empty for none",
   "smoothing.images": "the folder of images without labels that the job `predict` is about",
   "smoothing.logs": "logs that the job `analyse` compares, as NAME=FILE",
   "smoothing.max": "images that are certified at most; 0 for no limit",

@@ -60,6 +60,7 @@ CLASS_NAMES = Field("list of text", "of the classes, where they have some", opti
 PRECISION = Field("text", "of matrix products")
 SEED = Field("int", "of the randomness")
 WEIGHTS = Field("text", "digest of the weights")
+DENOISER = Field("text", "digest of the weights of the net that denoises, if one does", "", True)
 EPS = Field("number", "radius of the attack", "of the norm, pixels from 0 to 1")
 COMPLETE = Field("flag", "whether all images that were asked for are in it")
 NUM_LOST = "adversarial points without a finite score, which count as no attack"
