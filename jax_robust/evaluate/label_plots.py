@@ -113,3 +113,20 @@ def draw_shares(
     list(named.values()), list(named), loc="outside upper right", ncols=3, frameon=False, fontsize=8
   )
   plot_style.save(path, figure)
+
+
+def draw_confidences(path, confidences: Mapping[str, np.ndarray], note: str = "") -> None:
+  """Histograms of a classifier's confidences, one over the other.
+
+  Args:
+    path: of the PNG.
+    confidences: numbers in [0, 1], `[n]`, by the name of the images.
+    note: above the picture.
+  """
+  figure, axes = plot_style.make_axes((6.4, 3.4), "confidence", "images", note)
+  edges = np.linspace(0, 1, 41)
+  for style, name, values in plot_style.styled(confidences):
+    text = f"{name}: {len(values):,}"
+    axes.hist(values, edges, histtype="step", label=text, **style)
+  axes.set_xlim(0, 1)
+  plot_style.save_with_legend(path, figure, axes)
