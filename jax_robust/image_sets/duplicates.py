@@ -14,8 +14,8 @@ from jax_robust.image_sets.neighbours import nearest
 SIDE = 8
 """Pixels of a thumbnail's side."""
 
-DISTANCE = 0.01
-"""Between thumbnails of which one counts as a near-duplicate of the other: 2.55 grey levels."""
+DISTANCE = 0.03
+"""Between thumbnails of which one counts as a near-duplicate of the other: 7.65 grey levels."""
 
 MOST_NEIGHBOURS = 4096
 """More than any image has duplicates: a larger count tells of a distance that is too large."""
