@@ -198,7 +198,9 @@ def write_report(
   results = path / "results"
   if "confusion" in whole:
     counts, confusion = np.array(whole["label_counts"]), np.array(whole["confusion"])
-    label_plots.draw_labels_and_confusion(results / "labels.png", counts, confusion, names)
+    label_plots.draw_labels_and_confusion(
+      results / "labels.png", counts, confusion, names, rows="given", columns="classifier's"
+    )
     metrics.report(f"the classifier gives {whole['agreement']:.1%} the label they came with")
   label_plots.draw_confidences(results / "confidences.png", *_histograms(columns, kept))
 
@@ -258,12 +260,11 @@ def _write_duplicates(
 
 
 def _draw_duplicates(config, path, source: Source, name: str, found: duplicates.Found) -> None:
-  """Draws pairs from the nearest to the furthest, evenly spread over all that were found."""
+  """Draws the pairs that are furthest apart, of which it is least clear, in that order."""
   rows = np.flatnonzero(found.is_duplicate)
   if not len(rows):
     return
-  order = rows[np.argsort(found.distance[rows], kind="stable")]
-  shown = order[np.linspace(0, len(order) - 1, min(len(order), _MOST_PAIRS)).astype(int)]
+  shown = rows[np.argsort(-found.distance[rows], kind="stable")][:_MOST_PAIRS]
   reference = source if name == IN_SET else open_reference(config, name, source)
   sides = {"image": (source, shown), f"of {name}": (reference, found.of[shown])}
   captions = [f"{row}" for row in shown] + [f"{found.distance[row]:.4f}" for row in shown]

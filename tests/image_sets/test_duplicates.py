@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from rows import assert_all_refused
 
+from jax_robust.data import convert
 from jax_robust.image_sets import duplicates
 from jax_robust.image_sets.duplicates import ALONE
 
@@ -108,3 +109,17 @@ def test_what_is_no_image_or_distance_is_refused(monkeypatch):
     },
     lambda call: call(),
   )
+
+
+@pytest.mark.slow
+def test_the_known_duplicates_of_cifake_are_found(shared):
+  """920 pairs of equal files in train, and 378 of test that are also in train."""
+  train, test = (
+    np.concatenate([
+      duplicates.pixel_digests(images)
+      for images, _ in convert.open_source(shared / "data" / f"cifake_fake_{name}.npz").batches()
+    ])
+    for name in ("train", "test")
+  )  # fmt: skip
+  assert duplicates.exact_within(train).is_duplicate.sum() == 920
+  assert duplicates.exact_against(test, train).is_duplicate.sum() == 378
