@@ -174,6 +174,19 @@ JOBS = {
     may_change=("report.",),
     check="jax_robust.jobs.report:check",
   ),
+  "complementarity": Job(
+    "jax_robust.jobs.complementarity:complementarity",
+    block="complementarity",
+    defaults={
+      "candidates": ("heldout", "noise", "augment"),
+      "reference": "heldout",
+      "pool_size": 5000,
+      "features": "",
+      "projection": 0,
+    },
+    may_change=("complementarity.",),
+    check="jax_robust.jobs.complementarity:check",
+  ),
   "merge": Job("jax_robust.jobs.merge:merge", check="jax_robust.jobs.merge:find_workdirs"),
   "generate": Job(
     "jax_robust.jobs.generate:generate",
@@ -189,7 +202,7 @@ JOBS = {
   "sweep": Job(
     "jax_robust.jobs.sweep:sweep",
     block="sweep",
-    defaults={"grid": "", "over": "seed", "then": ("evaluate",), "shard": "0/1"},
+    defaults={"grid": "", "baseline": "", "over": "seed", "then": ("evaluate",), "shard": "0/1"},
     may_change=("sweep.",),
     check="jax_robust.jobs.sweep:check",
     shared=True,

@@ -263,12 +263,8 @@ class Subject(NamedTuple):
 
   def run(self, program, ids: np.ndarray, **rows: np.ndarray) -> Arrays:
     """Runs a program on rows, filled up to the size of all chunks, spread over the devices."""
-    size = -(-self.chunk_size // self.spread.count) * self.spread.count
-    filled = np.minimum(np.arange(size), len(ids) - 1)
     rows = {"id": np.asarray(ids, np.int32), **rows}
-    placed = self.spread.place({name: values[filled] for name, values in rows.items()})
-    found = jax.device_get(program(self.variables, placed))
-    return {name: np.asarray(values[: len(ids)]) for name, values in found.items()}
+    return devices.run_filled(self.spread, program, self.variables, rows, size=self.chunk_size)
 
 
 def open_subject(

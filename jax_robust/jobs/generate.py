@@ -117,7 +117,7 @@ def _write_chunks(config, path, made: constructed.Chunks, shard: str) -> dict[st
 
 
 def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) -> None:
-  """Converts an npz, a folder of class folders, or a pack of JPEGs; a kill starts it anew."""
+  """Converts what `data.convert.open_source` takes, several parts too; a kill starts it anew."""
   if shard != "0/1":
     raise ConfigError(f"generate.shard={shard!r}: files are converted whole, by one job")
   bar: list[bars.Bar] = []

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_robust.errors import ConfigError
@@ -41,6 +43,28 @@ def local_devices(mode: str) -> Devices:
     share=lambda tree: jax.device_put(tree, whole),
     count=mesh.devices.size,
   )
+
+
+def run_filled(
+  spread: Devices, program: Any, shared: Any, rows: Mapping[str, np.ndarray], *, size: int
+) -> Any:
+  """`program(shared, rows)` of some rows, filled up to the number that all batches have.
+
+  Args:
+    spread: the devices.
+    program: compiled by them.
+    shared: what all rows need, on every device already.
+    rows: arrays by name, at most `size` rows each.
+    size: rows of a batch, rounded up to what the devices share evenly.
+
+  Returns:
+    What the program returns, of the rows alone, as NumPy arrays.
+  """
+  num_rows = len(next(iter(rows.values())))
+  filled = np.minimum(np.arange(-(-size // spread.count) * spread.count), num_rows - 1)
+  placed = spread.place({name: values[filled] for name, values in rows.items()})
+  found = jax.device_get(program(shared, placed))
+  return jax.tree.map(lambda values: np.asarray(values[:num_rows]), found)
 
 
 def describe() -> str:

@@ -151,6 +151,27 @@ PARTS = {
       "interval": Field("interval", "95 % interval of it", SHARE),
     },
   ),
+  "candidate": Kind(
+    "A set of images beside the real ones.",
+    {
+      "origin": Field("text", "path, or how it was made: 'heldout', 'noise', 'augment:NAME'"),
+      "images_sha256": Field("text", "digest of the images"),
+      "labels_sha256": Field("text", "digest of their labels"),
+      "train": Field("share", "nearest to a training image"),
+      "test": Field("share", "nearest to a test image"),
+      "self": Field("share", "nearest to another image of the set"),
+      "distance_to_reference": Field("number", "total variation of the shares from its", "0 to 1"),
+      "same_row_of_train": Field("number", "nearest to the training image it was made of", SHARE),
+      "median_distance": Field("number", "to the nearest neighbour", "l2 of features"),
+      "fid": Field("number", "Fréchet distance"),
+      "kid": Field("number", "squared maximum mean discrepancy, mean over subsets"),
+      "kid_std": Field("number", "its standard deviation over subsets"),
+      "precision": Field("number", "inside a real image's ball", SHARE),
+      "recall": Field("number", "real images inside a ball of the set", SHARE),
+      "density": Field("number", "real balls around an image, in units of k"),
+      "coverage": Field("number", "real images with one of the set in their ball", SHARE),
+    },
+  ),
   "mean": Kind(
     "A mean over seeds, or a number of one cell.",
     {
@@ -167,7 +188,26 @@ PARTS = {
       "changes": Field("map of text", "what the row's cells have in common, as it was typed"),
       "cells": Field("int", "how many are finished", "cells"),
       "failed": Field("map of text", "errors by cell"),
+      "is_baseline": Field("flag", "whether the others are compared with it", optional=True),
       "means": Field("map of mean", "by what was measured"),
+      "gains": Field("map of gain", "over the baseline, seed by seed", optional=True),
+    },
+  ),
+  "gain": Kind(
+    "A mean of differences, of cells to the baseline with the same seed.",
+    {
+      "value": Field("number", "the mean"),
+      "low": Field("number or null", "of Student's 95 % interval; null of one pair"),
+      "high": Field("number or null", "of it"),
+      "sd": Field("number or null", "standard deviation; null of one pair"),
+      "values": Field("list of number", "by pair"),
+    },
+  ),
+  "best": Kind(
+    "A row of a sweep that gains most.",
+    {
+      "changes": Field("map of text", "of the row, as it was typed"),
+      "gain": Field("gain", "what it gains"),
     },
   ),
   "evaluation": Kind(

@@ -200,10 +200,12 @@ KINDS = {
     "A grid of trainings.",
     {
       "grid": Field("text", "as it was typed"),
+      "baseline": Field("text", "as it was typed; older files lack it", optional=True),
       "over": Field("text", "the key over which means are taken"),
       "complete": Field("flag", "whether all cells are finished"),
       "missing": Field("list of text", "cells that are not"),
       "rows": Field("list of row", "of the table"),
+      "best": Field("map of best", "the row that gains most over the baseline", optional=True),
     },
   ),
   "generate": Kind(
@@ -246,6 +248,21 @@ KINDS = {
       "filters": Field("list of filter", "what each filter did, in their order", optional=True),
       "short": Field("map of int", "images that a class lacks for equal numbers", "images", True),
       "kept": Field("labelled", "the same of the images that are kept", optional=True),
+    },
+  ),
+  "complementarity": Kind(
+    "Sets of images beside real ones: where nearest neighbours lie, and distances.",
+    {
+      "features": Field("object", "the space: what it is, digest of its weights, projection"),
+      "num_features": Field("int", "of an image"),
+      "pool_size": Field("int", "images of each set, as many in all", "images"),
+      "cut_by": Field("text", "the set that had no more images than that; empty for none"),
+      "seed": SEED,
+      "data": Field("text", "name of the data set that train and test are of"),
+      "reference": Field("text", "the candidate whose profile the others are compared with"),
+      "compared_with": Field("text", "the pool that FID, KID, precision and so on are against"),
+      "k": Field("int", "neighbours that make the radius of precision and so on"),
+      "candidates": Field("map of candidate", "what was found, by set"),
     },
   ),
   "study": Kind(
