@@ -59,7 +59,7 @@ PLAIN = {
   "evaluation.precision": "of matrix products: 'highest', 'high' or 'default'",
   "export.format": "'flax', or 'torch' for a PyTorch state dict",
   "export.layout": "whose names the state dict has; empty for those that fit the net",
-  "generate.path": "what is made shards of: an npz, a folder of class folders, a pack of JPEGs",
+  "generate.path": "what is made shards of, or labelled: an npz, shards, a pack of JPEGs, a folder",
   "generate.pieces": "workdirs whose pieces the job `merge` puts together, or patterns of them",
   "generate.num_shards": "files that the samples are written to",
   "generate.shard": "I/N: the share of the pieces that this start works on",

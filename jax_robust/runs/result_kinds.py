@@ -7,6 +7,7 @@ from jax_robust.runs.result_fields import (
   DENOISER,
   EPS,
   IMAGES,
+  LABELLED,
   NUM_LOST,
   PRECISION,
   SEED,
@@ -223,6 +224,30 @@ KINDS = {
       "images_sha256": IMAGES["images_sha256"],
       "labels_sha256": IMAGES["labels_sha256"],
       **SUMMARY,
+    },
+  ),
+  "labels": Kind(
+    "Labels that a classifier gave to a set, and what was selected of it.",
+    {
+      "generator": Field("text", "what made the images, and what labelled them"),
+      "licence": Field("text", "of the images"),
+      "seed": SEED,
+      "num_shards": Field("int or null", "files; null: as many as it takes"),
+      "num_examples": Field("int", "images that were labelled", "images"),
+      "num_classes": Field("int", "classes"),
+      "options": Field("object", "of the labels or the sampler"),
+      "selection": Field("object", "options of the selection", optional=True),
+      "precision": PRECISION,
+      "weights_sha256": Field(
+        "list of text", "digest of the weights; the last is the classifier's"
+      ),
+      "class_names": CLASS_NAMES,
+      "images_sha256": IMAGES["images_sha256"],
+      "labels_sha256": IMAGES["labels_sha256"],
+      **LABELLED,
+      "filters": Field("list of filter", "what each filter did, in their order", optional=True),
+      "short": Field("map of int", "images that a class lacks for equal numbers", "images", True),
+      "kept": Field("labelled", "the same of the images that are kept", optional=True),
     },
   ),
   "complementarity": Kind(

@@ -12,7 +12,7 @@ from rows import mostly_slow
 
 from jax_robust import config as config_lib
 from jax_robust import jobs, models
-from jax_robust.data import shards
+from jax_robust.data import shards, sources
 from jax_robust.errors import ConfigError, UserError, WorkdirError
 from jax_robust.generate import diffusion
 from jax_robust.jobs import sampling
@@ -77,10 +77,24 @@ def test_pieces_are_those_of_one_job(runs, tmp_path, sampler):
   np.testing.assert_array_equal(read(tmp_path / "merged")[1], labels)
 
 
-@pytest.mark.parametrize("net", [models.MLP(num_classes=10), models.UNet()])
-def test_a_net_that_draws_no_images_of_a_class(net):
-  with pytest.raises(ConfigError, match="draws no images of a given class: name one of configs/d"):
-    sampling.check_net("RUN", net)
+@pytest.mark.parametrize(
+  ("net", "options", "message"),
+  [
+    (models.MLP(num_classes=10), {}, "a MLP, which draws no images: name one of configs/diffusion"),
+    (models.UNet(), {}, "draws no images of a given class: have a classifier label them"),
+    (models.UNet(), {"classifier": "RUN", "guidance": 2.0}, "told no label: guidance=2.0"),
+    (models.UNet(num_labels=5), {}, "with num_labels=5, and images has 10 classes"),
+    (models.UNet(num_labels=5), {"classifier": "RUN"}, "with num_labels=5, and images has 10"),
+  ],
+)
+def test_a_net_that_draws_no_images_with_a_label(net, options, message):
+  source = sources.array_source(
+    np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, int), num_classes=10, name="images"
+  )
+  with pytest.raises(ConfigError, match=message):
+    sampling.check_net("RUN", net, source, **options)
+  sampling.check_net("RUN", models.UNet(num_labels=10), source)
+  sampling.check_net("RUN", models.UNet(), source, classifier="RUN")
 
 
 @pytest.mark.parametrize(
@@ -92,14 +106,51 @@ def test_a_net_that_draws_no_images_of_a_class(net):
     ({"num_samples": 0}, "num_samples=0"),
     ({"num_steps": 1}, "num_steps=1"),
     ({"run": "nothing"}, "nothing"),
+    ({"run": "classifier"}, "which draws no images"),
+    ({"classifier": "nothing"}, "nothing"),
   ],
 )
-def test_what_can_not_be_drawn(tmp_path, options, message):
+def test_what_can_not_be_drawn(runs, tmp_path, options, message):
   with pytest.raises(UserError, match=message):
-    sample(tmp_path, tmp_path / "run", **options)
+    sample(runs, tmp_path / "run", **options)
+
+
+def test_a_run_that_is_no_classifier_labels_nothing(runs, tmp_path):
+  with pytest.raises(ConfigError, match="run of a UNet, which gives no labels"):
+    sample(runs, tmp_path / "run", classifier=str(runs / "diffusion"))
 
 
 FEW = {"num_samples": 4, "num_steps": 2, "num_shards": 1}
+
+
+@pytest.mark.parametrize("num_labels", [10, 0])
+def test_a_classifier_labels_samples(runs, tmp_path, monkeypatch, num_labels):
+  """Also those of a net that is told no label, here the same one that does not heed it."""
+  open_run = nets.open_run
+
+  def open_unlabelled(reference, *args, **kwargs):
+    config, opened = open_run(reference, *args, **kwargs)
+    if reference.endswith("diffusion") and not num_labels:
+      params = {name: each for name, each in opened.params.items() if name != "label"}
+      opened = opened._replace(net=opened.net.clone(num_labels=0), params=params)
+    return config, opened
+
+  monkeypatch.setattr(nets, "open_run", open_unlabelled)
+  sample(runs, tmp_path / "run", classifier=str(runs / "classifier"), **FEW)
+  images, labels = read(tmp_path / "run")
+  config = config_lib.load(runs / "classifier" / "config.json")
+  subject = nets.open_model(config, runs / "classifier")
+  logits_fn = nets.make_logits_fn(config, subject.net, *subject.variables, precision="highest")
+  logits = np.asarray(logits_fn(images / np.float32(255)))
+  np.testing.assert_array_equal(labels, logits.argmax(1))
+  with np.load(tmp_path / "run" / "origins.npz") as known:
+    np.testing.assert_allclose(
+      known["confidence"], np.exp(logits.max(1)) / np.exp(logits).sum(1), rtol=1e-4
+    )
+    expected = [0, 1, 2, 3] if num_labels else [-1] * 4
+    assert sorted(known["given_label"]) == expected
+  result = json.loads((tmp_path / "run" / "results" / "labels.json").read_text())
+  assert ("agreement" in result) == bool(num_labels) and len(result["weights_sha256"]) == 2
 
 
 def test_samples_are_guided(runs, tmp_path, monkeypatch):
