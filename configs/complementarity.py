@@ -1,4 +1,4 @@
-"""Sets of images beside real ones: where nearest neighbours lie, FID, KID, precision and recall.
+"""Sets of images beside real ones: nearest neighbours, FID, KID, precision and recall.
 
   python -m jax_robust.main --config=configs/complementarity.py:data=cifar10 \\
     --config.data_dir=TFDS --config.complementarity.features=RUN --workdir=WORKDIR \\

@@ -10,7 +10,7 @@ from jax_robust.errors import ConfigError, check_count
 from jax_robust.evaluate import image_set_plots, tables
 from jax_robust.image_sets import complementarity as places
 from jax_robust.image_sets import distances
-from jax_robust.runs import candidates, feature_spaces, identity, workdir
+from jax_robust.runs import candidates, feature_spaces, identity, progress, workdir
 from jax_robust.runs.blocks import check_name, from_config
 
 _KEY = "complementarity"
@@ -22,7 +22,7 @@ _K = 3
 
 
 def complementarity(config: Any, path: pathlib.Path, checked: Mapping[str, str]) -> dict[str, Any]:
-  """Where the nearest neighbours of each candidate's images lie, and its FID, KID, precision.
+  """Looks where the nearest neighbours of sets of images lie; FID, KID, precision, recall.
 
   Writes a table, a picture and `results/complementarity.json`. Features are computed once for each
   set and kept in the workdir, so that a start that was killed goes on, and a further candidate
@@ -37,14 +37,12 @@ def complementarity(config: Any, path: pathlib.Path, checked: Mapping[str, str])
   features = feature_spaces.compute(space, sources, path, config=config)
   if features is None:
     return {"complete": True}  # by the first process
-  found: dict[str, dict[str, Any]] = {
-    name: {
-      "origin": origin,
-      **identity.sha256_of(pools.candidates[name]),
-      **_measure(features[name], features["train"], features["test"], seed=config.seed),
-    }
-    for name, origin in checked.items()
-  }
+  found: dict[str, dict[str, Any]] = {}
+  line = progress.ProgressLine("compared", len(checked), unit="sets")
+  for name, origin in checked.items():
+    numbers = _measure(features[name], features["train"], features["test"], seed=config.seed)
+    found[name] = {"origin": origin, **identity.sha256_of(pools.candidates[name]), **numbers}
+    line.add()
   shares = _compare(found, options.reference)
   result = {
     "features": space.info,
@@ -60,7 +58,7 @@ def complementarity(config: Any, path: pathlib.Path, checked: Mapping[str, str])
   }
   print(f"features: {space.info['space']}; {pools.size} images a set; distances to test")
   print(tables.markdown_table([_row(name, each) for name, each in found.items()]))
-  workdir.write_result(path, _KEY, result)
+  workdir.write_result(path, "complementarity", result)
   place = path / "results" / f"{_KEY}.png"
   image_set_plots.draw_shares(place, shares, note=space.info["space"])
   print(f"picture: {place}")

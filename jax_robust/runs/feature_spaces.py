@@ -116,16 +116,16 @@ def compute(
   spread = devices.local_devices(config.parallel)
   size = config.evaluation.batch_size
   program = spread.compile_fn(lambda variables, rows: space.features_fn(variables, rows["image"]))
-  variables, stores = spread.share(space.variables), {}
+  variables = spread.share(space.variables)
+  stores: dict[str, pieces.Arrays] = {}
   for name, source in sources.items():
     belongs_to = {**space.info, **identity.sha256_of(source), "chunk_size": size}
-    stores[name] = pieces.Arrays(
+    store = stores[name] = pieces.Arrays(
       folder / "results" / f"complementarity_{name}", belongs_to, range(source.num_examples),
       share=pieces.share_of("complementarity", "0/1"), size=size, name=name,
     )  # fmt: skip
-  for name, store in stores.items():
     for ids in store.missing():
-      rows = {"image": sources[name].read(ids)[0]}
+      rows = {"image": source.read(ids)[0]}
       found = devices.run_filled(spread, program, variables, rows, size=size)
       store.write({"id": ids, "features": found})
   if not pieces.wait(list(stores.values())):
