@@ -69,6 +69,7 @@ _SMOOTHING = {
   "sigma": 0.0,
   "sigma_list": (),
   "weights": (),
+  "denoiser": "",
   "images": "",
   "logs": (),
   "n0": 100,
@@ -201,7 +202,7 @@ JOBS = {
   "sweep": Job(
     "jax_robust.jobs.sweep:sweep",
     block="sweep",
-    defaults={"grid": "", "over": "seed", "then": ("evaluate",), "shard": "0/1"},
+    defaults={"grid": "", "baseline": "", "over": "seed", "then": ("evaluate",), "shard": "0/1"},
     may_change=("sweep.",),
     check="jax_robust.jobs.sweep:check",
     shared=True,

@@ -4,16 +4,18 @@ What exists is never taken apart: commas, colons and equals signs are part of ma
 """
 
 import glob
+import itertools
 import os
 import pathlib
+from collections.abc import Iterable, Sequence
 
 from jax_robust.errors import ConfigError, shown
 
 KEYS = (
   "imports_from", "data_dir", "init_from", "init_check", "data.name", "data.labels",
   "data.test_name",
-  "generated.path", "generate.path", "generate.net", "smoothing.images", "early_exit.thresholds",
-  "complementarity.features", "study.images", "study.made_by",
+  "generated.path", "generate.path", "generate.net", "generate.classifier", "smoothing.images",
+  "early_exit.thresholds", "complementarity.features", "study.images", "study.made_by",
 )  # fmt: skip
 """The keys of a config that hold a path; `data.name` may."""
 
@@ -130,6 +132,31 @@ def named_run(item: str) -> tuple[str, str]:
   if not name or os.sep in name:  # a path with `=` in it, which is not there
     return run_name(item), expand(item)
   return name, path
+
+
+def without_common_parts(texts: Iterable[str]) -> dict[str, str]:
+  """What tells paths apart: each without the folders that all begin or end with.
+
+  Texts that are no paths, or a single one, stay as they are.
+
+  >>> without_common_parts(["/sets/ddpm/generated", "/sets/fit/generated"])
+  {'/sets/ddpm/generated': 'ddpm', '/sets/fit/generated': 'fit'}
+  """
+  whole = list(dict.fromkeys(texts))
+  parts = [text.strip("/").split("/") for text in whole]
+  if len(whole) < 2 or not any("/" in text for text in whole):
+    return {text: text for text in whole}
+  least = min(map(len, parts)) - 1  # something is left of each
+  front = _num_common(parts, least)
+  back = _num_common([each[::-1] for each in parts], least - front)
+  left = ["/".join(each[front : len(each) - back]) for each in parts]
+  return dict(zip(whole, left, strict=True))
+
+
+def _num_common(parts: Sequence[Sequence[str]], most: int) -> int:
+  """How many parts all lists begin with, at most so many."""
+  columns = itertools.islice(zip(*parts, strict=False), max(most, 0))
+  return sum(1 for _ in itertools.takewhile(lambda column: len({*column}) == 1, columns))
 
 
 def workdir(text: str | os.PathLike) -> str:

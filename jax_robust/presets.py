@@ -32,7 +32,7 @@ def base() -> ml_collections.ConfigDict:
       "trackers": ("tensorboard",),
       "tracking": {},
       "data": dict(_DATA),
-      "generated": {"path": "", "verify": "read"},
+      "generated": {"path": "", "num_examples": 0, "verify": "read"},
       "batch": {
         "size": 1024,
         "original_share": 0.3,
@@ -280,7 +280,7 @@ def finish(
     for unit in config_lib.UNITS:
       _drop(config, f"{stem}_{unit}")
   config.update({"total_steps": 2, "save_steps": 1, "evaluate_steps": 2, "log_steps": 1})
-  config.data.update({"name": "made", "num_heldout": 8, "test_split": "test"})
+  config.data.update({"name": "made", "num_heldout": 8, "image_size": 0, "test_split": "test"})
   if config.batch.original_share < 1:
     config.generated.path = "made"
   _drop(config, "generate")

@@ -74,6 +74,7 @@ ONLY_IN = {
   "tensorboardX": ("trackers/tensorboard",),
   "mlflow": ("trackers/mlflow",),
   "wandb": ("trackers/wandb",),
+  "h5py": ("data/hdf5",),
   "matplotlib": ("evaluate/plot_style",),
   "tqdm": ("bars",),
   "absl": (),
@@ -83,7 +84,7 @@ ONLY_IN = {
 
 LAZY = (
   "tensorflow", "tensorflow_datasets", "tensorboardX", "mlflow", "wandb", "matplotlib", "sklearn",
-  "PIL", "tqdm",
+  "PIL", "tqdm", "h5py",
 )  # fmt: skip
 """Packages that are imported inside functions only."""
 

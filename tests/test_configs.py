@@ -34,6 +34,7 @@ ARGUMENTS = {
     "method=free,recipe=common,epochs=8,net=small",
   ],
   "certify_smoothing": ["data=mnist"],
+  "pseudo_labels": ["data=mnist,share=1.0,duplicates=none"],
   "study_own_mistakes": ["size=small"],
   "study_confident_mistakes": ["size=small"],
   **{f"study_{name}": ["size=small"] for name in ("constructed_sets", "just_bugs")},

@@ -5,7 +5,19 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jax_robust.data import decoding, draws, files, idx, listing, manifest, npy, resizing
+from jax_robust.data import (
+  decoding,
+  draws,
+  files,
+  hdf5,
+  idx,
+  listing,
+  manifest,
+  npy,
+  parts,
+  resizing,
+  storage,
+)
 from jax_robust.data.shard_writer import write_shards
 from jax_robust.data.shards import ShardSet, open_shards
 from jax_robust.data.sources import ImageShape, Source, Stream
@@ -15,10 +27,12 @@ from jax_robust.errors import DataFileError, check_count, shown
 def open_source(
   path: str | os.PathLike, *, num_classes: int | None = None, image_size: int | None = None
 ) -> Source:
-  """Opens what lies at `path`: shards, an npz, a pack of JPEGs, or a folder for every class.
+  """Opens what lies at `path`: shards, an npz or HDF5 file, JPEGs, a folder for every class, parts.
 
   Args:
-    path: A file or folder; its content decides, not its name.
+    path: A file or folder; its content decides, not its name. Several files are one set where they
+      are numbered parts in a folder of their own, or are matched by a pattern
+      (`20m_part*.npz`, `data.parts`). In an object store, `gs://bucket/set`, only shards are read.
     num_classes: None takes the manifest's, as many as there are folders, or the largest label plus
       one.
     image_size: Height and width that images of any sizes are brought to, in pixels; None takes
@@ -26,7 +40,7 @@ def open_source(
 
   Raises:
     TypeError, ValueError: no path; a number of classes that is none.
-    DataFileError: there is nothing, nothing known, or something damaged.
+    DataFileError: there is nothing, nothing known, something damaged, or HDF5 without h5py.
   """
   if num_classes is not None:
     check_count(num_classes=num_classes)
@@ -143,16 +157,15 @@ def make_shards(
   """Makes shards of a file, a folder, or a source; in constant memory, and in random order.
 
   Args:
-    source: What `open_source` takes (an npz is streamed, never loaded), or a `Source` or `Stream`,
-      such as `data.tfds.tfds_stream(...)`.
+    source: What `open_source` takes (npz and HDF5 files are streamed, never loaded), or a `Source`
+      or `Stream`, such as `data.tfds.tfds_stream(...)`.
     folder, num_classes, num_shards, shard_size, licence, seed, progress_fn: As in `write_shards`,
       which also says what is guaranteed, returned and raised.
     generator: What made the images; None takes the source's file name.
   """
-  folder = _checked_path(folder)
+  _checked_path(folder)
   if not isinstance(source, (Source, Stream)):
-    open_fn = files.npz_stream if _kind(source) == "npz" else open_source
-    source = open_fn(source, num_classes=num_classes)
+    source = _stream(source, num_classes)
   return write_shards(
     folder,
     source,
@@ -174,13 +187,52 @@ def _checked_path(path: Any, name: str = "folder") -> pathlib.Path:
   return pathlib.Path(path)
 
 
+def is_shards(path: str | os.PathLike) -> bool:
+  """Whether a path leads to a folder of shards, local or in an object store."""
+  return storage.exists(storage.join(path, manifest.NAME))
+
+
+def _stream(path: str | os.PathLike, num_classes: int | None) -> Source | Stream:
+  """What lies at a path, read in constant memory where its kind has a way to."""
+  kind = _kind(path)
+  if kind == "parts":
+    streams = [_stream(each, num_classes) for each in _part_files(path)]
+    return parts.joined_stream(path, streams)
+  return _STREAMS.get(kind, open_source)(path, num_classes=num_classes)
+
+
+def _open_parts(path: str | os.PathLike, *, num_classes: int | None) -> Source:
+  """The files of a set in parts, as one source."""
+  sources = [open_source(each, num_classes=num_classes) for each in _part_files(path)]
+  return parts.joined_source(path, sources)
+
+
+def _part_files(path: str | os.PathLike) -> list[str]:
+  """The files of a set in parts, each of a kind that holds images and labels."""
+  found = parts.part_files(path)
+  for each in found:
+    if _kind(each) not in _OF_A_PART:
+      remedy = "Let the pattern match files with images and labels."
+      raise DataFileError(each, "is a folder", remedy)
+  return found
+
+
 _OPENERS: dict[str, Callable[..., Source]] = {
   "shards": lambda path, *, num_classes: open_shards(path),  # whose manifest has the classes
   "folders": files.png_folder_source,
   "jpeg pack": files.jpeg_pack_source,
   "npz": files.npz_source,
+  "hdf5": files.hdf5_source,
+  "parts": _open_parts,
 }
 
+_STREAMS: dict[str, Callable[..., Stream]] = {
+  "npz": files.npz_stream,
+  "hdf5": files.hdf5_stream,
+}
+"""Kinds that are larger than memory at times, and how to read them from the first sample on."""
+
+_OF_A_PART = ("jpeg pack", "npz", "hdf5")
 
 _OF_ANY_SIZE = ("folders", "jpeg pack")
 """Those whose images may have different sizes before they are brought to one."""
@@ -188,12 +240,22 @@ _OF_ANY_SIZE = ("folders", "jpeg pack")
 
 def _kind(path) -> str:
   """The key of `_OPENERS` for what lies at `path`."""
+  if storage.is_remote(path):
+    if is_shards(path):
+      return "shards"
+    reason = "is no folder of shards, the one thing that is read from an object store"
+    raise DataFileError(path, reason, "Check the path, or copy the files to a local disk.")
   path = _checked_path(path, "path")
+  if parts.is_pattern(path):
+    return "parts"
   if not path.exists():
     raise DataFileError(path, "there is no such file or folder", "Check the path.")
   if path.is_dir():
     # A folder of shards that lost its manifest must not be taken for a folder of classes.
-    is_shards = (path / manifest.NAME).exists() or any(path.glob("shard-*-of-*.npy"))
-    return "shards" if is_shards else "folders"
+    if (path / manifest.NAME).exists() or any(path.glob("shard-*-of-*.npy")):
+      return "shards"
+    return "parts" if parts.in_folder(path) and not listing.has_folders(path) else "folders"
+  if hdf5.is_hdf5(path):
+    return "hdf5"
   with npy.open_npz(path) as archive:
     return "jpeg pack" if "jpeg_bytes" in npy.member_names(archive) else "npz"

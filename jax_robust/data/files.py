@@ -1,16 +1,19 @@
-"""Sources from common layouts of files: npz, packs of JPEGs, a folder of images for each class.
+"""Sources from common layouts of files: npz, HDF5, packs of JPEGs, a folder of images per class.
 
 Each function takes the path and `num_classes`, None for the largest label plus one, or for as many
 as there are folders, and keeps the order of the file. Each raises DataFileError for whatever is
 wrong with the file; for a damaged image, when it is read.
 """
 
+import contextlib
 import io
 import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_robust.data import classes, decoding, listing, npy, resizing, scales
+from jax_robust.data import classes, decoding, hdf5, listing, npy, resizing, scales
 from jax_robust.data.sources import (
   MAX_CLASSES,
   Source,
@@ -29,6 +32,33 @@ _LAYOUT = (
   "Expected image: uint8 [n, height, width, channels] and label: integers [n], "
   "as the released files have them."
 )
+_MANY = 1 << 16  # labels at a time
+
+
+class ArrayFile(NamedTuple):
+  """How the arrays of one kind of file are read, by their names.
+
+  Attributes:
+    open: `open(path)`, a context of the opened file that the others take.
+    names: `names(file)` of its arrays.
+    header: `header(file, name)` says shape and dtype.
+    rows: `rows(file, name, num_rows)` yields an array, so many rows at a time.
+    stored: `stored(file, name)` is random access to it, None if it has to be unpacked.
+  """
+
+  open: Callable[..., contextlib.AbstractContextManager[Any]]
+  names: Callable[[Any], list[str]]
+  header: Callable[[Any, str], npy.Header]
+  rows: Callable[[Any, str, int], Iterator[np.ndarray]]
+  stored: Callable[[Any, str], npy.RowFile | None]
+
+
+_NPZ = ArrayFile(
+  npy.open_npz, npy.member_names, npy.member_header, npy.member_rows, npy.stored_rows
+)
+_HDF5 = ArrayFile(
+  hdf5.open_hdf5, hdf5.member_names, hdf5.member_header, hdf5.member_rows, hdf5.stored_rows
+)
 
 
 def npz_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
@@ -42,21 +72,45 @@ def npz_source(path: str | os.PathLike, *, num_classes: int | None = None) -> So
   (`data.scales.exact_uint8`), and refused otherwise. An array `class_names` of text, if there is
   one, names the classes.
   """
+  return _array_source(_NPZ, path, num_classes)
+
+
+def npz_stream(path: str | os.PathLike, *, num_classes: int | None = None) -> Stream:
+  """Streams what `npz_source` reads in constant memory, compressed or not."""
+  return _array_stream(_NPZ, path, num_classes)
+
+
+def hdf5_source(path: str | os.PathLike, *, num_classes: int | None = None) -> Source:
+  """Reads the arrays `image` and `label` of an HDF5 file, as `npz_source` does those of an npz.
+
+  Images in chunks, compressed or not, have no fast random access and are unpacked into RAM. It
+  takes h5py, which the extra `hdf5` brings.
+  """
+  return _array_source(_HDF5, path, num_classes)
+
+
+def hdf5_stream(path: str | os.PathLike, *, num_classes: int | None = None) -> Stream:
+  """Streams what `hdf5_source` reads in constant memory: a row of chunks, and a batch."""
+  return _array_stream(_HDF5, path, num_classes)
+
+
+def _array_source(kind: ArrayFile, path, num_classes) -> Source:
+  """A source over `image` and `label` of a file of arrays."""
   path = str(path)
-  with npy.open_npz(path) as archive:
-    stream = _npz_stream(archive, path, num_classes)
-    labels, names = npy.member_array(archive, "label"), stream.class_names
-    rows = npy.stored_rows(archive, "image")
+  with kind.open(path) as file:
+    stream = _checked_stream(kind, file, path, num_classes)
+    labels = np.concatenate([*kind.rows(file, "label", _MANY)])
+    names, rows = stream.class_names, kind.stored(file, "image")
     if rows is None or rows.dtype != np.uint8:
       images, start = np.empty((len(labels), *stream.image_shape), np.uint8), 0
-      for some in npy.member_rows(archive, "image", 1024):
+      for some in kind.rows(file, "image", 1024):
         images[start : start + len(some)] = _levels(some, path)
         start += len(some)
       return array_source(
         images, labels, num_classes=stream.num_classes, name=path, class_names=names
       )
-    for _ in npy.member_rows(archive, "image", 1024):
-      pass
+    for _ in kind.rows(file, "image", 1024):
+      pass  # a checksum, if there is one, is compared
   labels = labels.astype(np.int32)
 
   def read(indices):
@@ -74,38 +128,41 @@ def npz_source(path: str | os.PathLike, *, num_classes: int | None = None) -> So
   )
 
 
-def npz_stream(path: str | os.PathLike, *, num_classes: int | None = None) -> Stream:
-  """Streams what `npz_source` reads in constant memory, compressed or not."""
+def _array_stream(kind: ArrayFile, path, num_classes) -> Stream:
+  """A stream over `image` and `label` of a file of arrays."""
   path = str(path)
-  with npy.open_npz(path) as archive:
-    return _npz_stream(archive, path, num_classes)
+  with kind.open(path) as file:
+    return _checked_stream(kind, file, path, num_classes)
 
 
-def _npz_stream(archive, path, num_classes) -> Stream:
-  """Checks the headers and all labels of an npz and returns its stream."""
-  _require_keys(archive, path, ("image", "label"))
-  image, label = npy.member_header(archive, "image"), npy.member_header(archive, "label")
+def _checked_stream(kind: ArrayFile, file, path, num_classes) -> Stream:
+  """Checks the headers and all labels of a file of arrays and returns its stream."""
+  _require_keys(kind.names(file), path, ("image", "label"))
+  image, label = kind.header(file, "image"), kind.header(file, "label")
   problem = shape_problem(image.shape) or label_layout_problem(label, image.shape[0])
   if problem is None and image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
     problem = image_problem(image)
   if problem is not None:
     raise DataFileError(path, problem, _LAYOUT)
+  has_names = kind is _NPZ  # HDF5 keeps text as objects, which are not read
   if num_classes is None:
-    num_classes = 1 + max(int(rows.max()) for rows in npy.member_rows(archive, "label", 1 << 16))
+    num_named = len(npz_names(file, path)) if has_names else 0
+    largest = max(int(rows.max()) for rows in kind.rows(file, "label", _MANY))
+    num_classes = max(num_named, largest + 1)  # a part of a sorted set lacks classes
   start = 0
-  for labels in npy.member_rows(archive, "label", 1 << 16):
+  for labels in kind.rows(file, "label", _MANY):
     _require(label_problem(labels, num_classes, start), path)
     start += len(labels)
 
   def batches(batch_size=1024):
-    with npy.open_npz(path) as archive:
-      members = [npy.member_rows(archive, key, batch_size) for key in ("image", "label")]
+    with kind.open(path) as file:
+      members = [kind.rows(file, key, batch_size) for key in ("image", "label")]
       for images, labels in zip(*members, strict=True):
         yield _levels(images, path), labels.astype(np.int32)
 
-  names = npz_names(archive, path, num_classes)
+  names = npz_names(file, path, num_classes) if has_names else ()
   if image.dtype != np.uint8:
-    _levels(next(npy.member_rows(archive, "image", 64)), path)  # refused now rather than later
+    _levels(next(kind.rows(file, "image", 64)), path)  # refused now rather than later
   return Stream(path, image.shape[0], image.shape[1:], num_classes, batches, class_names=names)
 
 
@@ -141,7 +198,7 @@ def jpeg_pack_source(
   """
   path = str(path)
   with npy.open_npz(path) as archive:
-    _require_keys(archive, path, ("jpeg_bytes", "offsets", "labels"))
+    _require_keys(npy.member_names(archive), path, ("jpeg_bytes", "offsets", "labels"))
     data, offsets, labels = (
       npy.member_array(archive, key) for key in ("jpeg_bytes", "offsets", "labels")
     )
@@ -261,9 +318,8 @@ def _require(problem, path):
     raise DataFileError(path, problem, "Correct the file, or num_classes if that is what is wrong.")
 
 
-def _require_keys(archive, path, keys):
-  """Raises DataFileError, with the near miss, for an npz without one of the arrays `keys`."""
-  names = npy.member_names(archive)
+def _require_keys(names, path, keys):
+  """Raises DataFileError, with the near miss, where arrays called `names` lack one of `keys`."""
   for key in keys:
     if key not in names:
       reason = f"holds no array {key!r}, only {sorted(names)}{near_miss(key, names)}"

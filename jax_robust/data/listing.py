@@ -62,6 +62,11 @@ def class_folders(path: str | os.PathLike) -> list[ClassFolder]:
   return folders
 
 
+def has_folders(path: str | os.PathLike) -> bool:
+  """Whether a folder holds folders, besides those that are hidden or an operating system's."""
+  return any(entry.is_dir() for entry in _entries(path))
+
+
 def _check_numbers(path, names: list[str]) -> None:
   """Refuses numbers of which two are one, and those that are no classes."""
   for first, second in itertools.pairwise(names):
@@ -73,7 +78,10 @@ def _check_numbers(path, names: list[str]) -> None:
   if padded and numbers != list(range(numbers[0], numbers[0] + len(names))):
     reason = f"holds the folders {first_few(names)}, which look like seeds of a generator"
     raise DataFileError(
-      path, reason, "Put the images into folders of their classes, or save them with labels as npz."
+      path,
+      reason,
+      "Have a classifier label them (docs/generated.md), put them into folders of their classes, "
+      "or save them with labels as npz.",
     )
 
 
@@ -105,7 +113,14 @@ def class_images(folders: list[ClassFolder], path: str) -> Iterator[tuple[int, s
 
 
 def images_below(path: str | os.PathLike) -> list[str]:
-  """All images below a folder, at any depth, in the order of their names; the rest is left out."""
+  """All images below a folder, at any depth, in the order of their names; the rest is left out.
+
+  Images that a generator has numbered by its seeds, alone or in a folder for each thousand of them
+  (`000000/000123.png`), come in the order of the seeds.
+
+  Raises:
+    DataFileError: there is none, or two are of one seed.
+  """
   found, left_out = [], []
   for folder, folders, names in os.walk(path):
     folders[:] = sorted(name for name in folders if not _is_litter(name))
@@ -120,7 +135,37 @@ def images_below(path: str | os.PathLike) -> list[str]:
   _tell(os.fspath(path), left_out)
   if not found:
     raise DataFileError(path, "holds no .png or .jpg image", "Name the folder of the images.")
-  return sorted(found, key=lambda file: pathlib.PurePath(file).parts)
+  return _by_seed(path, found) or sorted(found, key=lambda file: pathlib.PurePath(file).parts)
+
+
+def _by_seed(path: str | os.PathLike, paths: list[str]) -> list[str] | None:
+  """Images in the order of their seeds; None where their names are none."""
+  seeds: dict[int, str] = {}
+  for file in paths:
+    *folders, name = pathlib.PurePath(file).relative_to(path).parts
+    seed = pathlib.PurePath(name).stem
+    if len(folders) > 1 or not all(map(_is_seed, [seed, *folders])):
+      return None
+    if folders and int(folders[0]) % 1000:
+      return None
+    seeds.setdefault(int(seed), file)
+  if len(seeds) < len(paths):
+    first, second = _same_seed(paths, seeds)
+    reason = f"is of the same seed as {first}, and so the same image"
+    raise DataFileError(second, reason, "Delete one of them, or give each run a folder of its own.")
+  return [seeds[seed] for seed in sorted(seeds)]
+
+
+def _is_seed(name: str) -> bool:
+  """Whether a name is a number as EDM's generate.py writes it, in six digits or more."""
+  return name.isdecimal() and len(name) >= 6
+
+
+def _same_seed(paths: list[str], seeds: dict[int, str]) -> tuple[str, str]:
+  """Two images of one seed, the first of which is kept in `seeds`."""
+  return next(
+    (kept, file) for file in paths if (kept := seeds[int(pathlib.PurePath(file).stem)]) != file
+  )
 
 
 def _entries(path, litter: list[str] | None = None) -> Iterator[os.DirEntry]:

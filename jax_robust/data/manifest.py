@@ -3,14 +3,13 @@
 import dataclasses
 import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from jax_robust.data import npy
+from jax_robust.data import storage
 from jax_robust.data.columns import PROBABILITIES
 from jax_robust.data.sources import ImageShape
 from jax_robust.errors import DataFileError
@@ -133,12 +132,12 @@ def load(folder) -> Manifest:
   Raises:
     DataFileError: it is missing, no manifest, of a newer version, or contradicts itself.
   """
-  path = pathlib.Path(folder) / NAME
+  path = storage.join(folder, NAME)
   try:
-    if not path.exists():
+    if not storage.exists(path):
       reason = "is missing: this is no folder of shards"
       raise DataFileError(path, reason, "Check the path. " + _REMEDY)
-    with npy.open_file(path) as stream:
+    with storage.open_file(path) as stream:
       data = json.loads(stream.read().decode("utf-8"))
   except DataFileError:
     raise

@@ -5,6 +5,8 @@ file that shrinks while a job runs is an error, not a SIGBUS), and a member of a
 """
 
 import contextlib
+import functools
+import io
 import math
 import os
 import stat
@@ -24,6 +26,7 @@ _PICKLE_REMEDY = (
 )
 _DAMAGED_REMEDY = "The file is damaged or its transfer was cut off: fetch or make it again."
 _MOST_UNPACKED, _MOST_EXPANSION = 64 << 20, 200
+_LONGEST_HEAD = 1 << 16  # bytes; that of an array of numbers has a hundred
 _READ_ERRORS = (EOFError, OSError, ValueError, SyntaxError, tokenize.TokenError)
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
@@ -53,12 +56,12 @@ def read_header(stream: IO[bytes], where) -> Header:
     DataFileError: this is no .npy file, holds Python objects, is a scalar or in Fortran order;
       `where` names it.
   """
-  readers = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-  }
   try:
-    shape, fortran_order, dtype = readers[np.lib.format.read_magic(stream)](stream)
+    magic = stream.read(np.lib.format.MAGIC_LEN)
+    width = {(1, 0): 2, (2, 0): 4}[np.lib.format.read_magic(io.BytesIO(magic))]
+    length = stream.read(width)
+    text = stream.read(min(int.from_bytes(length, "little"), _LONGEST_HEAD))
+    shape, fortran_order, dtype = _parse_header(magic + length + text)
   except (*_READ_ERRORS, KeyError, TypeError) as error:
     raise DataFileError(where, f"is not a .npy array ({error})", _DAMAGED_REMEDY) from error
   if dtype.hasobject:
@@ -70,6 +73,15 @@ def read_header(stream: IO[bytes], where) -> Header:
       where, "is in Fortran order", "Save it again after numpy.ascontiguousarray(array)."
     )
   return Header(shape, dtype, stream.tell())
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Shape, Fortran order and dtype; the shards of a set have few different heads."""
+  stream = io.BytesIO(head)
+  if np.lib.format.read_magic(stream) == (1, 0):
+    return np.lib.format.read_array_header_1_0(stream)
+  return np.lib.format.read_array_header_2_0(stream)
 
 
 class RowFile(NamedTuple):
@@ -87,11 +99,6 @@ class RowFile(NamedTuple):
 
   def read(self, rows: np.ndarray) -> np.ndarray:
     """Returns the given rows (int64 [n], valid ones) as a new array."""
-    out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-    if not len(rows):
-      return out
-    # One pread for every run of neighbouring rows.
-    ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
     try:
       fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
@@ -99,12 +106,21 @@ class RowFile(NamedTuple):
         self.path, f"cannot be opened ({error.strerror})", _DAMAGED_REMEDY
       ) from error
     try:
-      buffer, row_bytes, start = out.data.cast("B"), out.nbytes // len(rows), 0
-      for end in ends:
-        self._fill(fd, buffer[start * row_bytes : end * row_bytes], int(rows[start]) * row_bytes)
-        start = end
+      return self.read_from(fd, rows)
     finally:
       os.close(fd)
+
+  def read_from(self, fd: int, rows: np.ndarray) -> np.ndarray:
+    """Returns the given rows of a file that is open: this one, or a copy of it."""
+    out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+    if not len(rows):
+      return out
+    # One pread for every run of neighbouring rows.
+    ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    buffer, row_bytes, start = out.data.cast("B"), out.nbytes // len(rows), 0
+    for end in ends:
+      self._fill(fd, buffer[start * row_bytes : end * row_bytes], int(rows[start]) * row_bytes)
+      start = end
     return out
 
   def _fill(self, fd, buffer, position):

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jax_robust.data.sources import Source
+from jax_robust.data.sources import Source, subset
 from jax_robust.errors import brought_by, check_count
 
 
@@ -53,11 +53,13 @@ def sized(source: Source, size: int) -> Source:
   if source.image_shape == (size, size, channels):
     return source
 
+  whole = subset(source, 0, source.num_examples)  # which reads no shard past `read`
+
   def read(indices):
-    images, labels = source.read(indices)
+    images, labels = whole.read(indices)
     resized = np.empty((len(images), size, size, channels), np.uint8)
     for row, image in enumerate(images):
       resized[row] = fit(image, size)
     return resized, labels
 
-  return dataclasses.replace(source, image_shape=(size, size, channels), read=read)
+  return dataclasses.replace(whole, name=source.name, image_shape=(size, size, channels), read=read)

@@ -16,7 +16,7 @@ import numpy as np
 from jax_robust.atomic import unless_unsupported
 from jax_robust.data import columns as columns_lib
 from jax_robust.data import manifest as manifest_lib
-from jax_robust.data import publishing
+from jax_robust.data import publishing, storage
 from jax_robust.data.manifest import Column, Manifest, Shard
 from jax_robust.data.shards import ShardSet, open_shards, sha256
 from jax_robust.data.sources import Columns, Samples, Source, Stream, label_problem, layout_problem
@@ -76,6 +76,11 @@ def write_shards(
     ValueError: for arguments or samples that do not fit.
     OSError: if they cannot be written, the disk being full for example.
   """
+  if storage.is_remote(folder):
+    raise ValueError(
+      f"folder={os.fspath(folder)!r}: expected a folder on a local disk, to be copied to an object "
+      "store when it is complete"
+    )
   folder, name = pathlib.Path(folder).absolute(), getattr(samples, "name", "samples")
   num_examples = _whole("num_examples", num_examples, samples)
   num_classes = _whole("num_classes", num_classes, samples)

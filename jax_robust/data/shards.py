@@ -11,26 +11,26 @@ The samples lie in random order in plain .npy files, which a manifest lists:
 `shard_writer.write_shards` makes such a folder, `open_shards` opens it.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import itertools
 import os
-import pathlib
-import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from jax_robust.data import manifest as manifest_lib
-from jax_robust.data import npy
+from jax_robust.data import storage
 from jax_robust.data.manifest import Manifest
+from jax_robust.data.shard_files import REMEDY, Fetched, ShardFile
 from jax_robust.data.sources import Samples, Source, as_indices, label_problem
-from jax_robust.errors import DataFileError, check_name
+from jax_robust.errors import DataFileError, check_name, first_few
 
 VERIFY = ("read", "size", "sha256", "none")
 
-_REMEDY = "The folder was damaged or only partly copied: make or fetch it again."
+_NUM_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,47 +61,37 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
       for byte, the one that was written.
 
   Args:
-    folder: The folder that holds `manifest.json`.
+    folder: The folder that holds `manifest.json`, local or in an object store that TensorFlow
+      reads (`gs://bucket/set`). Of the latter each shard is fetched whole when it is first read
+      from, and about the last 32 are kept in temporary files: local disk for 6.4 GB, at the default
+      65,536 CIFAR images a shard.
     verify: "size" compares file sizes, shapes and dtypes with the manifest, and all labels with its
       histogram; "read" also every file's checksum: the labels' and columns' now, the images' before
       a shard is first read from, which reads it once more (.2 s for a shard of 65,536 CIFAR
       images); "sha256" compares all checksums now; "none" only looks at the heads of the files.
 
   Raises:
-    DataFileError: a file is missing, truncated, damaged, or not what the manifest says.
+    DataFileError: files are missing, which are named, or one is truncated, damaged, or not what the
+      manifest says; the path is in an object store, and TensorFlow is not installed.
     ValueError: an unknown `verify`.
   """
   check_name("verify", verify, VERIFY)
-  folder = pathlib.Path(folder)
   manifest = manifest_lib.load(folder)
-  files = [_open_shard(folder, shard, manifest.image_shape) for shard in manifest.shards]
-  columns = {each.name: _open_column(folder, manifest, each) for each in manifest.columns}
-  if verify != "none":
-    _check_sizes([*files, *columns.values()])
-    _check_labels(folder, files, manifest)
-  _check_checksums(folder, manifest, verify)
-  unverified = set(range(len(files))) if verify == "read" else set()
-  lock = threading.Lock()
-
-  counts = manifest.counts
+  _check_present(folder, manifest)
+  files = _open_files(folder, manifest, verify)
+  counts, name = manifest.counts, os.fspath(folder)
   starts = np.concatenate([[0], np.cumsum(counts)])
 
   def read_shard(shard, offsets):
-    images, labels = files[shard]
+    images, labels = files[shard].images, files[shard].labels
     offsets = as_indices(offsets, counts[shard], images.path)
-    if shard in unverified:
-      with lock:
-        if shard in unverified:
-          _check_sha256(images.path, manifest.shards[shard].images_sha256)
-          unverified.discard(shard)
-    read_labels = labels.read(offsets)
-    problem = label_problem(read_labels, manifest.num_classes)
-    if problem:
-      raise DataFileError(labels.path, problem, _REMEDY)
-    return images.read(offsets), read_labels
+    read_images, read_labels = images.read(offsets), labels.read(offsets)
+    if problem := label_problem(read_labels, manifest.num_classes):
+      raise DataFileError(labels.path, problem, REMEDY)
+    return read_images, read_labels
 
   def read(indices):
-    indices, shards = _locate(indices, starts, str(folder))
+    indices, shards = _locate(indices, starts, name)
     images = np.empty((len(indices), *manifest.image_shape), np.uint8)
     labels = np.empty(len(indices), np.int32)
     for shard in np.unique(shards):
@@ -110,7 +100,7 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
     return images, labels
 
   return ShardSet(
-    name=str(folder),
+    name=name,
     num_examples=manifest.num_examples,
     image_shape=manifest.image_shape,
     num_classes=manifest.num_classes,
@@ -121,8 +111,10 @@ def open_shards(folder: str | os.PathLike, *, verify: str = "read") -> ShardSet:
     class_names=manifest.class_names,
     read_labels=functools.partial(_read_labels, files),
     columns={
-      name: functools.partial(_read_column, column, starts, str(folder))
-      for name, column in columns.items()
+      column.name: functools.partial(
+        _read_column, [each.columns[place] for each in files], starts, name
+      )
+      for place, column in enumerate(manifest.columns)
     },
   )
 
@@ -135,7 +127,7 @@ def _locate(indices, starts, folder) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_labels(files) -> np.ndarray:
   """The labels of all shards."""
-  return np.concatenate([labels.read(np.arange(labels.shape[0])) for _, labels in files])
+  return np.concatenate([each.labels.read(np.arange(each.labels.shape[0])) for each in files])
 
 
 def _read_column(files, starts, folder, indices) -> np.ndarray:
@@ -154,82 +146,91 @@ def sha256(path) -> str:
     return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _open_shard(folder, shard, image_shape) -> tuple[npy.RowFile, npy.RowFile]:
-  """Opens the two files of a shard and compares their heads with the manifest."""
-  return (
-    _open_file(folder / shard.images, (shard.count, *image_shape), np.uint8),
-    _open_file(folder / shard.labels, (shard.count,), np.int32),
-  )
+class _Shard(NamedTuple):
+  """The files of a shard."""
+
+  images: ShardFile
+  labels: ShardFile
+  columns: tuple[ShardFile, ...]
 
 
-def _open_column(folder, manifest, column) -> list[npy.RowFile]:
-  """Opens the files of a named column and compares their heads with the manifest."""
-  counts = manifest.counts
-  return [
-    _open_file(
-      folder / manifest_lib.column_file(column.name, shard, len(counts)),
-      (count, *column.shape),
-      np.dtype(column.dtype),
-    )
-    for shard, count in enumerate(counts)
+def _check_present(folder: str | os.PathLike, manifest: Manifest) -> None:
+  """Raises DataFileError that names the files that are missing."""
+  there = storage.file_names(folder)
+  expected = [name for shard in manifest.shards for name in (shard.images, shard.labels)]
+  expected += [
+    manifest_lib.column_file(column.name, shard, len(manifest.shards))
+    for column in manifest.columns
+    for shard in range(len(manifest.shards))
   ]
+  if missing := [name for name in expected if name not in there]:
+    reason = f"lacks {len(missing)} of its {len(expected)} files: {first_few(missing)}"
+    raise DataFileError(os.fspath(folder), reason, "Fetch those that are missing.")
 
 
-def _open_file(path, shape, dtype) -> npy.RowFile:
-  """Opens a file and compares its head with the manifest's."""
-  file = npy.row_file(path)
-  if file.shape != shape or file.dtype != dtype:
-    reason = (
-      f"holds {file.dtype} {list(file.shape)}, but {manifest_lib.NAME} says "
-      f"{np.dtype(dtype)} {list(shape)}"
+def _open_files(folder, manifest: Manifest, verify: str) -> list[_Shard]:
+  """Opens all files and looks at them as `verify` says, some shards at once."""
+  kept = Fetched() if storage.is_remote(folder) else None
+  num_shards = len(manifest.shards)
+
+  def open_shard(number: int) -> tuple[_Shard, np.ndarray]:
+    shard = manifest.shards[number]
+
+    def open_file(name, shape, dtype, sha256):
+      compared = verify in ("read", "sha256")
+      path = storage.join(folder, name)
+      return ShardFile(path, (shard.count, *shape), dtype, sha256, verify=compared, kept=kept)
+
+    images = open_file(shard.images, manifest.image_shape, np.uint8, shard.images_sha256)
+    labels = open_file(shard.labels, (), np.int32, shard.labels_sha256)
+    columns = tuple(
+      open_file(
+        manifest_lib.column_file(each.name, number, num_shards),
+        each.shape,
+        np.dtype(each.dtype),
+        each.sha256[number],
+      )
+      for each in manifest.columns
     )
-    raise DataFileError(file.path, reason, _REMEDY)
-  return file
+    found = _Shard(images, labels, columns)
+    return found, _look_at(found, manifest.num_classes, verify)
+
+  with concurrent.futures.ThreadPoolExecutor(min(_NUM_THREADS, num_shards)) as pool:
+    try:
+      opened = list(pool.map(open_shard, range(num_shards)))
+    finally:
+      pool.shutdown(wait=True, cancel_futures=True)
+  if verify != "none":
+    _check_histogram(folder, manifest, np.sum([counts for _, counts in opened], axis=0))
+  return [shard for shard, _ in opened]
 
 
-def _check_sizes(files) -> None:
-  """Refuses a file that is shorter or longer than its head says."""
-  for file in itertools.chain.from_iterable(files):
-    expected, size = file.file_bytes, os.path.getsize(file.path)
-    if size != expected:
-      what = "is truncated" if size < expected else "is too long"
-      raise DataFileError(file.path, f"{what}: {size} bytes, expected {expected}", _REMEDY)
+def _look_at(shard: _Shard, num_classes: int, verify: str) -> np.ndarray:
+  """Compares what `verify` names with the manifest; returns how many labels are of each class."""
+  histogram = np.zeros(num_classes, np.int64)
+  if verify == "none":
+    return histogram
+  for file in (shard.images, shard.labels, *shard.columns):
+    file.check_size()
+  start = 0
+  for labels in shard.labels.blocks():
+    if problem := label_problem(labels, num_classes, start):
+      raise DataFileError(shard.labels.path, problem, REMEDY)
+    histogram += np.bincount(labels, minlength=num_classes)
+    start += len(labels)
+  if verify in ("read", "sha256"):
+    for file in shard.columns:
+      file.verify()
+  if verify == "sha256":
+    shard.images.verify()
+  return histogram
 
 
-def _check_labels(folder, files, manifest) -> None:
-  """Refuses labels out of range, and labels that do not add up to the manifest's histogram."""
-  histogram = np.zeros(manifest.num_classes, np.int64)
-  for _, file in files:
-    for start in range(0, file.shape[0], 1 << 16):
-      labels = file.read(np.arange(start, min(start + (1 << 16), file.shape[0])))
-      problem = label_problem(labels, manifest.num_classes, start)
-      if problem:
-        raise DataFileError(file.path, problem, _REMEDY)
-      histogram += np.bincount(labels, minlength=manifest.num_classes)
-  if tuple(histogram.tolist()) != manifest.label_histogram:
+def _check_histogram(folder, manifest: Manifest, found: np.ndarray) -> None:
+  """Refuses labels that do not add up to the manifest's histogram."""
+  if tuple(found.tolist()) != manifest.label_histogram:
     reason = (
       f"its label_histogram is {list(manifest.label_histogram)}, "
-      f"the labels in the shards make {histogram.tolist()}"
+      f"the labels in the shards make {found.tolist()}"
     )
-    raise DataFileError(folder / manifest_lib.NAME, reason, _REMEDY)
-
-
-def _check_checksums(folder: pathlib.Path, manifest: manifest_lib.Manifest, verify: str) -> None:
-  """Raises DataFileError where a file that `verify` names is not the one that was written."""
-  for shard in manifest.shards:
-    if verify in ("read", "sha256"):
-      _check_sha256(folder / shard.labels, shard.labels_sha256)
-    if verify == "sha256":
-      _check_sha256(folder / shard.images, shard.images_sha256)
-  if verify in ("read", "sha256"):
-    for column in manifest.columns:
-      for shard, expected in enumerate(column.sha256):
-        name = manifest_lib.column_file(column.name, shard, len(column.sha256))
-        _check_sha256(folder / name, expected)
-
-
-def _check_sha256(path, expected: str) -> None:
-  """Refuses a file whose checksum is not the manifest's."""
-  if (found := sha256(path)) != expected:
-    reason = f"its sha256 is {found}, {manifest_lib.NAME} says {expected}"
-    raise DataFileError(path, reason, _REMEDY)
+    raise DataFileError(storage.join(folder, manifest_lib.NAME), reason, REMEDY)

@@ -9,7 +9,13 @@ from jax_robust.evaluate.intervals import Interval
 
 
 def draw_labels_and_confusion(
-  path, given: np.ndarray, confusion: np.ndarray, class_names: Sequence[str] = ()
+  path,
+  given: np.ndarray,
+  confusion: np.ndarray,
+  class_names: Sequence[str] = (),
+  *,
+  rows: str = "true",
+  columns: str = "predicted",
 ) -> None:
   """Two panels: how often each label was given, and a confusion matrix in percent of its rows.
 
@@ -18,6 +24,7 @@ def draw_labels_and_confusion(
     given: counts `[k]`.
     confusion: counts `[k, k]`, true classes in rows.
     class_names: in the order of the labels; () shows numbers.
+    rows, columns: what the classes in rows and columns of the matrix are called.
   """
   names = list(class_names) or [str(k) for k in range(len(given))]
   figure = plot_style.make_figure(9.6, 4.2)
@@ -28,14 +35,14 @@ def draw_labels_and_confusion(
   plot_style.add_grid(bars)
   shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
   matrix.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-  matrix.set(xlabel="predicted", ylabel="true")
+  matrix.set(xlabel=columns, ylabel=rows)
   matrix.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
   matrix.set_yticks(range(len(names)), names)
   for (row, column), share in np.ndenumerate(shares):
     if share >= 0.5:
       color = "white" if share > 50 else "black"
       matrix.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
-  matrix.set_title("% of the true class", loc="right", fontsize=8, color="0.4")
+  matrix.set_title(f"% of the {rows} class", loc="right", fontsize=8, color="0.4")
   plot_style.save(path, figure)
 
 
@@ -113,3 +120,20 @@ def draw_shares(
     list(named.values()), list(named), loc="outside upper right", ncols=3, frameon=False, fontsize=8
   )
   plot_style.save(path, figure)
+
+
+def draw_confidences(path, confidences: Mapping[str, np.ndarray], note: str = "") -> None:
+  """Histograms of a classifier's confidences, one over the other.
+
+  Args:
+    path: of the PNG.
+    confidences: numbers in [0, 1], `[n]`, by the name of the images.
+    note: above the picture.
+  """
+  figure, axes = plot_style.make_axes((6.4, 3.4), "confidence", "images", note)
+  edges = np.linspace(0, 1, 41)
+  for style, name, values in plot_style.styled(confidences):
+    text = f"{name}: {len(values):,}"
+    axes.hist(values, edges, histtype="step", label=text, **style)
+  axes.set_xlim(0, 1)
+  plot_style.save_with_legend(path, figure, axes)

@@ -22,13 +22,16 @@ class Point(NamedTuple):
   values: Mapping[str, Interval]
 
 
-def draw_sweep(path: str | os.PathLike, points: Sequence[Point], *, over: str = "") -> None:
+def draw_sweep(
+  path: str | os.PathLike, points: Sequence[Point], *, over: str = "", baseline: Point | None = None
+) -> None:
   """Draws what was measured against the key with most numbers, a line for the values of the others.
 
   Args:
     path: of the PNG.
     points: all with the same keys, which may be none.
     over: what the intervals are over, to be told.
+    baseline: what the points are compared with, drawn as a line across.
   """
   measures = list(dict.fromkeys(name for point in points for name in point.values))
   key = _abscissa(points)
@@ -48,12 +51,22 @@ def draw_sweep(path: str | os.PathLike, points: Sequence[Point], *, over: str = 
         yerr=np.abs(found[:, 1:] - found[:, :1]).T, label=name, capsize=3, marker="o",
         markersize=4, **style,
       )  # fmt: skip
+    if baseline and measure in baseline.values:
+      _draw_baseline(axes, baseline, measure)
     _label(axes, places, key, measure)
   panels[0].set_title(f"95 % intervals over {over}" if over else "", loc="left", fontsize=8)
-  if len(lines) > 1:
+  if len(lines) > 1 or baseline:
     plot_style.save_with_legend(path, figure, panels[0])
   else:
     plot_style.save(path, figure)
+
+
+def _draw_baseline(axes, baseline: Point, measure: str) -> None:
+  """A line across the panel, and a band for its interval."""
+  value, low, high = baseline.values[measure]
+  name = ", ".join(f"{key}={text}" for key, text in baseline.changes.items())
+  axes.axhspan(low, high, color="0.5", alpha=0.15, linewidth=0)
+  axes.axhline(value, color="0.35", linestyle="--", linewidth=1.2, label=f"baseline: {name}")
 
 
 def _abscissa(points: Sequence[Point]) -> str:

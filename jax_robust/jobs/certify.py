@@ -26,6 +26,7 @@ from jax_robust.errors import (
 from jax_robust.evaluate import smoothing_plots
 from jax_robust.runs import (
   build,
+  denoisers,
   devices,
   identity,
   nets,
@@ -51,6 +52,7 @@ def certify(config: Any, path: pathlib.Path) -> dict[str, Any]:
   share = pieces.share_of("smoothing.shard", options["shard"])
   source = build.load_test(config, _classes_of_nets(config, path, options))
   describe = functools.cache(functools.partial(_describe, config, source))
+  denoiser = denoisers.open_denoiser(config, source)
   stores = []
   for net in nets.each_net(config, path, source, options["weights"]):
     for sigma in _sigmas(options, net):
@@ -58,9 +60,11 @@ def certify(config: Any, path: pathlib.Path) -> dict[str, Any]:
       images, common = describe(_draw_of(config, place))
       belongs_to = {"net": net.name, "sigma": sigma, **common}
       belongs_to |= {"trained_sigma": net.sigma, "weights_sha256": net.sha256}
+      belongs_to |= denoiser.identity
       name = f"{net.name} at sigma {sigma:g}"
       store = pieces.Rows(place, belongs_to, images, share=share, name=name)
-      _fill(store, config, source, _make_sampling(config, options, source, net, sigma))
+      logits_fn = denoiser.before(net.logits_fn, sigma)
+      _fill(store, config, source, _make_sampling(config, options, source, logits_fn, sigma))
       stores.append(store)
   folders = [store.folder for store in stores]
   return write_results(config, path, folders) if pieces.wait(stores) else {}
@@ -172,7 +176,7 @@ def _sigmas(options, net: nets.Net) -> tuple[float, ...]:
       f"smoothing.sigma is 0, and {net.name} does not say which noise it was trained under: set "
       "--config.smoothing.sigma"
     )
-  for sigma in sigmas:
+  for sigma in () if options["denoiser"] else sigmas:
     if net.sigma is None:
       metrics.report(f"{net.name} does not say which noise it was trained under, if any")
     elif sigma != net.sigma:
@@ -250,10 +254,10 @@ def _radius_of(row: Mapping[str, Any]) -> float:
   return row["radius"] * (row["predict"] == row["label"])
 
 
-def _make_sampling(config, options, source, net: nets.Net, sigma: float) -> Callable:
+def _make_sampling(config, options, source, logits_fn, sigma: float) -> Callable:
   """`(x, rng, ids) -> iterator of (place, row)`: CERTIFY, or one of its adaptive forms."""
   sampler = smoothing.Sampler(
-    net.logits_fn, image_shape=source.image_shape, noise=options["noise"],
+    logits_fn, image_shape=source.image_shape, noise=options["noise"],
     batch_size=options["batch_size"], devices=devices.local_devices(config.parallel),
   )  # fmt: skip
   common: dict[str, Any] = {name: options[name] for name in ("n0", "n", "alpha")}

@@ -122,14 +122,14 @@ def _moved(kind, config, subject: "Subject", move, num_shards, options) -> Chunk
   """The chunks of a set, `move(variables, x, labels, keys) -> (images, targets)` of its images."""
 
   def make(variables, rows):
-    logits_fn, x = subject.logits_fn(*variables[0]), _as_floats(rows["image"])
+    logits_fn, x = subject.logits_fn(*variables[0]), as_floats(rows["image"])
     moved, targets = move(variables, x, rows["label"], fold_ids(subject.key, rows["id"]))
     stored = constructed.to_nearest_bytes(moved)
     return {
       "image": stored, "label": targets,
       "reached_in_float": logits_fn(moved).argmax(-1) == targets,
-      "reached": logits_fn(_as_floats(stored)).argmax(-1) == targets,
-      "distance": l2_norm(_as_floats(stored) - x).reshape(-1),
+      "reached": logits_fn(as_floats(stored)).argmax(-1) == targets,
+      "distance": l2_norm(as_floats(stored) - x).reshape(-1),
     }  # fmt: skip
 
   make = subject.spread.compile_fn(make)
@@ -172,7 +172,7 @@ def invert(
 
   def begin(variables, rows):
     return inversion.begin_inversion(
-      features_of(variables), _as_floats(rows["image"]), _as_floats(rows["start"])
+      features_of(variables), as_floats(rows["image"]), as_floats(rows["start"])
     )
 
   def advance(variables, state, num_steps):
@@ -184,10 +184,10 @@ def invert(
     features_fn, logits_fn = features_of(variables), subject.logits_fn(*variables[0])
     nearest, distance = inversion.end_inversion(features_fn, state)
     stored = constructed.to_nearest_bytes(nearest)
-    found = inversion.feature_distance(features_fn(_as_floats(stored)), state.goal)
+    found = inversion.feature_distance(features_fn(as_floats(stored)), state.goal)
     return {
       "image": stored, "feature_distance_in_float": distance, "feature_distance": found,
-      "prediction": logits_fn(_as_floats(stored)).argmax(-1),
+      "prediction": logits_fn(as_floats(stored)).argmax(-1),
     }  # fmt: skip
 
   counts = [min(STEPS_AT_ONCE, num_steps - done) for done in range(0, num_steps, STEPS_AT_ONCE)]
@@ -281,7 +281,7 @@ def open_subject(
   )  # fmt: skip
 
 
-def _as_floats(images):
+def as_floats(images):
   """Images of 0 to 255 in [0, 1]; traced."""
   return jnp.asarray(images, jnp.float32) / np.float32(255)
 

@@ -1,4 +1,5 @@
-"""The generation job: shards of images that are drawn from a fit, made by a net, or converted."""
+"""The generation job: shards of images that are drawn from a fit, made or labelled by a net, or
+converted."""
 
 import functools
 import pathlib
@@ -12,31 +13,24 @@ import jax
 import numpy as np
 
 from jax_robust import bars
-from jax_robust.atomic import write_atomically
 from jax_robust.attacks.recipes import parameters
-from jax_robust.data import convert, shard_writer, shards
+from jax_robust.data import convert, shard_writer
 from jax_robust.errors import ConfigError, check_options
 from jax_robust.evaluate.intervals import summarise
 from jax_robust.generate import gaussian
 from jax_robust.generate.constructed import DISENTANGLED, INVERTED, TARGETED
-from jax_robust.jobs import constructed, sampling
+from jax_robust.jobs import constructed, labelled, labelling, sampling
+from jax_robust.jobs.origins import SHARDS, describe, write_origins
 from jax_robust.runs import build, identity, pieces, workdir
 from jax_robust.runs.blocks import block, check_name, from_config
-from jax_robust.train import metrics
-
-SHARDS = "generated"
-"""The folder of the shards in a workdir."""
-
-ORIGINS = "origins.npz"
-"""The file in a workdir that says, of each image of the shards in their order, where it is from."""
 
 
 def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes the shards that `config.generate` describes to WORKDIR/generated, unless they are there.
 
   They hold samples of a Gaussian fit of the data set or of a diffusion net, one of the constructed
-  sets of a net, or files converted. What else is known of each image of a constructed set is
-  written to `ORIGINS`.
+  sets of a net, images labelled by a classifier, or files converted. What else is known of each
+  image of a constructed or labelled set is written to `origins.ORIGINS`.
   """
   options = block(config, "generate")
   method, shard = options.pop("method", ""), options.pop("shard", "0/1")
@@ -49,7 +43,7 @@ def generate(config: Any, path: pathlib.Path) -> dict[str, Any]:
   while result is None and not manifest.exists():
     others.check()
     time.sleep(pieces.SECONDS_BETWEEN_LOOKS)  # until the first process has written them
-  return result or _describe(path / SHARDS)
+  return result or describe(path)
 
 
 def check(config: Any) -> None:
@@ -62,14 +56,11 @@ def check(config: Any) -> None:
     if each.default is each.empty and name not in options:
       raise ConfigError(f"config.generate: method {options['method']!r} needs {name!r}")
   if options.get("path") == "":
-    raise ConfigError("generate.path is empty: --config.generate.path=FILE_OR_FOLDER to convert")
-
-
-def _describe(folder: pathlib.Path) -> dict[str, Any]:
-  """How many samples and shards there are."""
-  written = shards.open_shards(folder)
-  metrics.report(f"{written.num_examples} samples in {len(written.counts)} shards: {folder}")
-  return {"num_examples": written.num_examples, "num_shards": len(written.counts)}
+    raise ConfigError(
+      f"generate.path is empty: --config.generate.path=FILE_OR_FOLDER to {options['method']}"
+    )
+  if options["method"] == "label" and not options["classifier"]:
+    raise ConfigError("generate.classifier is empty: --config.generate.classifier=RUN labels them")
 
 
 def _gaussian(
@@ -126,7 +117,7 @@ def _write_chunks(config, path, made: constructed.Chunks, shard: str) -> dict[st
 
 
 def _convert(config, folder: pathlib.Path, shard: str, *, path: str, **options) -> None:
-  """Converts an npz, a folder of class folders, or a pack of JPEGs; a kill starts it anew."""
+  """Converts what `data.convert.open_source` takes, several parts too; a kill starts it anew."""
   if shard != "0/1":
     raise ConfigError(f"generate.shard={shard!r}: files are converted whole, by one job")
   bar: list[bars.Bar] = []
@@ -145,8 +136,9 @@ _MAKERS = {
   **{kind: functools.partial(constructed.invert, kind) for kind in INVERTED},
   DISENTANGLED: constructed.move_disentangled,
   "diffusion": sampling.sample_diffusion,
+  "label": labelling.label_images,
 }
-"""What makes the chunks of each constructed set, and of samples."""
+"""What makes the chunks of each constructed set, of samples, and of labels."""
 
 METHODS: dict[str, Callable] = {
   "gaussian": _gaussian,
@@ -181,11 +173,14 @@ def write_results(
 
   What the pieces hold besides images and labels goes into a file and, its means, into a result.
   """
-  del config
   (folder,) = folders
   work = pieces.find([folder])
   if not work.is_complete("generate"):
     return {"complete": False}
+  if "selection" in work.identity:
+    labelled.write_results(config, path, work)
+    shutil.rmtree(folder)
+    return describe(path)
   recipe = ("generator", "licence", "seed", "num_shards", "num_examples", "num_classes")
   _write_origins(path, work)
   samples = ((each["image"], each["label"]) for each in work.contents())
@@ -196,20 +191,20 @@ def write_results(
     **{name: work.identity[name] for name in recipe},
   )
   shutil.rmtree(folder)
-  return _describe(path / SHARDS)
+  return describe(path)
 
 
 def _write_origins(path: pathlib.Path, work: pieces.Work) -> None:
-  """Writes what is known of each image, in the order of the shards, and how it is on average."""
+  """Writes what is known of each image, and how it is on average."""
   parts = list(work.contents(without=("image",)))
   names = [name for name in parts[0] if name != "id"]
   if names == ["label"]:
     return
   columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
-  places = shard_writer.random_places(work.identity["num_examples"], work.identity["seed"])
-  order = np.argsort(places)
-  arrays: dict[str, Any] = {name: column[order] for name, column in columns.items()}
-  write_atomically(path / ORIGINS, lambda stream: np.savez(stream, **arrays))
+  write_origins(path, columns, seed=work.identity["seed"])
+  if "confidence" in columns:  # samples that a classifier has labelled
+    labelled.write_report(path, work.identity, columns)
+    return
   measured = {k: v for k, v in columns.items() if not np.issubdtype(v.dtype, np.integer)}
   unlike = columns["label"] != columns["original_label"]
   workdir.write_result(

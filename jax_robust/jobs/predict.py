@@ -19,7 +19,7 @@ from jax_robust.data import files
 from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, WorkdirError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
-from jax_robust.runs import devices, nets, pieces, weights, workdir
+from jax_robust.runs import denoisers, devices, nets, pieces, weights, workdir
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import metrics
 
@@ -37,7 +37,8 @@ def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
     metrics.report("smoothing.skip, start, stop and max are certify's: all images are predicted")
   place, arrays, _ = weights.find(config, path)
   num_classes = weights.num_classes(place, arrays)
-  net = next(nets.each_net(config, path, dataclasses.replace(source, num_classes=num_classes)))
+  source = dataclasses.replace(source, num_classes=num_classes)
+  net, denoiser = next(nets.each_net(config, path, source)), denoisers.open_denoiser(config, source)
   sigma = options["sigma"] or net.sigma
   if not sigma:
     raise ConfigError("smoothing.sigma is 0, and the run does not say its own: set it")
@@ -45,7 +46,7 @@ def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
     check_sigma(sigma)
     smoothing.check_predict_budget(n=options["n"], alpha=options["alpha"])
     sampler = smoothing.Sampler(
-      net.logits_fn, image_shape=source.image_shape,
+      denoiser.before(net.logits_fn, sigma), image_shape=source.image_shape,
       devices=devices.local_devices(config.parallel),
       **{name: options[name] for name in ("noise", "batch_size")},
     )  # fmt: skip
@@ -58,6 +59,7 @@ def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
     "seed": config.seed,
     "precision": config.evaluation.precision,
     "weights_sha256": net.sha256,
+    **denoiser.identity,
     "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
   }
   place = path / "results" / "predict"

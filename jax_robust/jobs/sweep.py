@@ -1,22 +1,18 @@
 """The sweep job: a training for every cell of a grid of values, evaluated, in one table."""
 
-import functools
-import hashlib
-import itertools
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from jax_robust import bars, job_table, jobs, overrides, paths
+from jax_robust import bars, job_table, jobs, paths
 from jax_robust import config as config_lib
-from jax_robust.errors import ConfigError, shown
+from jax_robust.errors import ConfigError
 from jax_robust.evaluate import intervals, sweep_plots, tables
 from jax_robust.runs import check as config_check
-from jax_robust.runs import identity, keys, pieces, workdir
+from jax_robust.runs import grid, identity, pieces, workdir
 from jax_robust.runs.blocks import check_name
 from jax_robust.train import metrics
 from jax_robust.train.loop import NonFiniteError
@@ -32,18 +28,6 @@ DEFAULTS = job_table.JOBS["sweep"].defaults
 _DONE = "cell"  # the result that says that a cell is finished
 
 
-class Cell(NamedTuple):
-  """A training of a grid.
-
-  Attributes:
-    name: of its folder.
-    changes: what was typed for each key.
-  """
-
-  name: str
-  changes: dict[str, str]
-
-
 def sweep(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Trains and evaluates every cell of config.sweep.grid, or a share of them; one table of all.
 
@@ -52,7 +36,7 @@ def sweep(config: Any, path: pathlib.Path) -> dict[str, Any]:
   is noted, and the others go on.
   """
   share, num_shares = pieces.read_share("sweep.shard", config.sweep.shard)
-  cells = read_grid(config.sweep.grid)[share::num_shares]
+  cells = all_cells(config)[share::num_shares]
   for cell in bars.counted(cells, "cells", len(cells), unit="cells"):
     if not _run(cell_config(config, cell), path / CELLS / cell.name, config.sweep.then):
       return {"preempted": True}
@@ -113,27 +97,37 @@ def _numbers_of(job: str, result: Mapping[str, Any]) -> dict[str, list[float]]:
   return {name: [each[key] for key in ("value", "low", "high")] for name, each in averages.items()}
 
 
+def all_cells(config: Any) -> list[grid.Cell]:
+  """The cells of the baseline, and those of the grid."""
+  options = config.sweep
+  baseline = grid.read_baseline(options.baseline, options.grid, options.over)
+  return baseline + [cell for cell in grid.read_grid(options.grid) if cell not in baseline]
+
+
 def write_results(config: Any, path: pathlib.Path) -> dict[str, Any]:
   """Writes `results/sweep.json` and `sweep.png` of the cells that are finished, and a table."""
-  cells, rows, missing = read_grid(config.sweep.grid), {}, []
-  for cell in cells:
-    found = _finished(
-      path / CELLS / cell.name, _digest(cell_config(config, cell), config.sweep.then)
-    )
+  options, rows, missing = config.sweep, {}, []
+  for cell in all_cells(config):
+    found = _finished(path / CELLS / cell.name, _digest(cell_config(config, cell), options.then))
     if not found:
       missing.append(cell.name)
       continue
-    changes = {key: text for key, text in cell.changes.items() if key != config.sweep.over}
-    row = rows.setdefault(tuple(changes.items()), {"changes": changes, "cells": [], "failed": {}})
-    row["cells"].append(found["numbers"])
+    changes = cell.row(options.over)
+    row = rows.setdefault(changes, {"changes": dict(changes), "cells": {}, "failed": {}})
+    row["cells"][cell.changes.get(options.over)] = found["numbers"]
     if found["failed"]:
       row["failed"][cell.name] = found["failed"]
+  baseline = grid.read_baseline(options.baseline, options.grid, options.over)
+  with_gains = {} if not baseline else rows.get(baseline[0].row(options.over), {})
+  rows = [_finish_row(row, with_gains.get("cells", {})) for row in rows.values()]
   result = {
-    "grid": config.sweep.grid,
-    "over": config.sweep.over,
+    "grid": options.grid,
+    "baseline": options.baseline,
+    "over": options.over,
     "complete": not missing,
     "missing": missing,
-    "rows": [{**row, "cells": len(row["cells"]), **_means(row["cells"])} for row in rows.values()],
+    "rows": rows,
+    "best": _best(rows),
   }
   workdir.write_result(path, "sweep", result)
   if jax.process_index() == 0:
@@ -141,7 +135,21 @@ def write_results(config: Any, path: pathlib.Path) -> dict[str, Any]:
   return result
 
 
-def _means(cells: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+_Numbers = Mapping[str, Sequence[float]]
+"""What a cell found by name, each with its interval over images."""
+
+
+def _finish_row(row: Mapping[str, Any], baseline: Mapping[Any, _Numbers]) -> dict[str, Any]:
+  """The row of a table: means, and gains over the cells of the baseline, if there are any."""
+  cells = row["cells"]
+  is_baseline = cells is baseline
+  return {
+    **row, "cells": len(cells), "is_baseline": is_baseline, "means": _means([*cells.values()]),
+    "gains": {} if is_baseline else _gains(cells, baseline),
+  }  # fmt: skip
+
+
+def _means(cells: Sequence[_Numbers]) -> dict[str, Any]:
   """Mean, standard deviation and 95 % interval of each number; cells that failed have none.
 
   Of several cells it is Student's interval; of one, that over its images.
@@ -149,102 +157,126 @@ def _means(cells: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Any]:
   means: dict[str, Any] = {}
   for name in dict.fromkeys(name for cell in cells for name in cell):
     each = np.array([cell[name] for cell in cells if name in cell])
-    values, several = each[:, 0], len(each) > 1
-    interval = intervals.student_interval(values) if several else intervals.Interval(*each[0])
-    deviation = float(values.std(ddof=1)) if several else None
-    means[name] = {**interval._asdict(), "sd": deviation, "values": values.tolist()}
-  return {"means": means}
+    means[name] = _mean(each[:, 0], each[0].tolist())
+  return means
+
+
+def _gains(cells: Mapping[Any, _Numbers], baseline: Mapping[Any, _Numbers]) -> dict[str, Any]:
+  """The same of the differences of each cell to that of the baseline with the same seed.
+
+  Of one pair there is no interval: that of the images is of no use, as both saw the same ones.
+  """
+  gains: dict[str, Any] = {}
+  for name in dict.fromkeys(name for cell in cells.values() for name in cell):
+    pairs = [(cell, baseline[over]) for over, cell in cells.items() if over in baseline]
+    both = [(a[name][0], b[name][0]) for a, b in pairs if name in a and name in b]
+    if both:
+      differences = np.array([ours - theirs for ours, theirs in both])
+      gains[name] = _mean(differences, [float(differences[0]), None, None])
+  return gains
+
+
+def _mean(values: np.ndarray, alone: Sequence[float | None]) -> dict[str, Any]:
+  """The mean of values with Student's interval; of a single one the value and interval given."""
+  several = len(values) > 1
+  value, low, high = intervals.student_interval(values) if several else alone
+  deviation = float(values.std(ddof=1)) if several else None
+  return {"value": value, "low": low, "high": high, "sd": deviation, "values": values.tolist()}
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """For each number the row that gains most over the baseline, and its gain."""
+  names = dict.fromkeys(name for row in rows for name in row["gains"])
+  best = {}
+  for name in names:
+    row = max(
+      (row for row in rows if name in row["gains"]), key=lambda row: row["gains"][name]["value"]
+    )
+    best[name] = {"changes": row["changes"], "gain": row["gains"][name]}
+  return best
 
 
 def _show(path: pathlib.Path, result: Mapping[str, Any]) -> None:
   """Prints the table and draws the picture of what there is."""
   rows = [row for row in result["rows"] if row["means"]]
   names = list(dict.fromkeys(name for row in rows for name in row["means"]))
+  shown = _shown_changes(result["rows"])
+  keys = dict.fromkeys(key for changes in shown for key in changes)
   table = [
-    {**row["changes"], "cells": str(row["cells"]),
-     **{name: _said(row["means"].get(name)) for name in names}}
-    for row in result["rows"]
+    {**{key: changes.get(key, "") for key in keys}, "cells": str(row["cells"]),
+     **{name: _said(row["means"].get(name), row["gains"].get(name)) for name in names}}
+    for changes, row in zip(shown, result["rows"], strict=True)
   ]  # fmt: skip
   if table:
     print(tables.markdown_table(table))
   for row in result["rows"]:
     for name, error in row["failed"].items():
       print(f"failed: {name}: {error}")
+  for name, best in result["best"].items():
+    told = ", ".join(f"{key}={text}" for key, text in best["changes"].items())
+    print(f"best gain of {name}: {_said_gain(best['gain'])} by {told}")
   if result["missing"]:
     print(f"{len(result['missing'])} cells are not finished, the first: {result['missing'][0]}")
   print(f"numbers: {path / 'results' / 'sweep.json'}")
   if rows:
-    points = [
-      sweep_plots.Point(
-        row["changes"],
-        {
-          name: intervals.Interval(each["value"], each["low"], each["high"])
-          for name, each in row["means"].items()
-        },
-      )
-      for row in rows
-    ]
-    sweep_plots.draw_sweep(path / "results" / "sweep.png", points, over=result["over"])
+    _draw(path / "results" / "sweep.png", result)
     print(f"picture: {path / 'results' / 'sweep.png'}")
 
 
-def _said(mean: Mapping[str, Any] | None) -> str:
-  """A mean with the standard deviation over seeds, if there are several.
+def _draw(picture: pathlib.Path, result: Mapping[str, Any]) -> None:
+  """Draws the means of the rows, and the baseline as a line of its own."""
+  points, baseline = [], None
+  for changes, row in zip(_shown_changes(result["rows"]), result["rows"], strict=True):
+    values = {
+      name: intervals.Interval(each["value"], each["low"], each["high"])
+      for name, each in row["means"].items()
+    }
+    point = sweep_plots.Point(changes, values)
+    if row["is_baseline"]:
+      baseline = point
+    elif values:
+      points.append(point)
+  sweep_plots.draw_sweep(picture, points, over=result["over"], baseline=baseline)
+
+
+def _shown_changes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+  """The changes of each row, paths without the parts that all values of their key share."""
+  by_key: dict[str, dict[str, None]] = {}
+  for row in rows:
+    for key, text in row["changes"].items():
+      by_key.setdefault(key, {})[text] = None
+  short = {key: paths.without_common_parts(texts) for key, texts in by_key.items()}
+  return [{key: short[key][text] for key, text in row["changes"].items()} for row in rows]
+
+
+def _said(mean: Mapping[str, Any] | None, gain: Mapping[str, Any] | None = None) -> str:
+  """A mean with the standard deviation over seeds, if there are several, and the gain.
 
   >>> _said({"value": 0.512, "sd": 0.0041}), _said({"value": 0.5, "sd": None}), _said(None)
   ('0.5120 ± 0.0041', '0.5000', '')
+  >>> _said({"value": 0.512, "sd": None}, {"value": 0.012, "low": None})
+  '0.5120 (+0.0120)'
   """
   if mean is None:
     return ""
-  return f"{mean['value']:.4f}" + (f" ± {mean['sd']:.4f}" if mean["sd"] is not None else "")
+  said = f"{mean['value']:.4f}" + (f" ± {mean['sd']:.4f}" if mean["sd"] is not None else "")
+  return said + (f" ({gain['value']:+.4f})" if gain else "")
 
 
-def read_grid(text: str) -> list[Cell]:
-  """The cells of a grid, in the order of its values, the last key's varying first.
+def _said_gain(gain: Mapping[str, Any]) -> str:
+  """A gain with its interval, if there is one.
 
-  Args:
-    text: `KEY=VALUE,VALUE;KEY=VALUE,...`, of the config's keys, with the values as typed.
-
-  Raises:
-    ConfigError: no key, a key without a value, or one twice.
-
-  >>> [cell.name for cell in read_grid("seed=0,1; objective.beta=1,6")][:2]
-  ['seed=0,objective.beta=1', 'seed=0,objective.beta=6']
+  >>> _said_gain({"value": 0.01, "low": -0.02, "high": 0.04})
+  '+0.0100 [-0.0200, +0.0400]'
   """
-  values: dict[str, tuple[str, ...]] = {}
-  for part in filter(str.strip, text.split(";")):
-    key, _, listed = part.strip().partition("=")
-    key, found = key.strip(), paths.split_list(listed, "sweep.grid")
-    if not found:
-      raise ConfigError(f"config.sweep.grid: {shown(part)} has no value: write KEY=VALUE,VALUE")
-    if key in values or len({*found}) < len(found):
-      raise ConfigError(f"config.sweep.grid: {shown(part)} has a key or a value twice: keep one")
-    values[key] = found
-  if not values:
-    raise ConfigError("config.sweep.grid is empty: write KEY=VALUE,VALUE;KEY=..., as seed=0,1,2")
-  cells = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
-  return [Cell(_name_of(changes), changes) for changes in cells]
+  if gain["low"] is None:
+    return f"{gain['value']:+.4f}"
+  return f"{gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
 
 
-def _name_of(changes: Mapping[str, str]) -> str:
-  """The name of a cell's folder; with a checksum where its values are no names of files."""
-  whole = ",".join(f"{key}={text}" for key, text in changes.items())
-  name = re.sub(r"[^\w.=,+-]", "_", whole)[:150]
-  return name if name == whole else f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
-
-
-def cell_config(config: Any, cell: Cell) -> Any:
-  """The config of a cell's training.
-
-  Raises:
-    ConfigError: an unknown key, with the near miss, or a value of another type.
-  """
-  run = config.copy_and_resolve_references()
-  with run.unlocked():
-    run.job = "train"
-    run.sweep = dict(DEFAULTS)
-  overrides.override_all(run, cell.changes, functools.partial(keys.known, run))
-  return run
+def cell_config(config: Any, cell: grid.Cell) -> Any:
+  """The config of a cell's training; see `grid.cell_config`."""
+  return grid.cell_config(config, cell, DEFAULTS)
 
 
 def check(config: Any) -> None:
@@ -252,8 +284,8 @@ def check(config: Any) -> None:
   pieces.read_share("sweep.shard", config.sweep.shard)
   for job in config.sweep.then:
     check_name("sweep.then", job, THEN)
-  cells = read_grid(config.sweep.grid)
-  if config.sweep.over and config.sweep.over not in cells[0].changes:
+  cells = all_cells(config)
+  if config.sweep.over and config.sweep.over not in cells[-1].changes:
     over = config.sweep.over
     if over != DEFAULTS["over"]:
       raise ConfigError(f"config.sweep.over={over!r} is no key of the grid: take one, or none")

@@ -26,7 +26,9 @@ class UNet(nn.Module):
   down, one more on the way up, and `width * multipliers[level]` channels; between levels images are
   halved by a convolution with stride 2, and doubled by nearest neighbours and a convolution.
   Self-attention stands behind the blocks of the levels in `attention`, and in the middle. Noise
-  level and label are embedded and added to the channels of every block.
+  level and label are embedded and added to the channels of every block. With `patch_size` 2 the
+  net works at half the resolution, with the pixels of each 2 x 2 patch as channels: on a CPU it
+  trains twice as fast with four times the parameters.
 
   Guarantees:
     `fresh_net_keeps_the_mean`: with fresh weights F is 0, so D is `c_skip` times the image.
@@ -36,7 +38,9 @@ class UNet(nn.Module):
     multipliers: of the channels, by level.
     num_blocks: residual blocks of a level.
     attention: numbers of the levels with self-attention, from 0; () has none in the middle either.
-    num_labels: classes that it can be asked for; 0 for a net that is told no label.
+    num_labels: classes that it can be told, besides `nets.denoisers.NO_LABEL`; 0 for a net that is
+      never told one.
+    patch_size: side of the square of pixels that becomes one pixel of the first level.
     dropout: share of channels' entries dropped in each block, in training.
     precondition: 'edm' or 'epsilon', of `nets.denoisers`.
     mean, scale: of the units in which recipes are published, [-1, 1]: u = (x - mean) / scale.
@@ -55,6 +59,7 @@ class UNet(nn.Module):
   num_blocks: int = 2
   attention: Sequence[int] = (2,)
   num_labels: int = 0
+  patch_size: int = 1
   dropout: float = 0.0
   precondition: str = "edm"
   mean: float = 0.5
@@ -62,7 +67,7 @@ class UNet(nn.Module):
   dtype: DTypeLike = jnp.float32
 
   def __post_init__(self):
-    check_count(width=self.width, num_blocks=self.num_blocks)
+    check_count(width=self.width, num_blocks=self.num_blocks, patch_size=self.patch_size)
     check_count(0, num_labels=self.num_labels)
     check_positive(scale=self.scale)
     check_name("precondition", self.precondition, PRECONDITIONINGS)
@@ -77,12 +82,13 @@ class UNet(nn.Module):
     label: Int[Array, " b"] | None = None,
     train: bool = False,
   ) -> Float[Array, "b h w c"]:
-    _check_size(x.shape, len(self.multipliers))
+    _check_size(x.shape, self.patch_size << (len(self.multipliers) - 1))
     factors = PRECONDITIONINGS[self.precondition](sigma / self.scale)
     c_skip, c_out, c_in = (each[:, None, None, None] for each in factors[:3])
     u = (x - self.mean) / self.scale
     told = self.embed(factors.c_noise * _EMBEDDED[self.precondition], label)
-    f = self.body((c_in * u).astype(self.dtype), told.astype(self.dtype), train)
+    patches = to_patches((c_in * u).astype(self.dtype), self.patch_size)
+    f = from_patches(self.body(patches, told.astype(self.dtype), train), self.patch_size)
     return self.mean + self.scale * (c_skip * u + c_out * f.astype(x.dtype))
 
   def example_inputs(self, image_shape: Sequence[int]) -> list[Any]:
@@ -182,11 +188,33 @@ def _norm(x: Array, dtype: DTypeLike, name: str) -> Array:
   return nn.GroupNorm(num_groups, epsilon=1e-5, dtype=dtype, name=name)(x)
 
 
-def _check_size(shape: Sequence[int], num_levels: int) -> None:
-  """Raises ValueError where images can't be halved between all levels."""
-  factor = 1 << (num_levels - 1)
+def to_patches(
+  x: Float[Array, "b h w c"], size: int
+) -> Float[Array, "b h/size w/size size*size*c"]:
+  """Makes the pixels of each square of `size` the channels of one pixel."""
+  b, h, w, c = x.shape
+  squares = x.reshape(b, h // size, size, w // size, size, c)
+  return squares.swapaxes(2, 3).reshape(b, h // size, w // size, size * size * c)
+
+
+def from_patches(
+  x: Float[Array, "b h/size w/size size*size*c"], size: int
+) -> Float[Array, "b h w c"]:
+  """The inverse of `to_patches`.
+
+  >>> x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+  >>> bool((from_patches(to_patches(x, 2), 2) == x).all())
+  True
+  """
+  b, h, w, c = x.shape
+  squares = x.reshape(b, h, w, size, size, c // size**2).swapaxes(2, 3)
+  return squares.reshape(b, h * size, w * size, c // size**2)
+
+
+def _check_size(shape: Sequence[int], factor: int) -> None:
+  """Raises ValueError where the sides of images are no multiples of what they are divided by."""
   if any(side % factor for side in shape[1:3]):
     raise ValueError(
-      f"images of {shape[1]} x {shape[2]} pixels can't be halved {num_levels - 1} times: pad them, "
-      "or give fewer multipliers"
+      f"images of {shape[1]} x {shape[2]} pixels can't be divided by {factor}, as patch_size and "
+      "the halvings between levels do: pad them, or give a smaller patch_size or fewer multipliers"
     )

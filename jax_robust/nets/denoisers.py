@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+NO_LABEL = -1
+"""The label of an image of which a net is told none."""
+
 SIGMA_DATA = 0.5
 """Standard deviation of the pixels in the published units, [-1, 1], as EDM supposes it."""
 

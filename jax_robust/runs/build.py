@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jax_robust import attacks, models
-from jax_robust.data import classes, columns, convert, draws, labels, named, shards, sources, tfds
+from jax_robust.data import (
+  classes,
+  columns,
+  convert,
+  draws,
+  labels,
+  named,
+  resizing,
+  shards,
+  sources,
+  tfds,
+)
 from jax_robust.errors import ConfigError, check_eps
 from jax_robust.models import normalization
 from jax_robust.runs.blocks import block, call, check_name, from_config
@@ -178,14 +189,18 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
     return None
   if path == named.MADE:
     source = named.made("generated")
-  elif pathlib.Path(path, "manifest.json").exists():
+  elif convert.is_shards(path):
     source = call(
       "generated", shards.open_shards, path, options={"verify": config.generated.verify}
     )
   else:
-    source = convert.open_source(path)
+    source = convert.open_source(path, image_size=config.data.image_size or None)
   is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
+  if config.data.image_size:
+    source = resizing.sized(source, config.data.image_size)
   source = _of_classes(config, source)
+  with from_config("generated"):
+    source = _some_of(source, config.generated.num_examples)
   if original.image_shape != source.image_shape:
     raise ConfigError(
       f"generated.path={path!r} has image_shape {source.image_shape}, {original.name} has "
@@ -198,6 +213,19 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
       f"generated.path={path!r} has other classes than {original.name}: {error}; make shards of "
       "images like the originals"
     ) from error
+
+
+def _some_of(source: sources.Source, num_examples: int) -> sources.Source:
+  """So many generated images, by class.
+
+  Raises:
+    ValueError: there are not as many, so that sets of one size could not be compared.
+  """
+  if num_examples > source.num_examples:
+    raise ValueError(
+      f"num_examples={num_examples}, where {source.name} has {source.num_examples} images"
+    )
+  return draws.take(source, num_examples)
 
 
 def model(config, num_classes: int):

@@ -60,13 +60,42 @@ CLASS_NAMES = Field("list of text", "of the classes, where they have some", opti
 PRECISION = Field("text", "of matrix products")
 SEED = Field("int", "of the randomness")
 WEIGHTS = Field("text", "digest of the weights")
+DENOISER = Field("text", "digest of the weights of the net that denoises, if one does", "", True)
 EPS = Field("number", "radius of the attack", "of the norm, pixels from 0 to 1")
 COMPLETE = Field("flag", "whether all images that were asked for are in it")
 NUM_LOST = "adversarial points without a finite score, which count as no attack"
 ATTACKED = Field("object", "the attack's name and options, as the config has them", optional=True)
 
+LABELLED = {
+  "confidence": Field("number", "mean over images of the probability of their label"),
+  "confidence_interval": Field("interval", "95 % interval of it, over images"),
+  "label_counts": Field("list of int", "images by the classifier's label", "images"),
+  "num_given": Field("int", "images that had a label", "images", True),
+  "agreement": Field("number", "labelled by the classifier as they were", SHARE, True),
+  "agreement_interval": Field("interval", "95 % interval of it, over images", SHARE, True),
+  "confusion": Field(
+    "list of list of int", "by the label they had, then the classifier's", "images", True
+  ),
+}
+"""How confident a classifier is of images, and how often it agrees with the labels they had."""
 
 PARTS = {
+  "labelled": Kind(
+    "Labels of some images by a classifier.",
+    {"num_examples": Field("int", "images", "images"), **LABELLED},
+  ),
+  "filter": Kind(
+    "What a filter did.",
+    {
+      "filter": Field("text", "the option that asks for it"),
+      "before": Field("int", "images that it was given", "images"),
+      "removed": Field("int", "images that it left out", "images"),
+      "duplicates": Field("map of int", "duplicates by where the other is", "images", True),
+      "least_confidence": Field("number", "of the images that it kept", optional=True),
+      "sizes": Field("list of int", "images kept of each cluster", "images", True),
+      "count": Field("int", "images that every class was to have", "images", True),
+    },
+  ),
   "versions": Kind(
     "What a result depends on besides the config.",
     {
@@ -159,7 +188,26 @@ PARTS = {
       "changes": Field("map of text", "what the row's cells have in common, as it was typed"),
       "cells": Field("int", "how many are finished", "cells"),
       "failed": Field("map of text", "errors by cell"),
+      "is_baseline": Field("flag", "whether the others are compared with it", optional=True),
       "means": Field("map of mean", "by what was measured"),
+      "gains": Field("map of gain", "over the baseline, seed by seed", optional=True),
+    },
+  ),
+  "gain": Kind(
+    "A mean of differences, of cells to the baseline with the same seed.",
+    {
+      "value": Field("number", "the mean"),
+      "low": Field("number or null", "of Student's 95 % interval; null of one pair"),
+      "high": Field("number or null", "of it"),
+      "sd": Field("number or null", "standard deviation; null of one pair"),
+      "values": Field("list of number", "by pair"),
+    },
+  ),
+  "best": Kind(
+    "A row of a sweep that gains most.",
+    {
+      "changes": Field("map of text", "of the row, as it was typed"),
+      "gain": Field("gain", "what it gains"),
     },
   ),
   "evaluation": Kind(

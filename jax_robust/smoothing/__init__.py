@@ -44,6 +44,7 @@ from jax_robust.smoothing.curves import estimate_average_radius as estimate_aver
 from jax_robust.smoothing.curves import high_probability_accuracy as high_probability_accuracy
 from jax_robust.smoothing.curves import probability_distribution as probability_distribution
 from jax_robust.smoothing.curves import probability_lower_bounds as probability_lower_bounds
+from jax_robust.smoothing.denoised import denoised as denoised
 from jax_robust.smoothing.log import ROWS_SHA256 as ROWS_SHA256
 from jax_robust.smoothing.log import CertifyLog as CertifyLog
 from jax_robust.smoothing.log import LogError as LogError

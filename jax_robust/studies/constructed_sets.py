@@ -27,7 +27,7 @@ from jax_robust.evaluate.image_plots import ImageRow, draw_image_rows
 from jax_robust.evaluate.intervals import Interval
 from jax_robust.generate.constructed import INVERTED, TARGETED
 from jax_robust.jobs import evaluate
-from jax_robust.jobs.generate import ORIGINS, SHARDS
+from jax_robust.jobs.origins import ORIGINS, SHARDS
 from jax_robust.models import normalization
 from jax_robust.runs import build, nets, workdir
 from jax_robust.runs.evaluation import attack_setting

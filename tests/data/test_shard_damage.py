@@ -48,7 +48,7 @@ def _objects(array):
 
 
 DAMAGE = {
-  "missing": (lambda f: _images(f).unlink(), "cannot be opened"),
+  "missing": (lambda f: _images(f).unlink(), "lacks 1 of its 8 files: shard-00002-of-00004.images"),
   "empty": (lambda f: _images(f).write_bytes(b""), "not a .npy array"),
   "truncated": (lambda f: _truncate(_images(f)), "is truncated"),
   "truncated labels": (lambda f: _truncate(_labels(f)), "is truncated"),
@@ -64,7 +64,7 @@ DAMAGE = {
     lambda f: _save(_labels(f), lambda x: np.full_like(x, 5)),
     "label of sample 0 is 5",
   ),
-  "histogram": (lambda f: _save(_labels(f), np.zeros_like), "its label_histogram is"),
+  "other labels": (lambda f: _save(_labels(f), np.zeros_like), "its sha256 is"),
   "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json: is missing"),
   "no json": (lambda f: (f / "manifest.json").write_text("{"), "cannot be read as JSON"),
   "list": (lambda f: (f / "manifest.json").write_text("[]"), "does not say 'format'"),
@@ -94,6 +94,29 @@ def test_damaged_shards_are_refused_with_file_reason_remedy(folder, damage):
   ):  # a folder that lost its manifest is not taken for a folder of classes
     with pytest.raises(DataFileError, match=message):
       convert.open_source(folder)
+
+
+def test_labels_that_do_not_add_up_to_the_histogram(folder):
+  _save(_labels(folder), np.zeros_like)
+  with pytest.raises(DataFileError, match=r"manifest.json: its label_histogram is \["):
+    open_shards(folder, verify="size")
+  assert open_shards(folder, verify="none").num_examples == NUM
+
+
+def test_all_missing_files_are_named(folder):
+  for number in (0, 3):
+    for path in folder.glob(f"shard-0000{number}-*"):
+      path.unlink()
+  message = (
+    r"lacks 4 of its 8 files: shard-00000-of-00004.images.npy, shard-00000-of-00004.labels.npy, "
+    r"shard-00003-of-00004.images.npy, shard-00003-of-00004.labels.npy\. Fetch those"
+  )
+  with pytest.raises(DataFileError, match=message):
+    open_shards(folder)
+  for path in folder.glob("shard-*"):
+    path.unlink()
+  with pytest.raises(DataFileError, match="lacks 8 of its 8 files: .* and 3 more"):
+    open_shards(folder, verify="none")
 
 
 def test_damage_is_found(folder):

@@ -10,6 +10,7 @@ import scipy.stats
 
 from jax_robust.generate import diffusion
 from jax_robust.nets import denoisers
+from jax_robust.nets.denoisers import NO_LABEL
 
 MEANS = np.array([[0.2, 0.3], [0.8, 0.4], [0.5, 0.9]], np.float32)
 WEIGHTS = np.array([0.5, 0.3, 0.2], np.float32)
@@ -156,3 +157,17 @@ def test_bad_input(call, message):
 def bad(rng=0, **changes):
   options = {"shape": (1, 2, 1), "sigmas": [1.0, 0.0], "sampler": "ddpm", **changes}
   return diffusion.sample(denoise, rng, jnp.array([0, 1]), **options)
+
+
+def test_guidance_goes_further_towards_the_label():
+  def denoise(x, sigma, label):
+    return jnp.where(label == NO_LABEL, 1.0, 3.0 + label)[:, None] * x * sigma[:, None]
+
+  x, sigma, label = jnp.ones((3, 2)), jnp.array([1.0, 2.0, 3.0]), jnp.array([0, 1, 1])
+  told = diffusion.guided(denoise, 1)(x, sigma, label)
+  np.testing.assert_array_equal(told, denoise(x, sigma, label))
+  twice = diffusion.guided(denoise, 2.0)(x, sigma, label)
+  np.testing.assert_allclose(twice[:, 0], [5, 14, 21])
+  np.testing.assert_allclose(diffusion.guided(denoise, 0.0)(x, sigma, label)[:, 0], sigma)
+  with pytest.raises(ValueError, match="weight=-1"):
+    diffusion.guided(denoise, -1)

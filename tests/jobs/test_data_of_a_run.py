@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jax_robust import jobs, smoothing
+from jax_robust.data import convert
 from jax_robust.errors import ConfigError, RobustnessWarning, UserError, WorkdirError
 from jax_robust.jobs import evaluate
 from jax_robust.runs import build, evaluation, identity, nets, row_log, weights, workdir
@@ -180,6 +181,25 @@ def test_generated_images_are_matched_by_name(tiny, pets, tmp_path):
   _save(tmp_path / "seeds", {"000000": 2})
   config = _config(tiny, pets, batch__original_share=0.5, generated__path=str(tmp_path / "seeds"))
   with pytest.raises(ConfigError, match=r"\['000000'\].*here \['ant'"):
+    build.data(config)
+
+
+@pytest.mark.parametrize("backend", ["tfdata", "resident"])
+def test_so_many_generated_images_of_another_size(tiny, pets, tmp_path, backend):
+  _save(tmp_path / "made", dict.fromkeys(NAMES, 6), size=16)
+  convert.make_shards(tmp_path / "made", tmp_path / "shards", num_shards=3)
+  for path in (tmp_path / "made", tmp_path / "shards"):
+    config = _config(
+      tiny, pets, batch__original_share=0.5, generated__path=str(path), batch__backend=backend,
+      generated__num_examples=8, data__image_size=12,
+    )  # fmt: skip
+    generated = build.data(config).generated
+    images, labels = generated.read(np.arange(8))
+    assert images.shape == (8, 12, 12, 3) and np.bincount(labels).tolist() == [2, 2, 2, 2]
+    np.testing.assert_array_equal(images[:, 0, 0, 0] // 60, labels)
+    jobs.run(config, tmp_path / f"run_{path.name}")
+  config.generated.num_examples = 25
+  with pytest.raises(ConfigError, match="generated: num_examples=25, where .* has 24 images"):
     build.data(config)
 
 

@@ -10,7 +10,7 @@ from jax_robust.errors import ConfigError
 from jax_robust.evaluate import sweep_plots
 from jax_robust.evaluate.intervals import Interval, student_interval
 from jax_robust.jobs import sweep
-from jax_robust.runs import workdir
+from jax_robust.runs import grid, workdir
 from jax_robust.train.loop import NonFiniteError
 
 GRID = "seed=0,1;objective.beta=1,6"
@@ -87,6 +87,41 @@ def test_of_one_seed_the_interval_is_that_of_the_images(make, runs, tmp_path):
   assert row["means"]["clean"]["sd"] is None
 
 
+def test_rows_gain_over_the_baseline_seed_by_seed(make, runs, tmp_path, capsys):
+  config = make("seed=0,1;objective.beta=1,6", baseline="objective.beta=4")
+  result = sweep.sweep(config, tmp_path)
+  base, low, high = result["rows"]
+  assert base["changes"] == {"objective.beta": "4"} and base["gains"] == {} and base["cells"] == 2
+  assert low["gains"]["clean"]["value"] == pytest.approx(-0.03)
+  assert high["gains"]["clean"]["values"] == pytest.approx([0.02, 0.02])
+  assert result["best"]["clean"]["changes"] == {"objective.beta": "6"}
+  assert [name for job, name in runs.calls if job == "train"][:2] == [
+    "seed=0,objective.beta=4", "seed=1,objective.beta=4"
+  ]  # fmt: skip
+  printed = capsys.readouterr().out
+  assert "0.1100 ± 0.0707 (+0.0200)" in printed and "best gain of clean: +0.0200 [" in printed
+
+
+def test_of_one_pair_a_gain_has_no_interval(make, runs, tmp_path, capsys):
+  result = sweep.sweep(make("objective.beta=1", baseline="objective.beta=4"), tmp_path)
+  gain = result["rows"][1]["gains"]["clean"]
+  assert gain["low"] is None and gain["value"] == pytest.approx(-0.03)
+  assert "best gain of clean: -0.0300 by objective.beta=1" in capsys.readouterr().out
+
+
+def test_a_baseline_that_is_in_the_grid_is_trained_once(make, runs, tmp_path):
+  result = sweep.sweep(make("seed=0;objective.beta=1,4", baseline="objective.beta=4"), tmp_path)
+  assert [name for job, name in runs.calls if job == "train"] == [
+    "seed=0,objective.beta=4", "seed=0,objective.beta=1"
+  ]  # fmt: skip
+  assert [row["gains"] != {} for row in result["rows"]] == [False, True]
+
+
+def test_rows_whose_baseline_failed_have_no_gains(make, runs, tmp_path):
+  result = sweep.sweep(make("objective.beta=1", baseline="objective.beta=66"), tmp_path)
+  assert result["rows"][1]["gains"] == {} and result["best"] == {}
+
+
 def test_what_is_finished_is_not_done_again_and_what_changes_is(make, runs, tmp_path):
   sweep.sweep(make("seed=0,1"), tmp_path)
   runs.calls.clear()
@@ -132,6 +167,13 @@ def test_a_stop_ends_the_sweep(make, runs, tmp_path):
     ("seed=0,-1", {}, "the cell seed=-1 of .*config.seed=-1: expected a whole number"),
     ("objective.beta=1", {"over": "beta"}, "sweep.over='beta' is no key of the grid"),
     ("seed=0", {"then": ("evalute",)}, "sweep.then='evalute': did you mean 'evaluate'"),
+    ("seed=0", {"baseline": "seed=1"}, "sweep.baseline: seed=1: .*leave out 'seed', over which"),
+    (
+      "seed=0",
+      {"baseline": "objective.beta=1,2"},
+      "beta=1,2: write KEY=VALUE;KEY=VALUE, one value",
+    ),
+    ("seed=0", {"baseline": "bta=1"}, "the cell seed=0,bta=1 of .*unknown config key 'bta'"),
     ("seed=0", {"shard": "2/2"}, "sweep.shard='2/2': expected I/N"),
   ],
 )
@@ -142,11 +184,11 @@ def test_a_mistake_is_found_before_a_cell_is_trained(make, tmp_path, grid, chang
 
 
 def test_names_of_cells_are_names_of_folders_and_differ():
-  cells = sweep.read_grid("attack.eps=8/255,8_255;data.name=/a b,/a_b")
+  cells = grid.read_grid("attack.eps=8/255,8_255;data.name=/a b,/a_b")
   names = [cell.name for cell in cells]
   assert len({*names}) == 4 and not any("/" in name or " " in name for name in names)
-  assert sweep.read_grid("model.channels=" + "9" * 300)[0].name.startswith("model.channels=9")
-  assert len(sweep.read_grid("model.channels=" + "9" * 300)[0].name) < 200
+  assert grid.read_grid("model.channels=" + "9" * 300)[0].name.startswith("model.channels=9")
+  assert len(grid.read_grid("model.channels=" + "9" * 300)[0].name) < 200
 
 
 @pytest.mark.parametrize(
@@ -160,7 +202,7 @@ def test_names_of_cells_are_names_of_folders_and_differ():
 def test_numbers_are_the_abscissa(tmp_path, changes, key):
   points = [sweep_plots.Point(each, {"clean": Interval(0.5, 0.4, 0.6)}) for each in changes]
   assert sweep_plots._abscissa(points) == key
-  sweep_plots.draw_sweep(tmp_path / "x.png", points, over="seed")
+  sweep_plots.draw_sweep(tmp_path / "x.png", points, over="seed", baseline=points[0])
   assert (tmp_path / "x.png").stat().st_size > 5000
 
 

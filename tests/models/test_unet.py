@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jax_robust import models
+from jax_robust.models import unet
 from jax_robust.nets import denoisers
 
 TINY = {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (1,), "num_labels": 3}
@@ -58,6 +59,19 @@ def test_channels_and_resolutions_are_those_that_were_asked_for(trained):
   assert params["output"]["kernel"].shape == (3, 3, 8, 2)
 
 
+def test_patches_are_channels_of_a_smaller_image(trained):
+  _, _, _, (x, sigma, label) = trained
+  patches = unet.to_patches(x, 2)
+  assert patches.shape == (3, 4, 4, 8)
+  np.testing.assert_array_equal(patches[1, 2, 3].reshape(2, 2, 2), x[1, 4:6, 6:8])
+  net = make(patch_size=2)
+  variables = jax.eval_shape(net.init, jax.random.key(0), x, sigma, label)
+  assert variables["params"]["init_conv"]["kernel"].shape == (3, 3, 8, 8)
+  assert jax.eval_shape(net.apply, variables, x, sigma, label).shape == x.shape
+  with pytest.raises(ValueError, match="can't be divided by 16"):
+    jax.eval_shape(make(patch_size=8).init, jax.random.key(0), x, sigma, label)
+
+
 def test_dropout_is_of_training_alone(trained):
   _, _, moved, (x, sigma, label) = trained
   net = make(dropout=0.5)
@@ -107,7 +121,7 @@ def test_fields_out_of_range(changes, message):
 def test_inputs_that_do_not_fit():
   net = make()
   sigma, label = jnp.ones(1), jnp.zeros(1, jnp.int32)
-  with pytest.raises(ValueError, match="images of 7 x 8 pixels can't be halved 1 times"):
+  with pytest.raises(ValueError, match="images of 7 x 8 pixels can't be divided by 2"):
     jax.eval_shape(net.init, jax.random.key(0), jnp.ones((1, 7, 8, 1)), sigma, label)
   with pytest.raises(ValueError, match="label is None: this net was made for 3 classes"):
     jax.eval_shape(net.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)), sigma)

@@ -83,6 +83,16 @@ def test_a_row_is_noised_by_its_own_key():
     np.testing.assert_array_equal(found[name], whole[name][2:4])
 
 
+def test_labels_are_dropped_in_their_share():
+  data = batch(2000)
+  _, _, asked = run(lambda x, sigma, label: x, data, label_dropout=0.2)
+  dropped = np.asarray(asked["label"]) == denoisers.NO_LABEL
+  assert scipy.stats.binomtest(int(dropped.sum()), 2000, 0.2).pvalue > 0.01
+  np.testing.assert_array_equal(asked["label"][~dropped], data["label"][~dropped])
+  plain = run(lambda x, sigma, label: x, data)[2]
+  np.testing.assert_array_equal(asked["x"], plain["x"])
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [
@@ -90,6 +100,7 @@ def test_a_row_is_noised_by_its_own_key():
     ({"log_std": 0.0}, "log_std=0.0"),
     ({"scale": -1.0}, "scale=-1.0"),
     ({"log_mean": "much"}, "log_mean='much'"),
+    ({"label_dropout": 1.5}, "label_dropout=1.5"),
   ],
 )
 def test_bad_options(options, message):
