@@ -214,7 +214,7 @@ def _show(path: pathlib.Path, result: Mapping[str, Any]) -> None:
       print(f"failed: {name}: {error}")
   for name, best in result["best"].items():
     told = ", ".join(f"{key}={text}" for key, text in best["changes"].items())
-    print(f"best gain of {name}: {_said_gain(best['gain'])} by {told}")
+    print(f"best gain of {name}: {_said_gain(best['gain'])} by {told or 'the config as it is'}")
   if result["missing"]:
     print(f"{len(result['missing'])} cells are not finished, the first: {result['missing'][0]}")
   print(f"numbers: {path / 'results' / 'sweep.json'}")
