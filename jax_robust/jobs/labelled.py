@@ -72,7 +72,7 @@ def write_results(config: Any, path: pathlib.Path, work: pieces.Work) -> None:
           ("index", "label", "given_label", "confidence")}  # fmt: skip
   labels_lib.warn_of_missing(kept["label"], source)
   _write_duplicates(config, path, source, found)
-  write_report(path, work.identity, known, kept=kept, selected=selected, duplicates=found)
+  write_report(path, work.identity, known, kept=kept, selected=selected)
   write_origins(path, kept, seed=work.identity["seed"])
   _write_shards(path, work.identity, source, known, selected.rows)
 
@@ -175,7 +175,6 @@ def write_report(
   *,
   kept: Columns | None = None,
   selected: Selected | None = None,
-  duplicates: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes `results/labels.json` and its pictures: agreement, confidences, and what was selected.
 
@@ -185,7 +184,6 @@ def write_report(
     columns: `label` and `confidence` of all images, and `given_label` where some have one.
     kept: the same of the images that were selected; None where all were.
     selected: what the filters did.
-    duplicates: what was found, by where it was looked for.
   """
   names, num_classes = belongs_to.get("class_names", ()), belongs_to["num_classes"]
   whole = agreement(columns, num_classes)
