@@ -2,6 +2,7 @@
 
 import functools
 
+import jax.numpy as jnp
 from jax_training import prepare, random_batch, serve
 from side_process import read_flags
 
