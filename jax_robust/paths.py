@@ -14,8 +14,9 @@ from jax_robust.errors import ConfigError, shown
 KEYS = (
   "imports_from", "data_dir", "init_from", "init_check", "data.name", "data.labels",
   "data.test_name",
-  "generated.path", "generate.path", "generate.net", "generate.classifier", "smoothing.images",
-  "early_exit.thresholds", "complementarity.features", "study.images", "study.made_by",
+  "generated.path", "generate.path", "generate.net", "generate.classifier", "smoothing.denoiser",
+  "smoothing.images", "early_exit.thresholds", "complementarity.features",
+  "study.images", "study.made_by",
 )  # fmt: skip
 """The keys of a config that hold a path; `data.name` may."""
 
