@@ -252,7 +252,7 @@ def _kind(path) -> str:
     raise DataFileError(path, "there is no such file or folder", "Check the path.")
   if path.is_dir():
     # A folder of shards that lost its manifest must not be taken for a folder of classes.
-    if (path / manifest.NAME).exists() or any(path.glob("shard-*-of-*.npy")):
+    if is_shards(path) or any(path.glob("shard-*-of-*.npy")):
       return "shards"
     return "parts" if parts.in_folder(path) and not listing.has_folders(path) else "folders"
   if hdf5.is_hdf5(path):

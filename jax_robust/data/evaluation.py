@@ -1,12 +1,13 @@
 """Evaluation batches: every example once, in order; images as a net takes them. With NumPy."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 
-def as_floats(images: np.ndarray) -> np.ndarray:
-  """Images of 0 to 255 as float32 in [0, 1], the division in float32.
+def as_floats(images: Any) -> Any:
+  """Images of 0 to 255 as float32 in [0, 1], the division in float32; of NumPy, or traced by JAX.
 
   >>> as_floats(np.array([0, 255], np.uint8)).tolist()
   [0.0, 1.0]

@@ -13,6 +13,7 @@ import numpy as np
 
 from jax_robust.atomic import write_atomically
 from jax_robust.data import columns, files, npy
+from jax_robust.data.evaluation import as_floats
 from jax_robust.data.sources import (
   MAX_CLASSES,
   Source,
@@ -129,7 +130,7 @@ def relabel(
   check_name("keep", keep, KEEP)
   found = []
   for images, _ in source.batches(batch_size):
-    logits = np.asarray(predict_fn(images.astype(np.float32) / np.float32(255)))
+    logits = np.asarray(predict_fn(as_floats(images)))
     if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] != source.num_classes:
       raise ValueError(
         f"predict_fn returned {list(logits.shape)} for {len(images)} images, expected logits "

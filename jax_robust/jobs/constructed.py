@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_robust.attacks import inversion
 from jax_robust.attacks.projections import l2_norm
+from jax_robust.data.evaluation import as_floats
 from jax_robust.data.sources import Source
 from jax_robust.errors import check_count, check_positive
 from jax_robust.generate import constructed
@@ -279,11 +279,6 @@ def open_subject(
     source, opened, spread.share(tuple(each.variables for _, each in opened)),
     config.evaluation.precision, jax.random.key(config.seed), spread, chunk_size,
   )  # fmt: skip
-
-
-def as_floats(images):
-  """Images of 0 to 255 in [0, 1]; traced."""
-  return jnp.asarray(images, jnp.float32) / np.float32(255)
 
 
 def _chunks(kind, config, subject: Subject, make_chunk, num_shards, options) -> Chunks:

@@ -11,7 +11,8 @@ import numpy as np
 
 from jax_robust import config as config_lib
 from jax_robust import models
-from jax_robust.data import classes, convert, files, manifest
+from jax_robust.data import classes, convert, files
+from jax_robust.data.evaluation import as_floats
 from jax_robust.data.sources import Source
 from jax_robust.errors import (
   ConfigError,
@@ -197,7 +198,7 @@ def open_set(config: Any, path: str, wanted: classes.Classes, *, given_labels: b
   try:
     return classes.agree(convert.open_source(path, image_size=image_size), wanted)
   except DataFileError as error:
-    if place.is_dir() and not (place / manifest.NAME).exists():
+    if place.is_dir() and not convert.is_shards(place):
       raise DataFileError(error.path, error.reason, f"{error.remedy} {ignore}.") from error
     raise
   except ValueError as error:
@@ -209,7 +210,7 @@ def open_set(config: Any, path: str, wanted: classes.Classes, *, given_labels: b
 
 def _unlabelled(place: pathlib.Path, image_size: int | None) -> Source:
   """The images at a path, whatever their labels."""
-  if place.is_dir() and not (place / manifest.NAME).exists():
+  if place.is_dir() and not convert.is_shards(place):
     return files.unlabelled_folder(place, image_size=image_size)[1]
   return convert.open_source(place, image_size=image_size)
 
@@ -261,7 +262,7 @@ def open_labeller(
   )  # fmt: skip
 
   def look(variables, rows):
-    x = constructed.as_floats(rows["image"])
+    x = as_floats(rows["image"])
     logits = subject.logits_fn(*variables[0])(x).astype(jnp.float32)
     found = {
       "label": logits.argmax(-1).astype(jnp.int32),

@@ -99,9 +99,14 @@ def _numbers_of(job: str, result: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def all_cells(config: Any) -> list[grid.Cell]:
   """The cells of the baseline, and those of the grid."""
+  baseline = _baseline(config)
+  return baseline + [cell for cell in grid.read_grid(config.sweep.grid) if cell not in baseline]
+
+
+def _baseline(config: Any) -> list[grid.Cell]:
+  """The cells that the others are compared with."""
   options = config.sweep
-  baseline = grid.read_baseline(options.baseline, options.grid, options.over)
-  return baseline + [cell for cell in grid.read_grid(options.grid) if cell not in baseline]
+  return grid.read_baseline(options.baseline, options.grid, options.over)
 
 
 def write_results(config: Any, path: pathlib.Path) -> dict[str, Any]:
@@ -117,9 +122,11 @@ def write_results(config: Any, path: pathlib.Path) -> dict[str, Any]:
     row["cells"][cell.changes.get(options.over)] = found["numbers"]
     if found["failed"]:
       row["failed"][cell.name] = found["failed"]
-  baseline = grid.read_baseline(options.baseline, options.grid, options.over)
-  with_gains = {} if not baseline else rows.get(baseline[0].row(options.over), {})
-  rows = [_finish_row(row, with_gains.get("cells", {})) for row in rows.values()]
+  baseline = next((cell.row(options.over) for cell in _baseline(config)), None)
+  compared = rows[baseline]["cells"] if baseline in rows else {}
+  rows = [
+    _finish_row(row, compared, is_baseline=changes == baseline) for changes, row in rows.items()
+  ]
   result = {
     "grid": options.grid,
     "baseline": options.baseline,
@@ -139,10 +146,11 @@ _Numbers = Mapping[str, Sequence[float]]
 """What a cell found by name, each with its interval over images."""
 
 
-def _finish_row(row: Mapping[str, Any], baseline: Mapping[Any, _Numbers]) -> dict[str, Any]:
+def _finish_row(
+  row: Mapping[str, Any], baseline: Mapping[Any, _Numbers], *, is_baseline: bool
+) -> dict[str, Any]:
   """The row of a table: means, and gains over the cells of the baseline, if there are any."""
   cells = row["cells"]
-  is_baseline = cells is baseline
   return {
     **row, "cells": len(cells), "is_baseline": is_baseline, "means": _means([*cells.values()]),
     "gains": {} if is_baseline else _gains(cells, baseline),
@@ -219,14 +227,16 @@ def _show(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     print(f"{len(result['missing'])} cells are not finished, the first: {result['missing'][0]}")
   print(f"numbers: {path / 'results' / 'sweep.json'}")
   if rows:
-    _draw(path / "results" / "sweep.png", result)
+    _draw(path / "results" / "sweep.png", shown, result)
     print(f"picture: {path / 'results' / 'sweep.png'}")
 
 
-def _draw(picture: pathlib.Path, result: Mapping[str, Any]) -> None:
+def _draw(
+  picture: pathlib.Path, shown: Sequence[Mapping[str, str]], result: Mapping[str, Any]
+) -> None:
   """Draws the means of the rows, and the baseline as a line of its own."""
   points, baseline = [], None
-  for changes, row in zip(_shown_changes(result["rows"]), result["rows"], strict=True):
+  for changes, row in zip(shown, result["rows"], strict=True):
     values = {
       name: intervals.Interval(each["value"], each["low"], each["high"])
       for name, each in row["means"].items()

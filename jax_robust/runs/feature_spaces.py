@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_robust.atomic import read_bytes
+from jax_robust.data.evaluation import as_floats
 from jax_robust.data.sources import Source
 from jax_robust.errors import ConfigError, near_path
 from jax_robust.image_sets import lpips
@@ -58,7 +59,7 @@ def open_space(config: Any, reference: str, source: Source, *, projection: int, 
   precision, seed = config.evaluation.precision, config.seed
 
   def features_fn(variables, images):
-    x = jnp.asarray(images, jnp.float32) / np.float32(255)
+    x = as_floats(images)
     with nets.in_precision(precision):
       found = space.features_fn(variables, x)
     if projection:

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 HERE = pathlib.Path(__file__).resolve().parent
 TORCH_PYTHON = os.environ.get("JAX_ROBUST_TORCH_PYTHON", sys.executable)
 PLATFORM = os.environ.get("JAX_PLATFORMS", "cpu")
@@ -15,6 +17,13 @@ def has_torch(*others: str) -> bool:
   """Whether the Python of the other side has PyTorch, and other packages."""
   command = [TORCH_PYTHON, "-c", f"import {', '.join(('torch', *others))}"]
   return not subprocess.run(command, capture_output=True).returncode
+
+
+def need_torch(*others: str) -> None:
+  """Skips a test where the Python of the other side lacks PyTorch, or one of the other packages."""
+  if not has_torch(*others):
+    lacks = f"lacks torch or {', '.join(others)}" if others else "has no torch"
+    pytest.skip(f"{TORCH_PYTHON} {lacks}: set JAX_ROBUST_TORCH_PYTHON to a Python that has it")
 
 
 def environment(**changes: str) -> dict[str, str]:

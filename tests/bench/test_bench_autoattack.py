@@ -16,7 +16,7 @@ import sys
 import numpy as np
 import pytest
 from settings import sizes
-from sides import HERE, TORCH_PYTHON, environment, has_torch
+from sides import HERE, TORCH_PYTHON, environment, need_torch
 
 LEAST_SPEED = 1.0  # of the reference's
 
@@ -69,8 +69,7 @@ def show(norm, theirs, ours):
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_autoattack_against_the_reference(norm, oracles):
   """At least level with PyTorch, compilation included; the flags agree to an image or two."""
-  if not has_torch("pyautoattack"):
-    pytest.skip(f"{TORCH_PYTHON} lacks torch or pyautoattack: set JAX_ROBUST_TORCH_PYTHON")
+  need_torch("pyautoattack")
   size = sizes(images=200, batch=128, rounds=1, cores=os.cpu_count())
   flags = [f"--file={oracles / 'autoattack' / 'cifar10_cnn.npz'}", f"--norm={norm}"]
   flags += [f"--{name}={size[name]}" for name in ("images", "batch")]

@@ -23,7 +23,7 @@ import sys
 import numpy as np
 import pytest
 from settings import sizes
-from sides import HERE, PLATFORM, TORCH_PYTHON, environment, has_torch, measure
+from sides import HERE, PLATFORM, TORCH_PYTHON, environment, measure, need_torch
 
 NETS = {"lenet": 0, "resnet20": 20, "resnet110": 110}
 """Depths of the ResNets; 0 is LeNet."""
@@ -75,8 +75,7 @@ DEEPEST = pytest.param("resnet110", marks=pytest.mark.gpu)
 @pytest.mark.parametrize("name", ["lenet", "resnet20", DEEPEST])
 def test_certify_against_the_published_loop(name, tmp_path):
   """Not slower than `LEAST_SPEED` says; three times the published loop's speed on a GPU."""
-  if not has_torch():
-    pytest.skip(f"{TORCH_PYTHON} has no torch: set JAX_ROBUST_TORCH_PYTHON to a Python that has it")
+  need_torch()
   depth = NETS[name]
   size = sizes(
     images=1, rounds=4, n=100_000, batch=0, tune=1000 if depth else 4000, cores=os.cpu_count(),

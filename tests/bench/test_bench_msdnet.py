@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from closeness import assert_close
 from settings import sizes
-from sides import PLATFORM, TORCH_PYTHON, has_torch, measure
+from sides import PLATFORM, TORCH_PYTHON, measure, need_torch
 
 from jax_robust import models
 from jax_robust.models.convert import from_torch
@@ -42,8 +42,7 @@ def show(work, first, turns, size):
 @pytest.mark.bench
 @pytest.mark.parametrize("work", ["forward", "training"])
 def test_msdnet_against_pytorch(work):
-  if not has_torch():
-    pytest.skip(f"{TORCH_PYTHON} has no torch: set JAX_ROBUST_TORCH_PYTHON to a Python that has it")
+  need_torch()
   size = sizes(batch=64, rounds=5, repeat=1, cores=os.cpu_count())
   flags = [f"--work={work}", *(f"--{name}={size[name]}" for name in ("batch", "repeat"))]
   torch = (TORCH_PYTHON, "torch_msdnet.py", *flags)

@@ -16,15 +16,14 @@ import numpy as np
 import pytest
 from closeness import assert_close
 from settings import sizes
-from sides import PLATFORM, TORCH_PYTHON, has_torch, measure
+from sides import PLATFORM, TORCH_PYTHON, measure, need_torch
 
 LEAST_SPEED = 0.7  # of PyTorch eager's, in the faster of its two layouts
 
 
 @pytest.mark.bench
 def test_sampling_against_pytorch():
-  if not has_torch():
-    pytest.skip(f"{TORCH_PYTHON} has no torch: set JAX_ROBUST_TORCH_PYTHON to a Python that has it")
+  need_torch()
   size = sizes(batch=100, steps=18, width=32, rounds=5, cores=os.cpu_count())
   flags = [f"--{name}={size[name]}" for name in ("batch", "steps", "width")]
   torch = (TORCH_PYTHON, "torch_sampling.py", *flags)

@@ -16,7 +16,7 @@ import sys
 
 import pytest
 from settings import sizes
-from sides import PLATFORM, TORCH_PYTHON, has_torch, measure
+from sides import PLATFORM, TORCH_PYTHON, measure, need_torch
 
 STEPS_PER_EPOCH = 940  # of MNIST's 60,000 images, 64 a step
 LEAST_SPEED = 1.0  # of the published program's
@@ -45,8 +45,7 @@ def show(first, steps, size, num_steps):
 @pytest.mark.parametrize("num_steps", [1, 8])
 def test_smoothmix_step_against_pytorch(num_steps):
   """At least level with the published program."""
-  if not has_torch():
-    pytest.skip(f"{TORCH_PYTHON} has no torch: set JAX_ROBUST_TORCH_PYTHON to a Python that has it")
+  need_torch()
   size = sizes(batch=64, noises=4, repeat=20, rounds=5, cores=os.cpu_count())
   flags = [f"--{name}={size[name]}" for name in ("batch", "noises", "repeat")]
   flags.append(f"--num_steps={num_steps}")

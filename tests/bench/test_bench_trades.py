@@ -14,7 +14,7 @@ import sys
 
 import pytest
 from settings import sizes
-from sides import PLATFORM, TORCH_PYTHON, has_torch, measure
+from sides import PLATFORM, TORCH_PYTHON, measure, need_torch
 
 LEAST_SPEED = 0.75  # of PyTorch eager's
 
@@ -38,8 +38,7 @@ def show(first, steps, size):
 @pytest.mark.bench
 def test_trades_step_against_pytorch():
   """At least .75 of PyTorch eager's speed; `torch.compile`'s is printed beside it."""
-  if not has_torch():
-    pytest.skip(f"{TORCH_PYTHON} has no torch: set JAX_ROBUST_TORCH_PYTHON to a Python that has it")
+  need_torch()
   size = sizes(batch=64, width=64, num_steps=10, rounds=3, cores=os.cpu_count())
   flags = [f"--{name}={size[name]}" for name in ("batch", "width", "num_steps")]
   commands = {

@@ -35,3 +35,12 @@ def values_by_class(source):
   for image, label in zip(images, labels, strict=True):
     found.setdefault(source.class_names[label], []).append(int(image[0, 0, 0]))
   return {name: sorted(values) for name, values in found.items()}
+
+
+def assert_reads(source, images, labels, *choices):
+  """Raises unless a source has these images and labels, for each choice of rows."""
+  for rows in choices:
+    found, found_labels = source.read(rows)
+    np.testing.assert_array_equal(found, images[rows])
+    np.testing.assert_array_equal(found_labels, labels[rows])
+    assert found_labels.dtype == np.int32

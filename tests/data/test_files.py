@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_sets import assert_reads
 
 from jax_robust.data import convert, files
 from jax_robust.errors import DataFileError
@@ -31,11 +32,8 @@ def npz(request, tmp_path):
 def test_npz_source_reads_the_file(npz):
   source = files.npz_source(npz)
   assert (source.num_examples, source.image_shape, source.num_classes) == (300, (6, 5, 3), 7)
-  for indices in (ALL, RNG.permutation(300), np.array([5, 6, 7, 5, 299]), ALL[:0]):
-    images, labels = source.read(indices)
-    np.testing.assert_array_equal(images, IMAGES[indices])
-    np.testing.assert_array_equal(labels, LABELS[indices])
-    assert labels.dtype == np.int32
+  rows = ALL, RNG.permutation(300), np.array([5, 6, 7, 5, 299]), ALL[:0]
+  assert_reads(source, IMAGES, LABELS, *rows)
 
 
 def test_npz_stream_equals_the_source(npz):

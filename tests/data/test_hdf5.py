@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from image_sets import assert_reads
 
 from jax_robust.data import convert, files, hdf5, npy
 from jax_robust.errors import DataFileError
@@ -41,10 +42,8 @@ def test_source_and_stream_read_the_file(tmp_path, kind):
   path = write(tmp_path / "set", **KINDS[kind])  # its content decides, not its name
   source = convert.open_source(path)
   assert (source.num_examples, source.image_shape, source.num_classes) == (300, (6, 5, 3), 7)
-  for indices in (ALL, RNG.permutation(300), np.array([5, 6, 7, 5, 299]), ALL[:0]):
-    images, labels = source.read(indices)
-    np.testing.assert_array_equal(images, IMAGES[indices])
-    np.testing.assert_array_equal(labels, LABELS[indices])
+  rows = ALL, RNG.permutation(300), np.array([5, 6, 7, 5, 299]), ALL[:0]
+  assert_reads(source, IMAGES, LABELS, *rows)
   stream = files.hdf5_stream(path, num_classes=9)
   for _ in range(2):  # it starts again
     batches = [*stream.batches(64)]

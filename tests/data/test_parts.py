@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from image_sets import assert_reads
 
 from jax_robust.data import convert, parts
 from jax_robust.errors import DataFileError
@@ -33,10 +34,8 @@ def test_parts_are_one_source_in_the_order_of_their_numbers(folder):
   for path in (folder, folder / "20m_part*.npz", str(folder / "20m_*")):
     source = convert.open_source(path)
     assert (source.num_examples, source.image_shape, source.num_classes) == (60, (6, 5, 3), 5)
-    for indices in (ALL, RNG.permutation(60), np.array([59, 0, 0]), ALL[:0]):
-      images, labels = source.read(indices)
-      np.testing.assert_array_equal(images, IMAGES[indices])
-      np.testing.assert_array_equal(labels, LABELS[indices])
+    rows = ALL, RNG.permutation(60), np.array([59, 0, 0]), ALL[:0]
+    assert_reads(source, IMAGES, LABELS, *rows)
     np.testing.assert_array_equal(source.read_labels(), LABELS)
     with pytest.raises(IndexError, match="index 60 is outside"):
       source.read(np.array([60]))

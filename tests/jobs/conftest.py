@@ -15,6 +15,7 @@ from quick_compilation import XLA_FLAGS
 
 from jax_robust import config as config_lib
 from jax_robust import jobs
+from jax_robust.runs import pieces
 
 TINY = pathlib.Path(__file__).parent.parent / "tiny_config.py"
 RUN = f"{TINY}:steps=80,save=4,evaluate=10,log=3"
@@ -167,3 +168,23 @@ def everything_left(workdir):
 def left_behind():
   """`left_behind(workdir)`: every array, number and name that two equal runs must share."""
   return everything_left
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+  """`stop_after(num)`: stops a job once, behind so many pieces; returns those that it writes."""
+
+  def stop_after(num):
+    write, written, stopped = pieces.Arrays._write, [], []
+
+    def write_or_stop(store, content):
+      if len(written) == num and not stopped:
+        stopped.append(True)
+        raise KeyboardInterrupt
+      written.append(content)
+      write(store, content)
+
+    monkeypatch.setattr(pieces.Arrays, "_write", write_or_stop)
+    return written
+
+  return stop_after

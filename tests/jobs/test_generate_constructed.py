@@ -14,7 +14,7 @@ from jax_robust import jobs
 from jax_robust.data import convert, shards
 from jax_robust.errors import ConfigError
 from jax_robust.generate import constructed
-from jax_robust.runs import exits, nets, pieces
+from jax_robust.runs import exits, nets
 from jax_robust.types import fold_ids
 
 FEW = {
@@ -112,20 +112,11 @@ def test_the_result_says_how_far_it_came(finished, trained):
 
 @pytest.mark.parametrize("name", ["d_rand", "d_robust"])
 def test_a_job_that_was_stopped_goes_on_to_the_same_bytes(
-  name, make, finished, tmp_path, monkeypatch
+  name, make, finished, tmp_path, stop_after
 ):
-  write, written = pieces.Arrays._write, []
-
-  def stop(store, content):
-    if len(written) == 2:
-      raise KeyboardInterrupt
-    written.append(content)
-    write(store, content)
-
-  monkeypatch.setattr(pieces.Arrays, "_write", stop)
+  written = stop_after(2)
   with pytest.raises(KeyboardInterrupt):
     make(name, tmp_path / "run")
-  monkeypatch.setattr(pieces.Arrays, "_write", lambda *args: (written.append(args), write(*args)))
   make(name, tmp_path / "run")
   assert len(written) == 3
   here, there = (folder / "generated" for folder in (tmp_path / "run", finished[name]))

@@ -15,7 +15,7 @@ from jax_robust import jobs
 from jax_robust.data import shards, sources
 from jax_robust.errors import ConfigError, DataFileError, UserError
 from jax_robust.jobs import labelled, labelling
-from jax_robust.runs import build, nets, pieces
+from jax_robust.runs import build, nets
 
 CHUNK = 24
 
@@ -107,19 +107,10 @@ def test_labels_are_the_classifiers_and_origins_say_what_they_were(whole, images
   assert "labelled by a mlp" in shards.open_shards(whole / "generated").manifest.generator
 
 
-def test_a_job_that_was_stopped_goes_on_and_shares_merge(label, whole, tmp_path, monkeypatch):
-  write, written = pieces.Arrays._write, []
-
-  def stop(store, content):
-    if len(written) == 1:
-      raise KeyboardInterrupt
-    written.append(content)
-    write(store, content)
-
-  monkeypatch.setattr(pieces.Arrays, "_write", stop)
+def test_a_job_that_was_stopped_goes_on_and_shares_merge(label, whole, tmp_path, stop_after):
+  written = stop_after(1)
   with pytest.raises(KeyboardInterrupt):
     label(tmp_path / "run")
-  monkeypatch.setattr(pieces.Arrays, "_write", lambda *args: (written.append(args), write(*args)))
   label(tmp_path / "run")
   assert len(written) == 3 and files_of(tmp_path / "run") == files_of(whole)
   assert not any("image" in piece for piece in written[:1])
