@@ -259,7 +259,7 @@ _TINY = {
     "name": "msdnet", "num_blocks": 2, "base": 1, "step": 1, "channels": 2, "growth": 2,
     "growth_factors": (1, 2), "bottleneck_factors": (1, 2),
   },
-  "unet": {"name": "unet", "width": 4, "multipliers": (1, 2), "num_blocks": 1, "attention": ()},
+  "unet": {"name": "unet", "width": 4, "multipliers": (1,), "num_blocks": 1, "attention": ()},
 }  # fmt: skip
 """What `finish` puts in place of a net for a smoke run: a small CNN, or a tiny one of its kind."""
 

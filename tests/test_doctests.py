@@ -21,6 +21,7 @@ def test_docstring_examples(name):
   assert result.failed == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   ("page", "least"),
   [

@@ -18,6 +18,7 @@ def sections(repository):
   return opening, {text.partition("\n")[0]: text for text in rest}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("title", MODULES)
 def test_examples_of_the_section(repository, title):
   pytest.importorskip(MODULES[title], reason="pip install 'jax_robust[frameworks]'")

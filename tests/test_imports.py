@@ -149,6 +149,7 @@ def without(repository, tmp_path_factory):
   return folder, {name: value for line in printed for name, value in line.items()}
 
 
+@pytest.mark.thorough
 def test_attacks_and_losses_work_without_the_heavy_packages(without):
   assert without[1]["core"] > 0.19
 

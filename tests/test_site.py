@@ -10,6 +10,8 @@ import pytest
 
 from jax_robust.runs import result_kinds
 
+pytestmark = pytest.mark.thorough
+
 PAGES = ("index", "start", "changelog", "evaluation", "smoothing", "results", "reference/attacks")
 
 

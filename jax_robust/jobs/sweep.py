@@ -224,7 +224,8 @@ def _show(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     told = ", ".join(f"{key}={text}" for key, text in best["changes"].items())
     print(f"best gain of {name}: {_said_gain(best['gain'])} by {told or 'the config as it is'}")
   if result["missing"]:
-    print(f"{len(result['missing'])} cells are not finished, the first: {result['missing'][0]}")
+    missing = result["missing"]
+    print(f"cells that are not finished: {len(missing)}, the first: {missing[0]}")
   print(f"numbers: {path / 'results' / 'sweep.json'}")
   if rows:
     _draw(path / "results" / "sweep.png", shown, result)

@@ -237,6 +237,7 @@ def test_checkpoints_are_the_published_ones():
   assert checkpoint_periods(0, "linf") == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("norm", ["linf", "l1"])
 def test_rows_at_different_counts_do_not_mix(norm):
   # What a driver does that gives the rows of fallen images to others.
@@ -405,6 +406,7 @@ def test_targets_are_the_likeliest_wrong_classes():
     likeliest_wrong(outputs, jnp.array([0, 2]), 0)
 
 
+@pytest.mark.thorough
 @every_norm
 def test_targeted_runs_find_what_one_run_finds(norm):
   x, labels = make_images()

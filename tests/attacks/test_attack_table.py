@@ -98,20 +98,25 @@ ATTACKS_UNDER_TEST = {
 
 CASES = [(name, ball) for name, row in ATTACKS_UNDER_TEST.items() for ball in row.balls]
 
-# Of every attack, and of every kind of step in every ball; the others are slow tests.
+# These two are of every attack, and of every kind of step in every ball; the others are slow tests.
 QUICK = (
-  ("fgsm", "linf"), ("rs_fgsm", "l2"), ("n_fgsm", "linf"), ("pgd", "linf"), ("pgd", "l1"),
-  ("pgd", "l2_exact"), ("pgd_adam", "l2"), ("pgd_best", "linf"), ("bim", "linf"), ("mim", "l2"),
-  ("cw_linf", "linf"), ("multi_targeted", "l2"), ("cw_l2", "l2"), ("ddn", "l2"), ("apgd", "linf"),
-  ("apgd", "l1"), ("apgd_targeted", "l2"), ("fab", "l2"), ("fab", "l1"), ("fab_targeted", "linf"),
-  ("square", "linf"), ("square", "l2"), ("square", "l1"), ("slowdown", "linf"),
+  ("fgsm", "linf"), ("n_fgsm", "linf"), ("pgd", "linf"), ("pgd", "l1"), ("pgd_adam", "l2"),
+  ("mim", "l2"), ("cw_linf", "linf"), ("cw_l2", "l2"), ("ddn", "l2"), ("apgd", "linf"),
+  ("apgd_targeted", "l2"), ("fab", "l2"), ("square", "linf"), ("slowdown", "linf"),
+)  # fmt: skip
+THOROUGH = (
+  ("rs_fgsm", "l2"), ("pgd", "l2_exact"), ("pgd_best", "linf"), ("bim", "linf"),
+  ("multi_targeted", "l2"), ("apgd", "l1"), ("fab", "l1"), ("fab_targeted", "linf"),
+  ("square", "l2"), ("square", "l1"),
 )  # fmt: skip
 VARIANTS = ("rs_fgsm", "n_fgsm", "bim", "mim", "cw_linf", "apgd_targeted", "fab_targeted",
             "slowdown", "pgd_normal", "pgd_best", "multi_targeted_adam",
             "apgd_restarts")  # fmt: skip
 """They leave the gradients to another attack of the table."""
 
-every_case = pytest.mark.parametrize(("name", "ball_name"), mostly_slow(CASES, *QUICK))
+every_case = pytest.mark.parametrize(
+  ("name", "ball_name"), mostly_slow(CASES, *QUICK, thorough=THOROUGH)
+)
 
 NUM_ROWS = 8
 
@@ -158,7 +163,8 @@ def test_every_attack_is_in_the_table():
     getattr(row.attack, "func", row.attack).__name__ for row in ATTACKS_UNDER_TEST.values()
   }
   assert {attack.__name__ for attack in attacks.ATTACKS.values()} <= under_test
-  assert {name for name, _ in QUICK} >= attacks.ATTACKS.keys() and {*QUICK} <= {*CASES}
+  covered = {*QUICK, *THOROUGH}
+  assert {name for name, _ in covered} >= attacks.ATTACKS.keys() and covered <= {*CASES}
 
 
 @every_case

@@ -89,6 +89,7 @@ def test_linear_net_gives_the_exact_flags(norm):
   assert result.rejected == dict.fromkeys(result.robust_after, 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   ("norm", "name"),
   mostly_slow(
@@ -224,6 +225,7 @@ def noisy(logits_fn, scale):
   return lambda x, rng: logits_fn(x + scale * jax.random.normal(rng, x.shape))
 
 
+@pytest.mark.thorough
 def test_a_randomised_net_is_evaluated_with_expectations():
   logits_fn, x, labels, distances = linear_problem()
   ball = attacks.linf_ball(2 * EPS["linf"])
@@ -234,6 +236,7 @@ def test_a_randomised_net_is_evaluated_with_expectations():
   assert result.robust[far][1:].all() or not far[1:].any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("num_classes", "left_out"), [(2, "apgd-dlr, apgd-t"), (3, "apgd-t")])
 def test_too_few_classes_leave_attacks_out_and_say_so(num_classes, left_out):
   logits_fn, x, labels, _ = linear_problem()

@@ -184,6 +184,7 @@ def test_a_stage_that_can_not_run_stops_the_evaluation_before_the_first_attack()
   assert not steps
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_features_are_evaluated_by_all_attacks(norm):
   """`[n, d]`: Square's windows are one feature each, and find the exact optimum in linf."""

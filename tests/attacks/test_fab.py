@@ -162,6 +162,7 @@ def test_result_is_independent_of_the_batch(norm, attack):
   np.testing.assert_allclose(alone[4], together[2], atol=2e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attack", [fab, functools.partial(fab_targeted, num_targets=1)])
 def test_restarts_never_go_further(attack):
   """On a net whose boundaries are folded, where a start elsewhere leads elsewhere."""

@@ -62,6 +62,7 @@ def wavy(x):
   return jnp.concatenate([jnp.zeros((len(x), 1)), waves], axis=1)
 
 
+@pytest.mark.thorough
 def test_more_runs_never_help_the_defender():
   x, labels = interior(20)
   margin = lambda **options: np.asarray(  # noqa: E731

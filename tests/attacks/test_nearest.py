@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import mostly_thorough
 
 from jax_robust import attacks
 from jax_robust.attacks import stepwise
@@ -54,7 +55,9 @@ def states_equal(first, second):
     np.testing.assert_allclose(a, b, atol=2e-6 * largest)
 
 
-@pytest.mark.parametrize("logits_fn", [dense, randomised])
+@pytest.mark.parametrize(
+  "logits_fn", mostly_thorough([dense, randomised], lambda logits_fn: logits_fn is dense)
+)
 @pytest.mark.parametrize("name", SEARCHES)
 def test_rows_may_be_out_of_step(name, logits_fn):
   search, ball = SEARCHES[name]
@@ -79,6 +82,7 @@ def test_every_leaf_has_the_batch_first(name):
   assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda z: z.dtype, after)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SEARCHES)
 def test_found_is_what_the_net_says_of_x_adv(name):
   search, ball = SEARCHES[name]

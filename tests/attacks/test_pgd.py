@@ -146,6 +146,7 @@ def wavy(x):
   return jnp.stack([jnp.zeros_like(score), score], axis=1)
 
 
+@pytest.mark.thorough
 def test_best_is_no_worse_than_last():
   x, labels = interior(20)
   attack = functools.partial(

@@ -137,6 +137,7 @@ def gain(attack, **options):
   return np.mean(x_adv - x, axis=1) / 0.1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attack", [attacks.pgd, attacks.bim, attacks.mim])
 def test_averaging_over_draws_beats_a_single_draw(attack):
   once, often = gain(attack), gain(attack, eot=200)
@@ -161,6 +162,7 @@ def test_every_step_and_every_draw_sees_fresh_noise():
   assert np.any(moved == 0) and np.any(moved > 0) and np.any(moved < 0)
 
 
+@pytest.mark.thorough
 def test_randomised_result_is_independent_of_the_batch():
   x, labels = interior(5, 20)
   keys = jax.random.split(KEY, 5)

@@ -49,6 +49,7 @@ def jitted(config):
   return jax.jit(make_prepare(num_classes=10, **CONFIGS[config]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", ["rich", "cutmix"])
 def test_rows_do_not_depend_on_slicing(config):
   """Eight slices give the rows of the whole batch; without mixing, so does any order."""
@@ -61,6 +62,7 @@ def test_rows_do_not_depend_on_slicing(config):
     assert_same(take(whole, order), prepare(take(batch, order), KEY))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", ["rich", "cutmix"])
 def test_sharded_jit_moves_no_rows(config):
   """Over eight devices the result is the same, and no row crosses a device."""

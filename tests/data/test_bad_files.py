@@ -36,6 +36,7 @@ def test_a_damaged_file_is_named_with_its_path_when_it_is_read(tmp_path, monkeyp
   assert caught.value.path == str(bad)
 
 
+@pytest.mark.thorough
 def test_a_damaged_file_is_named_by_the_pipeline(tmp_path):
   pytest.importorskip("tensorflow")
   from jax_robust.data import train_batches
@@ -251,7 +252,7 @@ BOMBS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", mostly_slow(BOMBS, "label", "shape", "pixels", "idx"))
+@pytest.mark.parametrize("name", mostly_slow(BOMBS, "label", "idx", thorough=["shape", "pixels"]))
 def test_bombs_are_refused_in_a_second_and_200_megabytes(tmp_path, name):
   """In a process of its own, whose memory is limited; TensorFlow and JAX are not needed."""
   make, path, message = BOMBS[name]

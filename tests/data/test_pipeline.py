@@ -14,7 +14,7 @@ import pytest
 from coded_source import Coded, assert_equal, coded, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import mostly_slow
+from rows import mostly_slow, mostly_thorough
 
 from jax_robust import data
 from jax_robust.data import mixture, pipeline
@@ -83,7 +83,7 @@ def test_layout():
   assert len(set(originals)) == 2 and len(set(ids[batch["generated"]])) == 12
 
 
-@pytest.mark.parametrize("kind", GENERATED)
+@pytest.mark.parametrize("kind", mostly_thorough(GENERATED, "uneven", "source"))
 def test_stateless(kind):
   keywords = {**LAW, "cycle_length": 3}
   whole = take(

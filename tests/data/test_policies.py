@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import mostly_thorough
 from scipy import stats
 from test_image_ops import make_image, pillow_op
 
@@ -34,7 +35,7 @@ def _sequences(pair):
       yield chance, image
 
 
-@pytest.mark.parametrize("name", policies.SUBPOLICIES)
+@pytest.mark.parametrize("name", mostly_thorough(policies.SUBPOLICIES, "autoaugment"))
 def test_policy_applies_the_drawn_ops(name):
   """Every result is a sequence that the policy allows, and unchanged images come at their rate."""
   rows = policies._parse(policies.SUBPOLICIES[name])

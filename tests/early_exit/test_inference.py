@@ -59,6 +59,7 @@ def test_few_sizes_are_compiled():
   assert row_counts(8) == (8,) and row_counts(3) == (3,)
 
 
+@pytest.mark.thorough
 def test_msdnet_is_deployed():
   net = models.create(
     "msdnet", num_classes=4, num_blocks=2, base=1, step=1, channels=2, growth=2,

@@ -48,6 +48,7 @@ def test_an_open_run_is_what_was_trained(trained):
   assert not api.open_run(trained.path).figures
 
 
+@pytest.mark.thorough
 def test_a_workdir_of_its_own_is_made(tiny):
   first, second = (api.train(tiny("steps=2,save=2,evaluate=2,log=2")) for _ in range(2))
   assert first.path != second.path and (first.path / "config.json").exists()

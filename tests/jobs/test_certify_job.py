@@ -175,6 +175,7 @@ def test_mistakes_are_named(flag, command, run_flag, copy):
   assert "Traceback" not in done.printed
 
 
+@pytest.mark.thorough
 def test_another_noise_than_the_trained_one_is_said(command, copy, tmp_path):
   """A run that was trained under noise brings its sigma; another one is used, and said."""
   data = json.loads((copy / "config.json").read_text())

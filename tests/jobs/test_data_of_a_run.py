@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from rows import mostly_thorough
 
 from jax_robust import jobs, smoothing
 from jax_robust.data import convert
@@ -184,7 +185,7 @@ def test_generated_images_are_matched_by_name(tiny, pets, tmp_path):
     build.data(config)
 
 
-@pytest.mark.parametrize("backend", ["tfdata", "resident"])
+@pytest.mark.parametrize("backend", mostly_thorough(["tfdata", "resident"], "resident"))
 def test_so_many_generated_images_of_another_size(tiny, pets, tmp_path, backend):
   _save(tmp_path / "made", dict.fromkeys(NAMES, 6), size=16)
   convert.make_shards(tmp_path / "made", tmp_path / "shards", num_shards=3)
@@ -289,6 +290,7 @@ def _of_an_earlier_version(path):
   return [row["id"] for row in kept]
 
 
+@pytest.mark.thorough
 def test_what_was_begun_with_the_first_images_goes_on_so(tiny, pets, run, tmp_path, monkeypatch):
   with monkeypatch.context() as patch, pytest.warns(RobustnessWarning) as warned:
     patch.setattr(build, "draw_rule", lambda config: "first")

@@ -68,6 +68,7 @@ def test_every_kind_of_slowdown_runs(make, run, tmp_path):
   assert found["both"]["attacked"]["accuracy"] <= found["both"]["clean"]["accuracy"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   ("rule", "options", "said"),
   [

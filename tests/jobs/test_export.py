@@ -157,6 +157,7 @@ def test_weights_of_another_net_are_named(copy):
   assert "params/logits/bias: (11,) in the checkpoint, (10,) in the model" in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_training_and_evaluation_start_from_an_export(command, run_flag, copy, tmp_path):
   target = exported(copy)
   own = command([run_flag, f"--workdir={copy}", "--config.job=evaluate"])

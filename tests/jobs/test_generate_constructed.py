@@ -67,6 +67,7 @@ def originals(tiny):
   return exits.training_images(tiny()).read(np.arange(64))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["d_rand", "d_det", "d_bugs"])
 def test_moved_images_and_where_they_are_from(name, finished, predict, tiny):
   images, labels, known = contents(finished[name])
@@ -110,6 +111,7 @@ def test_the_result_says_how_far_it_came(finished, trained):
   assert {"weights_sha256", "images_sha256", "reached_in_float", "distance"} <= found.keys()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["d_rand", "d_robust"])
 def test_a_job_that_was_stopped_goes_on_to_the_same_bytes(
   name, make, finished, tmp_path, stop_after

@@ -242,6 +242,7 @@ def test_weights_that_were_not_completed_are_refused(make):
     weights.read_init(make({"name": "wide_resnet", "depth": 10, "width": 2, **NONE}))
 
 
+@pytest.mark.thorough
 def test_a_run_from_a_pytorch_file_goes_out_to_one(make, files, tmp_path):
   """Trained, known without the file, exported, and read again without a question."""
   own, run = tmp_path / "own.safetensors", tmp_path / "run"

@@ -60,6 +60,7 @@ def test_load_gives_the_exit_of_the_config(logits):
   np.testing.assert_allclose(np.exp(found["mean"]), np.mean(probs, axis=0), rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("exit", mostly_slow(["mean", 0, "last"], "mean"))
 def test_evaluate_and_autoattack_answer_by_the_exit(make, run, exit):
   config = make(evaluation__exit=exit, evaluation__checkpoint="latest")

@@ -1,6 +1,6 @@
 """Runs that are really killed, at random moments, and asked to stop: nothing is lost.
 
-Processes are killed 7 times in the default tests and up to 64 times in the slow ones.
+Processes are killed 5 times in the default and thorough tests and up to 64 times in the slow ones.
 """
 
 import os
@@ -51,7 +51,7 @@ def newest(folder):
 
 @pytest.mark.parametrize(
   ("seed", "num_kills"),
-  mostly_slow([(0, 3), *((seed, 6) for seed in range(7))], (0, 3)),
+  mostly_slow([(0, 2), *((seed, 6) for seed in range(7))], (0, 2)),
 )
 def test_kill_minus_nine_loses_nothing(
   command, run_flag, whole, left_behind, tmp_path, seed, num_kills
@@ -128,6 +128,7 @@ def finish(*arguments):
   return printed
 
 
+@pytest.mark.thorough
 def test_the_command_itself_is_stopped_killed_and_resumed(
   command, run_flag, environment, whole, left_behind, tmp_path
 ):

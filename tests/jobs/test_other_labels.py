@@ -29,6 +29,7 @@ def test_a_config_trains_on_the_labels_of_a_file(tiny, tmp_path):
     jobs.run(config, tmp_path / "run")
 
 
+@pytest.mark.thorough
 def test_one_hot_probabilities_train_as_labels_do(tiny, tmp_path, left_behind):
   given = np.arange(72) % 10
   given[40:] = LEFT_OUT

@@ -29,6 +29,7 @@ def make(root, names, count=12):
   return root
 
 
+@pytest.mark.thorough
 def test_photos_are_trained_on_and_reopened(command, tmp_path):
   photos, folder = make(tmp_path / "photos", ("cat", "dog")), tmp_path / "run"
   argv = [f"--config=own_images:data={photos},size=8", f"--workdir={folder}"]

@@ -49,6 +49,7 @@ def run(command, tmp_path):
   return run
 
 
+@pytest.mark.thorough
 def test_a_run_of_plug_ins_is_trained_and_reopened(run, tables, tmp_path, monkeypatch):
   assert run("train")["step"] == 8
   stored = tmp_path / "run" / "config.json"  # all that the later commands are given

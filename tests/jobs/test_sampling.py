@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from one_device import one_device
 from PIL import Image
-from rows import mostly_slow
+from rows import mostly_slow, mostly_thorough
 
 from jax_robust import config as config_lib
 from jax_robust import jobs, models
@@ -123,7 +123,7 @@ def test_a_run_that_is_no_classifier_labels_nothing(runs, tmp_path):
 FEW = {"num_samples": 4, "num_steps": 2, "num_shards": 1}
 
 
-@pytest.mark.parametrize("num_labels", [10, 0])
+@pytest.mark.parametrize("num_labels", mostly_thorough([10, 0], 10))
 def test_a_classifier_labels_samples(runs, tmp_path, monkeypatch, num_labels):
   """Also those of a net that is told no label, here the same one that does not heed it."""
   open_run = nets.open_run
@@ -180,6 +180,7 @@ def test_a_denoiser_is_part_of_what_is_certified(runs, tmp_path):
     smoothed(runs, tmp_path / "run", denoiser=str(runs / "diffusion"))
 
 
+@pytest.mark.thorough
 def test_a_denoiser_is_part_of_what_predicts(runs, tmp_path):
   images = tmp_path / "images"
   images.mkdir()

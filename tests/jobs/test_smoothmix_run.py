@@ -134,6 +134,7 @@ def test_smoothmix_trains_from_shards(whole):
   assert sum("noisy" in row for row in rows if row["kind"] == "evaluate") == 2
 
 
+@pytest.mark.thorough
 def test_killed_at_a_save_it_resumes_bit_for_bit(command, argv, whole, left_behind, tmp_path):
   folder = tmp_path / "run"
   killed = [*argv, f"--workdir={folder}"]

@@ -62,6 +62,7 @@ def argv(run_flag, tmp_path):
   return [run_flag, f"--workdir={folder}", *(f"--config.{each}" for each in more)], folder
 
 
+@pytest.mark.thorough
 def test_a_killed_run_goes_on_in_its_tracker_where_it_was(command, argv, trained, left_behind):
   argv, folder = argv
   for end in ("row", 5), ("save", 3), ("row", 7):

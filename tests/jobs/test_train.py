@@ -84,6 +84,7 @@ def disk(tmp_path):
   subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   "limit", mostly_slow(["a quota on files", "a full disk"], "a quota on files")
 )
@@ -160,6 +161,7 @@ def test_a_second_job_is_sent_away(command, run_flag, copy):
       assert f"in use by another job (process {os.getpid()} on " in result.printed
 
 
+@pytest.mark.thorough
 def test_weights_are_read_and_tensorboard_written_where_asked_for(
   command, run_flag, trained, tmp_path
 ):

@@ -64,6 +64,7 @@ def test_a_training_measures_every_exit_and_draws_it(make, tmp_path):
   assert (tmp_path / "results" / "curves.png").stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_a_stop_keeps_the_weights_of_the_last_accepted_evaluation(make, tmp_path, monkeypatch):
   measure = lambda *_: lambda state: {"overfitting/several/0": FALLS[int(state.step)]}  # noqa: E731
   monkeypatch.setattr(overfitting, "make_measure", measure)

@@ -47,6 +47,7 @@ def test_local_processes_are_told_who_they_are(launch, bench):
     assert process["XLA_FLAGS"] == "--xla_force_host_platform_device_count=1"
 
 
+@pytest.mark.thorough
 def test_local_processes_meet_in_jax(launch, bench):
   meet = (
     "import os, jax; a, n, i = (os.environ[k] for k in"

@@ -91,6 +91,7 @@ def test_tpu_setup_mounts_the_share(tpu, bench):
   assert f"mount|-t|nfs|{share}|/mnt/shared|" in output.splitlines()
 
 
+@pytest.mark.thorough
 def test_tpu_run_and_stop_on_a_host(tpu, bench):
   home = pathlib.Path(bench[1]["HOME"])
   write_program(home / "jax_robust/.venv/bin/python", PYTHON)

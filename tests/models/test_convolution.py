@@ -150,6 +150,7 @@ def twins(name):
   return net, net.clone(convolution="xla"), (16, 16, 1) if name == "lenet" else (8, 8, 3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_plain_convolutions_are_one_option_away(name, shapes_of):
   ours, plain, shape = twins(name)
@@ -164,6 +165,7 @@ def test_plain_convolutions_are_one_option_away(name, shapes_of):
 DEEP = ("resnet18", "resnet34", "resnet50", "preact_resnet34", "preact_resnet50")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", mostly_slow(CLASSIFIERS, *({*CLASSIFIERS} - {*DEEP})))
 def test_both_modes_through_every_net(name, draw_variables):
   """Forward mode, and forward over reverse, are those of the net with XLA's convolutions."""

@@ -36,6 +36,7 @@ def test_head_reads_it(name, draw_variables):
   np.testing.assert_allclose(expected, logits, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["small_cnn", "mlp", "cifar_resnet", "wide_resnet"])
 def test_identity_backward_keeps_values_and_passes_units_that_are_off(name, draw_variables):
   net, variables, x = problem(name, draw_variables)

@@ -22,6 +22,7 @@ def count(tree):
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   ("depth", "width", "ten", "hundred"),
   [
@@ -102,6 +103,7 @@ REMAT = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", mostly_slow(REMAT, "preact_resnet18"))
 def test_remat_changes_neither_names_nor_numbers(name, draw_variables):
   net = REMAT[name].clone(convolution="xla")  # which compiles faster

@@ -50,6 +50,7 @@ def test_float64(name, draw_variables):
   assert_close((single, single_state), (double, state), 1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(set(models.MODELS) - {"lenet", "unet"}))  # which have none
 def test_batchnorm_fields_reach_every_layer(name, shapes_of):
   options = {"mlp": {"norm": True}, "cifar_resnet": {"depth": 8}, "wide_resnet": {"depth": 10}}

@@ -1,5 +1,7 @@
 """The diffusion net: its shapes, its fresh weights, what it is told, and what it refuses."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,8 @@ def trained():
 def test_fresh_net_keeps_the_mean(trained):
   net, fresh, _, (x, sigma, label) = trained
   skip = denoisers.edm(sigma / 0.5).c_skip[:, None, None, None]
-  np.testing.assert_allclose(net.apply(fresh, x, sigma, label), 0.5 + skip * (x - 0.5), atol=1e-6)
+  found = jax.jit(net.apply)(fresh, x, sigma, label)
+  np.testing.assert_allclose(found, 0.5 + skip * (x - 0.5), atol=1e-6)
 
 
 def test_each_row_is_told_its_own_level_and_label(trained):
@@ -75,11 +78,11 @@ def test_patches_are_channels_of_a_smaller_image(trained):
 def test_dropout_is_of_training_alone(trained):
   _, _, moved, (x, sigma, label) = trained
   net = make(dropout=0.5)
-  plain = net.apply(moved, x, sigma, label)
+  plain = jax.jit(net.apply)(moved, x, sigma, label)
   rngs = {"dropout": jax.random.key(0)}
-  dropped = net.apply(moved, x, sigma, label, train=True, rngs=rngs)
+  dropped = jax.jit(functools.partial(net.apply, train=True))(moved, x, sigma, label, rngs=rngs)
   assert np.abs(np.asarray(dropped - plain)).max() > 1e-3
-  np.testing.assert_array_equal(plain, trained[0].apply(moved, x, sigma, label))
+  np.testing.assert_array_equal(plain, jax.jit(trained[0].apply)(moved, x, sigma, label))
 
 
 def test_preconditioning_keeps_unit_variance():

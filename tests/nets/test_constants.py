@@ -86,6 +86,7 @@ assert "dense<[" not in program.lower((), x, jnp.zeros(3)).as_text()
 """
 
 
+@pytest.mark.thorough
 def test_where_jax_hoists_constants_itself_nothing_is_left_to_do():
   env = {**os.environ, "JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS": "1"}
   done = subprocess.run([sys.executable, "-c", HOISTED_BY_JAX], env=env, capture_output=True)

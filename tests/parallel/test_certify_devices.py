@@ -76,6 +76,7 @@ def start(tmp_path, weights):
     yield start
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", mostly_slow(parallel.MODES[1:], "shard_map"))
 def test_eight_devices_in_every_mode(mode, weights, expected, tmp_path):
   jobs.run(make_config(weights, parallel=mode), str(tmp_path))

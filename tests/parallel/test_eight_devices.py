@@ -63,6 +63,7 @@ def test_whole_batch_statistics(modes):
   assert_eight_are_one(modes, CONVOLUTION)
 
 
+@pytest.mark.thorough
 def test_groups_microbatches_and_cutmix():
   """In the protocol of the 2019 paper, which updates the statistics in both passes."""
   assert_eight_are_one(
@@ -76,6 +77,7 @@ def test_groups_microbatches_and_cutmix():
   )
 
 
+@pytest.mark.thorough
 def test_groups_wider_than_a_device():
   """The quickstart's groups of 64 on a machine with eight devices, in small."""
   assert_eight_are_one(("jit",), DENSE | {"bn_group_size": 16})

@@ -76,8 +76,8 @@ OBJECTIVES_UNDER_TEST = {
 
 # Under `shard_map` an entry must itself do right by the devices. `pmap` maps the same function,
 # `jit` splits what was written for one device, and the tests of each entry call it eagerly, so for
-# what is not named here they are left to the slow tests: those named are of every kind of loop,
-# draw and average.
+# what is not named here they are left to the slow tests, and `shard_map` to `.ci/run`: those named
+# are of every kind of loop, draw and average.
 IN_EVERY_MODE = {
   *("cross_entropy", "kl_divergence"),
   *("pgd", "apgd", "fab", "square"),
@@ -110,7 +110,8 @@ def cases(table):
         continue
       quick = ALL_MODES if name in IN_EVERY_MODE else ("shard_map",)
       quick = parallel.MODES if name in EAGERLY_SLOW else quick
-      found.append(pytest.param(name, setting, quick, id=id))
+      marks = () if name in IN_EVERY_MODE else pytest.mark.thorough
+      found.append(pytest.param(name, setting, quick, id=id, marks=marks))
       if quick != ALL_MODES:
         others = ("eager", *(mode for mode in parallel.MODES if mode not in quick))
         others = ALL_MODES if name in EAGERLY_SLOW else others

@@ -24,6 +24,7 @@ def kill(pair, victim, is_reached):
   return codes[1 - victim], time.monotonic() - began, pair.logs[1 - victim].read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_other_ends_with_a_sentence(start, victim):
   pair = start("pair")

@@ -64,6 +64,7 @@ def assert_close(folder, other, *, rtol):
     assert rows[key] == pytest.approx(row, rel=rtol, abs=rtol), key
 
 
+@pytest.mark.thorough
 def test_sigterm_to_one_stops_both_and_both_resume(start, tmp_path):
   first = start("pair")
   wait_for_rows(first, 1)

@@ -216,6 +216,7 @@ def decisions():
   return at(voters.images(40))
 
 
+@pytest.mark.thorough
 def test_decisions_depend_on_the_image_only():
   x, whole = voters.images(40), decisions()
   assert whole.certified.any() and (whole.label == -1).any()

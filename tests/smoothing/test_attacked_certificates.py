@@ -122,6 +122,7 @@ def predictions_under_attack(net, certified, attack, share):
   return after.label[is_certified], found.label[is_certified]
 
 
+@pytest.mark.thorough
 def test_no_attack_breaks_a_certificate(net, certified, attack):
   after, before = predictions_under_attack(net, certified, attack, 0.999)
   assert np.all((after == before) | (after == smoothing.ABSTAIN))

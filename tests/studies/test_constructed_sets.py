@@ -35,6 +35,7 @@ def run_config(folder, name):
   return json.loads((folder / "runs" / name / "config.json").read_text())
 
 
+@pytest.mark.thorough
 def test_every_student_is_trained_in_the_standard_way_on_its_set(finished):
   folder, _ = finished
   robust, standard = run_config(folder, "robust_0"), run_config(folder, "standard_0")
@@ -49,6 +50,7 @@ def test_every_student_is_trained_in_the_standard_way_on_its_set(finished):
     assert student["model"]["mean"] == [0.0] and student["total_steps"] == 2
 
 
+@pytest.mark.thorough
 def test_each_set_is_made_by_the_teacher_that_it_is_named_for(finished):
   folder, _ = finished
   for name in SETS:
@@ -58,6 +60,7 @@ def test_each_set_is_made_by_the_teacher_that_it_is_named_for(finished):
     assert ("eps" in generate) == (name != "d_robust")
 
 
+@pytest.mark.thorough
 def test_students_of_mistakes_and_of_sets_see_as_many_images(finished):
   folder, result = finished
   early = run_config(folder, "early_0")
@@ -76,6 +79,7 @@ def test_students_of_mistakes_and_of_sets_see_as_many_images(finished):
     np.testing.assert_array_equal(given[kept], made[kept])
 
 
+@pytest.mark.thorough
 def test_the_result_has_every_net_and_two_pictures(finished):
   folder, result = finished
   ours = result["ours"]
@@ -91,6 +95,7 @@ def test_the_result_has_every_net_and_two_pictures(finished):
     assert (folder / "results" / name).stat().st_size > 1000
 
 
+@pytest.mark.thorough
 def test_other_radii_are_measured_anew(finished):
   folder, _ = finished
   found = json.loads((folder / "runs" / "standard_0" / "results" / "evaluate.json").read_text())
@@ -166,6 +171,7 @@ def make_leakage_config(folder, **study):
   return config
 
 
+@pytest.mark.thorough
 def test_leakage_is_measured_in_the_sets_of_a_study(finished, tmp_path):
   folder, _ = finished
   result = jobs.run(make_leakage_config(folder), tmp_path / "leakage")
@@ -175,6 +181,7 @@ def test_leakage_is_measured_in_the_sets_of_a_study(finished, tmp_path):
   assert {*ours["answers"].values()} <= {*studies.ANSWERS}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   ("change", "message"),
   [
@@ -187,6 +194,7 @@ def test_leakage_needs_a_study_and_a_radius(finished, tmp_path, change, message)
     jobs.run(make_leakage_config(finished[0], **change), tmp_path / "leakage")
 
 
+@pytest.mark.thorough
 def test_leakage_needs_the_data_of_the_study_and_a_linear_net(finished, tmp_path):
   config = make_leakage_config(finished[0])
   config.data.name = "digits"

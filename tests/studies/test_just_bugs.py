@@ -22,6 +22,7 @@ def finished(tmp_path_factory):
   return folder, jobs.run(make_config(), folder)
 
 
+@pytest.mark.thorough
 def test_the_judge_had_no_part_in_the_sets(finished):
   folder, _ = finished
 
@@ -38,6 +39,7 @@ def test_the_judge_had_no_part_in_the_sets(finished):
   assert read("runs/d_bugs_0")["data"]["name"] == str(folder / "sets" / "d_bugs_0")
 
 
+@pytest.mark.thorough
 def test_the_result_has_every_number_beside_the_published_one(finished):
   folder, result = finished
   ours, published = result["ours"], result["published"]

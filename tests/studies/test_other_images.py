@@ -33,6 +33,7 @@ def run_config(folder, name):
   return json.loads((folder / "runs" / name / "config.json").read_text())
 
 
+@pytest.mark.thorough
 def test_students_see_the_other_images_with_the_teachers_labels(finished):
   folder, result = finished
   teacher, none, matched = (
@@ -48,6 +49,7 @@ def test_students_see_the_other_images_with_the_teachers_labels(finished):
   assert none["model"]["mean"] == [0.0] and matched["model"]["mean"] == teacher["model"]["mean"]
 
 
+@pytest.mark.thorough
 def test_the_result_has_every_mode_and_a_picture(finished):
   folder, result = finished
   assert result["ours"]["student"].keys() == {"none", "matched"}
@@ -55,6 +57,7 @@ def test_the_result_has_every_mode_and_a_picture(finished):
   assert (folder / "results" / "other_images.png").stat().st_size > 1000
 
 
+@pytest.mark.thorough
 def test_a_second_start_trains_nothing(finished, capsys):
   folder, result = finished
   again = jobs.run(make_config(), folder)

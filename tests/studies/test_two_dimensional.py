@@ -47,6 +47,7 @@ def seed():
   return points, labels, jax.device_get(found)
 
 
+@pytest.mark.thorough
 def test_every_label_of_the_second_net_is_wrong(seed):
   points, labels, found = seed
   assert (found["first_correct"] == 32).all() and (found["num_adversarial"] > 5).all()
@@ -57,6 +58,7 @@ def test_every_label_of_the_second_net_is_wrong(seed):
     np.testing.assert_allclose(np.abs(moved - points)[kept], radius, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_second_net_sees_nothing_but_the_kept_points(seed):
   """A net trained on them alone, without the rows that are masked, says the same everywhere."""
   _, _, found = seed
@@ -82,6 +84,7 @@ def test_forty_seeds_are_as_the_reference(tmp_path):
   assert all(each["control_correct"]["value"] == pytest.approx(15, abs=2) for each in ours.values())
 
 
+@pytest.mark.thorough
 def test_the_job_writes_what_it_found(tmp_path, capsys):
   config = config_lib.load("study_two_dimensional:smoke")
   result = jobs.run(config, tmp_path / "study")

@@ -126,6 +126,7 @@ def run_attack(recorded, name, x_start, num_steps):
   return iterates, np.stack([forward(z) for z in iterates])
 
 
+@pytest.mark.thorough
 def test_released_attack(recorded):
   expected = under(recorded, "released/")
   x = jnp.asarray(recorded["images_uint8"], jnp.float32) / 255

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 import toy_update
-from rows import mostly_slow
+from rows import mostly_slow, mostly_thorough
 
 from jax_robust import jobs, objectives
 from jax_robust.errors import ConfigError
@@ -73,9 +73,8 @@ def alone(name):
   ("name", "mode"),
   mostly_slow(
     itertools.product(UPDATES, parallel.MODES),
-    ("toy", "jit"),
     ("toy", "shard_map"),
-    ("free", "pmap"),
+    thorough=[("toy", "jit"), ("free", "pmap")],
   ),
 )
 def test_same_on_four_devices(name, mode):
@@ -139,7 +138,7 @@ class Killed(Exception):
 RUN = "steps=5,save=2,evaluate=0,log=1"
 
 
-@pytest.fixture(scope="module", params=UPDATES)
+@pytest.fixture(scope="module", params=mostly_thorough(UPDATES, "toy"))
 def config(request):
   """A run by an update."""
   return make_config(RUN, objective=objective(request.param))
