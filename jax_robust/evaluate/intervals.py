@@ -99,3 +99,34 @@ def student_interval(values: np.ndarray) -> Interval:
   factor = float(special.stdtrit(len(values) - 1, 0.975))
   mean, half = float(values.mean()), factor * float(values.std(ddof=1)) / np.sqrt(len(values))
   return Interval(mean, float(mean - half), float(mean + half))
+
+
+def block_half_width(values: np.ndarray) -> float:
+  """Half the 95 % interval of the difference of two rows' means, by the scatter of all rows.
+
+  The analysis of variance of randomised blocks: what a block (a seed) does to all rows alike falls
+  out of a difference, and what is left is taken to scatter as much in every row. Ten rows of two
+  blocks so estimate it with nine degrees of freedom, where two rows alone have one.
+
+  Guarantees:
+    `of_two_rows_it_is_students`: of their differences.
+    `differences_are_covered`: of independent normal values of one variance, a difference lies
+      within it of its expectation with probability .95; the largest of many does so more rarely.
+
+  Args:
+    values: numbers `[rows, blocks]`, at least two of each.
+
+  Raises:
+    ValueError: fewer.
+
+  >>> round(block_half_width(np.array([[0.0, 0.0], [1.0, 3.0]])), 3)
+  12.706
+  """
+  values = np.asarray(values, np.float64)
+  if values.ndim != 2 or min(values.shape) < 2:
+    raise ValueError(f"values has shape {values.shape}: expected [rows, blocks], two or more")
+  rows, blocks = values.shape
+  means = values.mean(1, keepdims=True) + values.mean(0, keepdims=True) - values.mean()
+  freedom = (rows - 1) * (blocks - 1)
+  variance = np.square(values - means).sum() / freedom
+  return float(special.stdtrit(freedom, 0.975) * np.sqrt(2 * variance / blocks))

@@ -31,7 +31,8 @@ def draw_sweep(
     path: of the PNG.
     points: all with the same keys, which may be none.
     over: what the intervals are over, to be told.
-    baseline: what the points are compared with, drawn as a line across.
+    baseline: what the points are compared with, drawn as a line across; the points' intervals are
+      those of their differences to it.
   """
   measures = list(dict.fromkeys(name for point in points for name in point.values))
   key = _abscissa(points)
@@ -54,7 +55,8 @@ def draw_sweep(
     if baseline and measure in baseline.values:
       _draw_baseline(axes, baseline, measure)
     _label(axes, places, key, measure)
-  panels[0].set_title(f"95 % intervals over {over}" if over else "", loc="left", fontsize=8)
+  of = " of the difference to the baseline," if baseline else ""
+  panels[0].set_title(f"95 % intervals{of} over {over}" if over else "", loc="left", fontsize=8)
   if len(lines) > 1 or baseline:
     plot_style.save_with_legend(path, figure, panels[0])
   else:
@@ -62,10 +64,9 @@ def draw_sweep(
 
 
 def _draw_baseline(axes, baseline: Point, measure: str) -> None:
-  """A line across the panel, and a band for its interval."""
-  value, low, high = baseline.values[measure]
+  """A line across the panel."""
+  value = baseline.values[measure].value
   name = ", ".join(f"{key}={text}" for key, text in baseline.changes.items())
-  axes.axhspan(low, high, color="0.5", alpha=0.15, linewidth=0)
   axes.axhline(value, color="0.35", linestyle="--", linewidth=1.2, label=f"baseline: {name}")
 
 

@@ -70,9 +70,16 @@ def _finished(place: pathlib.Path, belongs_to: str) -> Mapping[str, Any]:
 
 
 def _digest(config: Any, then: Sequence[str]) -> str:
-  """Of all that the numbers of a cell depend on."""
+  """Of all that a cell's numbers depend on: not of where data lie, nor of other jobs' blocks."""
+  changing = {name: job.may_change for name, job in job_table.JOBS.items()}
+  read = {key for name in ("train", *then) for key in changing[name]}
+  unread = {key for keys in changing.values() for key in keys} - read
   flat = config_lib.flatten(config)
-  kept = {key: value for key, value in flat.items() if key not in ("data_dir", "imports_from")}
+  kept = {
+    key: value
+    for key, value in flat.items()
+    if not key.startswith(("data_dir", "imports_from", *unread))
+  }
   return identity.digest({"config": config_lib.to_data(kept), "then": list(then)})
 
 
@@ -124,8 +131,10 @@ def write_results(config: Any, path: pathlib.Path) -> dict[str, Any]:
       row["failed"][cell.name] = found["failed"]
   baseline = next((cell.row(options.over) for cell in _baseline(config)), None)
   compared = rows[baseline]["cells"] if baseline in rows else {}
+  halves = _half_widths([row["cells"] for row in rows.values()], compared)
   rows = [
-    _finish_row(row, compared, is_baseline=changes == baseline) for changes, row in rows.items()
+    _finish_row(row, compared, halves, is_baseline=changes == baseline)
+    for changes, row in rows.items()
   ]
   result = {
     "grid": options.grid,
@@ -147,13 +156,17 @@ _Numbers = Mapping[str, Sequence[float]]
 
 
 def _finish_row(
-  row: Mapping[str, Any], baseline: Mapping[Any, _Numbers], *, is_baseline: bool
+  row: Mapping[str, Any],
+  baseline: Mapping[Any, _Numbers],
+  halves: Mapping[str, float],
+  *,
+  is_baseline: bool,
 ) -> dict[str, Any]:
   """The row of a table: means, and gains over the cells of the baseline, if there are any."""
   cells = row["cells"]
   return {
     **row, "cells": len(cells), "is_baseline": is_baseline, "means": _means([*cells.values()]),
-    "gains": {} if is_baseline else _gains(cells, baseline),
+    "gains": {} if is_baseline else _gains(cells, baseline, halves),
   }  # fmt: skip
 
 
@@ -169,18 +182,37 @@ def _means(cells: Sequence[_Numbers]) -> dict[str, Any]:
   return means
 
 
-def _gains(cells: Mapping[Any, _Numbers], baseline: Mapping[Any, _Numbers]) -> dict[str, Any]:
-  """The same of the differences of each cell to that of the baseline with the same seed.
+def _half_widths(
+  rows: Sequence[Mapping[Any, _Numbers]], baseline: Mapping[Any, _Numbers]
+) -> dict[str, float]:
+  """By number, half the interval of a gain, of the rows that have it for each of several seeds."""
+  halves = {}
+  for name in dict.fromkeys(name for cell in baseline.values() for name in cell):
+    seeds = [seed for seed, cell in baseline.items() if name in cell]
+    whole = [row for row in rows if all(name in row.get(seed, {}) for seed in seeds)]
+    if min(len(whole), len(seeds)) > 1:
+      values = np.array([[row[seed][name][0] for seed in seeds] for row in whole])
+      halves[name] = intervals.block_half_width(values)
+  return halves
 
-  Of one pair there is no interval: that of the images is of no use, as both saw the same ones.
+
+def _gains(
+  cells: Mapping[Any, _Numbers], baseline: Mapping[Any, _Numbers], halves: Mapping[str, float]
+) -> dict[str, Any]:
+  """The differences of each cell to that of the baseline with the same seed.
+
+  A row that lacks a seed has Student's interval. Of one pair there is none: that of the images is
+  of no use, as both saw the same ones.
   """
   gains: dict[str, Any] = {}
   for name in dict.fromkeys(name for cell in cells.values() for name in cell):
-    pairs = [(cell, baseline[over]) for over, cell in cells.items() if over in baseline]
-    both = [(a[name][0], b[name][0]) for a, b in pairs if name in a and name in b]
+    pairs = [(cells.get(seed, {}), cell) for seed, cell in baseline.items() if name in cell]
+    both = [(ours[name][0], theirs[name][0]) for ours, theirs in pairs if name in ours]
     if both:
       differences = np.array([ours - theirs for ours, theirs in both])
-      gains[name] = _mean(differences, [float(differences[0]), None, None])
+      gains[name] = gain = _mean(differences, [float(differences[0]), None, None])
+      if len(both) == len(pairs) and name in halves:
+        gain |= {"low": gain["value"] - halves[name], "high": gain["value"] + halves[name]}
   return gains
 
 
@@ -235,19 +267,31 @@ def _show(path: pathlib.Path, result: Mapping[str, Any]) -> None:
 def _draw(
   picture: pathlib.Path, shown: Sequence[Mapping[str, str]], result: Mapping[str, Any]
 ) -> None:
-  """Draws the means of the rows, and the baseline as a line of its own."""
+  """Draws the means of the rows, and the baseline as a line of its own.
+
+  With a baseline, the bars are those of the gains: one beside the line is a gain or a loss.
+  """
+  base = next((row["means"] for row in result["rows"] if row["is_baseline"]), {})
   points, baseline = [], None
   for changes, row in zip(shown, result["rows"], strict=True):
-    values = {
-      name: intervals.Interval(each["value"], each["low"], each["high"])
-      for name, each in row["means"].items()
-    }
+    values = {name: _bar(name, row, base) for name in row["means"]}
     point = sweep_plots.Point(changes, values)
     if row["is_baseline"]:
       baseline = point
     elif values:
       points.append(point)
   sweep_plots.draw_sweep(picture, points, over=result["over"], baseline=baseline)
+
+
+def _bar(
+  name: str, row: Mapping[str, Any], base: Mapping[str, Mapping[str, Any]]
+) -> intervals.Interval:
+  """The mean of a row, with its interval or that of its gain over the baseline's mean."""
+  mean, gain = row["means"][name], row["gains"].get(name)
+  if not gain or gain["low"] is None:
+    return intervals.Interval(mean["value"], mean["low"], mean["high"])
+  low, high = (base[name]["value"] + gain[bound] for bound in ("low", "high"))
+  return intervals.Interval(mean["value"], min(low, mean["value"]), max(high, mean["value"]))
 
 
 def _shown_changes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -197,7 +197,9 @@ PARTS = {
     "A mean of differences, of cells to the baseline with the same seed.",
     {
       "value": Field("number", "the mean"),
-      "low": Field("number or null", "of Student's 95 % interval; null of one pair"),
+      "low": Field(
+        "number or null", "of the 95 % interval, by the scatter of all rows; null of one pair"
+      ),
       "high": Field("number or null", "of it"),
       "sd": Field("number or null", "standard deviation; null of one pair"),
       "values": Field("list of number", "by pair"),

@@ -90,3 +90,26 @@ def test_few_values_are_covered(count):
   assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 4000)
   with pytest.raises(ValueError, match="expected two numbers or more"):
     intervals.student_interval(draws[0, :1])
+
+
+def test_of_two_rows_the_scatter_of_blocks_is_students():
+  values = np.random.default_rng(3).normal(size=(2, 4))
+  mean, low, high = intervals.student_interval(values[1] - values[0])
+  half = intervals.block_half_width(values)
+  np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-12)
+
+
+def test_differences_are_covered_whatever_blocks_do():
+  rng, rows, blocks = np.random.default_rng(4), 6, 2
+  noise = rng.normal(size=(20_000, rows, blocks))
+  noise += 50 * rng.normal(size=(20_000, 1, blocks))  # a good seed and a bad one
+  halves = np.array([intervals.block_half_width(values) for values in noise])
+  means = noise.mean(2)
+  covered = np.mean(np.abs(means[:, 1] - means[:, 0]) <= halves)
+  assert covered == pytest.approx(0.95, abs=0.005)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (4,)])
+def test_one_row_or_block_has_no_scatter(shape):
+  with pytest.raises(ValueError, match="two or more"):
+    intervals.block_half_width(np.zeros(shape))

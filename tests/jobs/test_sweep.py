@@ -102,6 +102,34 @@ def test_rows_gain_over_the_baseline_seed_by_seed(make, runs, tmp_path, capsys):
   assert "0.1100 ± 0.0707 (+0.0200)" in printed and "best gain of clean: +0.0200 [" in printed
 
 
+def test_the_scatter_of_a_gain_is_that_of_all_rows(make, runs, tmp_path, monkeypatch):
+  def numbers(config, *args, **kwargs):
+    found = runs(config, *args, **kwargs)
+    if "clean" in found and config.seed == 1 and config.objective.beta == 6:
+      found["clean"] += 0.02
+    return found
+
+  monkeypatch.setattr(sweep.jobs, "run", numbers)
+  config = make("seed=0,1;objective.beta=1,6", baseline="objective.beta=4")
+  _, low, high = (row for row in sweep.sweep(config, tmp_path)["rows"])
+  table = [[0.04, 0.14], [0.01, 0.11], [0.06, 0.18]]
+  half = sweep.intervals.block_half_width(sweep.np.array(table))
+  for row, value in ((low, -0.03), (high, 0.03)):
+    gain = row["gains"]["clean"]
+    found = [gain[name] for name in ("value", "low", "high")]
+    assert found == pytest.approx([value, value - half, value + half])
+  bar = sweep._bar("clean", low, {"clean": {"value": 0.09}})
+  assert bar == pytest.approx((0.06, 0.06 - half, 0.06 + half))
+
+
+def test_a_row_without_all_seeds_has_students_interval(make, runs, tmp_path):
+  pairs = {0: {"clean": (0.2, 0, 1)}, 1: {"clean": (0.3, 0, 1)}, 2: {"clean": (0.2, 0, 1)}}
+  less = {seed: pairs[seed] for seed in (0, 2)}
+  assert sweep._half_widths([pairs, less], pairs) == {}
+  gain = sweep._gains({0: {"clean": (0.3, 0, 1)}, 1: {"clean": (0.5, 0, 1)}}, pairs, {"clean": 9.0})
+  assert gain["clean"]["high"] == pytest.approx(student_interval(sweep.np.array([0.1, 0.2])).high)
+
+
 def test_of_one_pair_a_gain_has_no_interval(make, runs, tmp_path, capsys):
   result = sweep.sweep(make("objective.beta=1", baseline="objective.beta=4"), tmp_path)
   gain = result["rows"][1]["gains"]["clean"]
@@ -132,6 +160,20 @@ def test_what_is_finished_is_not_done_again_and_what_changes_is(make, runs, tmp_
   config.evaluation.num_examples = 8
   sweep.sweep(config, tmp_path)
   assert len(runs.calls) == 6
+
+
+def test_blocks_that_no_job_of_a_cell_reads_do_not_make_it_another(make, runs, tmp_path):
+  sweep.sweep(make("seed=0"), tmp_path)
+  runs.calls.clear()
+  config = make("seed=0")
+  config.autoattack.version = "plus"
+  del config.complementarity  # as in a config of a version that did not have the job
+  sweep.sweep(config, tmp_path)
+  assert not runs.calls
+  with config.unlocked():
+    config.sweep.then = ("evaluate", "autoattack")
+  first, config.autoattack.version = sweep._digest(config, config.sweep.then), "standard"
+  assert sweep._digest(config, config.sweep.then) != first
 
 
 def test_a_cell_that_diverges_is_noted_and_the_others_go_on(make, runs, tmp_path, capsys):
