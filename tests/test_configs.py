@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from one_device import one_device
+from rows import mostly_thorough
 
 from jax_robust import config as config_lib
 from jax_robust import main, objectives
@@ -105,7 +106,7 @@ def test_every_objective_has_a_smoke_run():
   assert SMOKE.keys() == {*objectives.OBJECTIVES, *objectives.UPDATES} - {"toy"}
 
 
-@pytest.mark.parametrize("objective", SMOKE)
+@pytest.mark.parametrize("objective", mostly_thorough(SMOKE, *({*SMOKE} - {*SMOOTHING[1:5]})))
 def test_smoke_run(objective, tmp_path):
   """TRADES on all devices, the others on one."""
   backend = "tfdata" if objective == "trades" else "resident"

@@ -116,6 +116,7 @@ def test_pieces_make_the_whole(whole, command, run_flag, trained, tmp_path):
   refused(["missing-*"], "there is no workdir")
 
 
+@pytest.mark.thorough
 def test_several_nets_and_sigmas(command, run_flag, trained, tmp_path, whole):
   twin = shutil.copytree(trained, tmp_path / "twin")
   done = command(
@@ -236,6 +237,7 @@ def test_predict_says_what_it_sees_and_abstains(predict, copy):
   assert done.code == 2 and "there is no such folder" in done.printed
 
 
+@pytest.mark.thorough
 def test_shares_of_a_prediction_make_the_whole(predict, command, run_flag, trained, copy, tmp_path):
   assert predict().code == 0
   for i in range(2):

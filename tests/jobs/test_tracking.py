@@ -77,6 +77,7 @@ def test_a_killed_run_goes_on_in_its_tracker_where_it_was(command, argv, trained
   assert added and all(" results/" in line for line in added)
 
 
+@pytest.mark.thorough
 def test_a_tracker_that_dies_changes_nothing_and_gets_the_rest_later(
   command, argv, trained, left_behind, tmp_path
 ):

@@ -259,6 +259,7 @@ def test_pieces_and_weights_without_a_config_are_refused(command, run_flag, run)
   refused(command([*init, f"--workdir={run.parent / 'new'}"]), f"{run} is no workdir of a run")
 
 
+@pytest.mark.thorough
 def test_missing_rows_of_metrics_are_said(command, run_flag, run):
   path = run / "metrics.jsonl"
   lines = path.read_text().splitlines(keepends=True)
@@ -436,8 +437,8 @@ FAILURES = {
   ("job", "failure"),
   mostly_slow(
     [(job, failure) for job in ("autoattack", "certify", "evaluate") for failure in FAILURES],
-    ("autoattack", "out_of_memory_for_pictures"),
     ("certify", "full_disk_for_pictures"),
+    thorough=[("autoattack", "out_of_memory_for_pictures")],
   ),
 )
 def test_numbers_are_written_before_pictures(command, run_flag, copy, job, failure):

@@ -83,6 +83,7 @@ def test_eight_devices_in_every_mode(mode, weights, expected, tmp_path):
   assert rows_of(tmp_path) == expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   "mode", ["jit", *(pytest.param(mode, marks=pytest.mark.slow) for mode in parallel.MODES[1:])]
 )
