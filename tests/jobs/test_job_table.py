@@ -7,7 +7,7 @@ import pytest
 import toy_job
 
 from jax_robust import config as config_lib
-from jax_robust import job_table, presets
+from jax_robust import job_table, jobs, presets
 from jax_robust.runs import pieces
 
 
@@ -28,6 +28,17 @@ def test_a_config_has_the_blocks_of_the_table(monkeypatch):
   assert "generate" not in config
   config.generate = {"method": "gaussian"}
   assert presets.complete(config).generate.shard == "0/1"
+
+
+def test_a_key_that_only_other_jobs_read_is_said(capsys):
+  for job in job_table.JOBS.values():
+    assert set(job.unread) <= set(job.defaults)
+  config = presets.base()
+  config.job, config.smoothing.images = "certify", "photos"
+  jobs._say_unread(config, job_table.JOBS["certify"])
+  assert "smoothing.images: the job 'certify' does not read this" in capsys.readouterr().err
+  jobs._say_unread(config, job_table.JOBS["predict"])
+  assert not capsys.readouterr().err
 
 
 @pytest.fixture
