@@ -15,6 +15,11 @@ def merge(
 ) -> dict[str, Any]:
   """Puts the pieces of an evaluation together; refuses gaps, overlaps and strangers."""
   block, workdirs = checked
+  if len(workdirs) > 1 and path.resolve() in [each.resolve() for each in workdirs]:
+    raise ConfigError(
+      f"--workdir={path} is one of {block}.pieces: once merged there, its pieces would overlap the "
+      "others; name another workdir"
+    )
   config = _with_classes_of(config, path, workdirs)
   result: dict[str, Any] = {}
   for name, job in job_table.JOBS.items():

@@ -349,7 +349,7 @@ def load_deployed(
   path, thresholds = pathlib.Path(paths.expand(folder)), paths.expand(thresholds)
   config = config_lib.from_data(workdir.read_config(path))
   config.evaluation.checkpoint = checkpoint or config.evaluation.checkpoint
-  noted = workdir.read_note(path / workdir.DATA)
+  noted = workdir.read_data(path / workdir.DATA)
   net = build.model(config, noted["num_classes"])
   _, arrays, _ = weights.find(config, path)
   params, model_state = weights.fit(arrays, net, noted["image_shape"], name=str(path))

@@ -116,7 +116,7 @@ def open_run(reference: str, source: Source, *, key: str) -> tuple[Any, Opened]:
   theirs = config_lib.from_data(workdir.read_config(folder))
   theirs.init_from = ""
   note = folder / workdir.DATA
-  noted = workdir.read_note(note) if note.is_file() else {}
+  noted = workdir.read_data(note) if note.is_file() else {}
   for name, here in (("image_shape", source.image_shape), ("num_classes", source.num_classes)):
     there = noted.get(name, here)
     there = tuple(there) if isinstance(there, list) else there

@@ -109,6 +109,8 @@ def test_exit_attacks_resumes_and_is_merged(make, run, tmp_path):
   jobs.run(config, tmp_path / "all")
   merged, whole = read(tmp_path / "all", "exit_attacks"), read(run, "exit_attacks")
   assert merged["points"] == whole["points"] and merged["num_examples"] == 16
+  with pytest.raises(ConfigError, match="is one of early_exit.pieces: once merged there"):
+    jobs.run(config, tmp_path / "0")
 
 
 def broken_net(*_):
