@@ -21,7 +21,7 @@ from jax_robust.data.sources import Source
 from jax_robust.early_exit.budget import check_several_exits
 from jax_robust.errors import ConfigError, check_name, check_probability, near_path, shown, warn
 from jax_robust.nets.exits import exits_of
-from jax_robust.runs import build, nets, weights, workdir
+from jax_robust.runs import belonging, build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
 from jax_robust.types import Attack, fold_ids
@@ -349,7 +349,7 @@ def load_deployed(
   path, thresholds = pathlib.Path(paths.expand(folder)), paths.expand(thresholds)
   config = config_lib.from_data(workdir.read_config(path))
   config.evaluation.checkpoint = checkpoint or config.evaluation.checkpoint
-  noted = workdir.read_data(path / workdir.DATA)
+  noted = belonging.read_data(path / workdir.DATA)
   net = build.model(config, noted["num_classes"])
   _, arrays, _ = weights.find(config, path)
   params, model_state = weights.fit(arrays, net, noted["image_shape"], name=str(path))

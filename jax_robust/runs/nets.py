@@ -15,7 +15,7 @@ from jax_robust.data.sources import Source
 from jax_robust.early_exit.inference import RunBlock, compile_blocks
 from jax_robust.errors import ConfigError, warn
 from jax_robust.nets.exits import Exit, select_exit
-from jax_robust.runs import build, init_from, weights, workdir
+from jax_robust.runs import belonging, build, init_from, weights, workdir
 from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import state
 from jax_robust.types import LogitsFn
@@ -116,7 +116,7 @@ def open_run(reference: str, source: Source, *, key: str) -> tuple[Any, Opened]:
   theirs = config_lib.from_data(workdir.read_config(folder))
   theirs.init_from = ""
   note = folder / workdir.DATA
-  noted = workdir.read_data(note) if note.is_file() else {}
+  noted = belonging.read_data(note) if note.is_file() else {}
   for name, here in (("image_shape", source.image_shape), ("num_classes", source.num_classes)):
     there = noted.get(name, here)
     there = tuple(there) if isinstance(there, list) else there

@@ -170,7 +170,7 @@ def noted_classes(place: pathlib.Path) -> Classes | None:
   )
   for note in beside:
     if note.is_file():
-      data = workdir.read_data(note)
+      data = belonging.read_data(note)
       if "num_classes" in data:
         return Classes(int(data["num_classes"]), tuple(data.get("class_names", ())))
   return None
@@ -229,7 +229,7 @@ def check_classes(place: pathlib.Path, source: Source) -> None:
 def shape_problem(place: pathlib.Path, source: Source) -> str:
   """How the images of a source differ in shape from those that weights were trained on, or ""."""
   note = place / workdir.DATA
-  noted = workdir.read_data(note).get("image_shape") if note.is_file() else None
+  noted = belonging.read_data(note).get("image_shape") if note.is_file() else None
   if noted is None or tuple(noted) == source.image_shape:
     return ""
   return (

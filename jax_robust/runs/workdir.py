@@ -334,7 +334,7 @@ def note_data(folder: pathlib.Path, source: Source, data: Mapping[str, Any]) -> 
     return
   path, told = folder / DATA, {"num_train": source.num_examples}  # for axes: not compared
   if path.exists():
-    stored = read_data(path)
+    stored = read_note(path)
     different = [key for key in stored if key in data and stored[key] != data[key]]
     if different:
       there, here = ({key: each[key] for key in different} for each in (stored, data))
@@ -359,30 +359,6 @@ def read_note(path: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError, TypeError, RecursionError) as error:
     raise WorkdirError(f"{path} is damaged ({error}): restore it, or delete it") from error
   return note
-
-
-def read_data(path: pathlib.Path) -> dict[str, Any]:
-  """What a `data.json`, or an export's manifest, says of a run's images.
-
-  Raises:
-    WorkdirError: it is damaged, or says of them what can't be.
-  """
-  note = read_note(path)
-  data = note if path.name == DATA else note.get("data", {})
-  try:
-    names = data.get("class_names", [])
-    num = data.get("num_classes", len(names) or 1)
-    shape = data.get("image_shape", [1])
-    sizes = (num, *shape, len(names) or num)
-    is_right = all(type(size) is int and size > 0 for size in sizes) and sizes[-1] == num
-    is_right &= all(isinstance(name, str) for name in names)
-  except (AttributeError, TypeError):
-    is_right = False
-  if not is_right:
-    raise WorkdirError(
-      f"{path} is damaged (its num_classes, class_names or image_shape): restore it, or delete it"
-    )
-  return data
 
 
 def drawn(source: Source) -> dict[str, Any]:
