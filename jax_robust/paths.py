@@ -42,7 +42,7 @@ def is_too_long(path: str) -> bool:
   >>> is_too_long("a" * 256), is_too_long("a/" * 128)
   (True, False)
   """
-  encoded = os.fsencode(path)
+  encoded = path.encode("utf-8", "surrogatepass")
   return len(encoded) >= _LONGEST or any(len(name) > _LONGEST_NAME for name in encoded.split(b"/"))
 
 

@@ -63,7 +63,7 @@ def _say_unread(config, job: job_table.Job) -> None:
   given = [key for key in job.unread if config[job.block][key] != job.defaults[key]]
   if given:
     keys = ", ".join(f"{job.block}.{key}" for key in given)
-    metrics.report(f"{keys}: the job {config.job!r} does not read this")
+    metrics.report(f"not read by the job {config.job!r}: {keys}")
 
 
 def _call(job, config, path: pathlib.Path, trackers, given: dict[str, Any]) -> Mapping[str, Any]:

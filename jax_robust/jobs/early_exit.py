@@ -41,8 +41,8 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
   batch_size = min(config.evaluation.batch_size, subject.source.num_examples)
   score = functools.partial(exits.score, predict, subject.source, batch_size=batch_size)
   scored = {name: score(change=change, keep_images=True) for name, change in inputs.items()}
-  each = exits.costs_of(subject, num_exits)
-  costs = exits.costs_passed(each)
+  all_costs = exits.costs_of(subject, num_exits)
+  costs = exits.costs_passed(all_costs)
   deployed = _deploy(config, subject, predict, thresholds.values, scored, batch_size)
   at_thresholds = _with_thresholds(scored, thresholds.values, costs)
 
@@ -54,8 +54,8 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
   result = {
     "weights": subject.info,
     "num_exits": num_exits,
-    "costs": each,
-    "exits": [_anytime(scored, k, k, each) for k in range(num_exits)],
+    "costs": all_costs,
+    "exits": [_anytime(scored, k, k, all_costs) for k in range(num_exits)],
     "ensembles": [_anytime(scored, f"mean:{k}", k, costs) for k in range(1, num_exits)],
     "budgets": _budgets(scored, heldout, costs),
     "deployed": {

@@ -264,6 +264,7 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
 
   Raises:
     CheckpointMismatchError: names, shapes or kinds of numbers differ; the message lists them.
+    ConfigError: the net takes no images of that shape.
   """
   wanted = _variables(net, image_shape)
   leaves = checkpoint.flatten(wanted)

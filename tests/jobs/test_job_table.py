@@ -37,7 +37,7 @@ def test_a_key_that_only_other_jobs_read_is_said(capsys):
   config = presets.base()
   config.job, config.smoothing.images = "certify", "photos"
   jobs._say_unread(config, job_table.JOBS["certify"])
-  assert "smoothing.images: the job 'certify' does not read this" in capsys.readouterr().err
+  assert "not read by the job 'certify': smoothing.images" in capsys.readouterr().err
   jobs._say_unread(config, job_table.JOBS["predict"])
   assert not capsys.readouterr().err
 
