@@ -140,18 +140,29 @@ def sweep(folder: pathlib.Path, *, older_than: float = 0.0) -> None:
           path.unlink()
 
 
+_NO_FILE = "is no file (but a folder, a pipe or a device)"
+
+
 def open_no_link(path: str | os.PathLike, flags: int, mode: int = 0o666) -> int:
   """`os.open` of a file that must not be a symbolic link, whose target might be anybody's.
 
   Raises:
-    OSError: it is one (the message says so), or it can't be opened.
+    OSError: it is one, or a pipe or a device (the message says so), or it can't be opened.
   """
   try:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), mode)
+    # A pipe that nobody reads would be waited for; to a file it makes no difference.
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    fd = os.open(path, flags, mode)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+      os.close(fd)
+      raise OSError(errno.EINVAL, _NO_FILE, str(path))
+    return fd
   except OSError as error:
     if error.errno in (errno.ELOOP, errno.EMLINK):
       reason = "is a symbolic link, which is never written through: delete it"
       raise OSError(errno.ELOOP, reason, str(path)) from error
+    if error.errno in (errno.ENXIO, errno.EISDIR):
+      raise OSError(errno.EINVAL, _NO_FILE, str(path)) from error
     raise
 
 
@@ -162,8 +173,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     OSError: it is none, or can't be read.
   """
   if not stat.S_ISREG(os.stat(path).st_mode):
-    reason = "is no file (but a folder, a pipe or a device)"
-    raise OSError(errno.EINVAL, reason, os.fspath(path))
+    raise OSError(errno.EINVAL, _NO_FILE, os.fspath(path))
   return pathlib.Path(path).read_bytes()
 
 

@@ -249,7 +249,7 @@ def with_paths(config: ConfigDict) -> ConfigDict:
   """The config with the `~` of its paths replaced; itself where there is nothing to replace.
 
   Raises:
-    ConfigError: a path that is nothing but blanks.
+    ConfigError: a path that is nothing but blanks, or too long for any file.
   """
   changed, flat = {}, flatten(config)
   for key, value in flat.items():
@@ -257,8 +257,11 @@ def with_paths(config: ConfigDict) -> ConfigDict:
     if isinstance(value, str) and in_run in paths.KEYS:
       if (value and not value.strip()) or "\0" in value:
         raise ConfigError(f"{key}={shown(value)}: expected a path")
+      _check_length(key, value)
       changed[key] = paths.expand(value)
     elif isinstance(value, (tuple, list)) and paths.is_listed(in_run):
+      for each in value:
+        _check_length(key, str(each))
       changed[key] = tuple(paths.expand_item(v) if isinstance(v, str) else v for v in value)
   if all(value == flat[key] for key, value in changed.items()):
     return config
@@ -269,6 +272,12 @@ def with_paths(config: ConfigDict) -> ConfigDict:
     with block.unlocked(), block.ignore_type():
       block[name] = value
   return config
+
+
+def _check_length(key: str, path: str) -> None:
+  """Raises ConfigError where no file can be called so, which any look at the disk would raise."""
+  if paths.is_too_long(path):
+    raise ConfigError(f"{key}={shown(path)}: no file has so long a name")
 
 
 def check_block(key: str, value: Any) -> None:

@@ -317,8 +317,7 @@ def check_step_size(**values: Any) -> None:
 
   None, a default, and functions of the step number pass.
   """
-  given = {k: value for k, value in values.items() if not (value is None or callable(value))}
-  check_weight(**given)
+  check_weight(**{k: v for k, v in values.items() if not (v is None or callable(v))})
 
 
 def check_weight(**values: Any) -> None:
@@ -405,10 +404,10 @@ def check_images(x: Any) -> None:
   """Raises unless x is a batch of floating-point images in [0, 1].
 
   Raises:
-    TypeError: x is not floating-point: uint8 images would be projected onto {0, 1} silently.
+    TypeError: x is masked, or not floating-point: uint8 images would be projected onto {0, 1}.
     ValueError: there is no image, or a value is outside [0, 1] or NaN (not checked when traced).
   """
-  if not hasattr(x, "dtype"):
+  if not hasattr(x, "dtype") or isinstance(x, np.ma.MaskedArray):  # whose mask would be ignored
     raise TypeError(f"x is a {type(x).__name__}: expected an array of images in [0, 1]")
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(
@@ -426,8 +425,7 @@ def check_images(x: Any) -> None:
   # Not `x < 0 or x > 1`: a NaN must fail the comparison.
   bad = np.flatnonzero(~((values >= 0) & (values <= 1)).reshape(len(values), -1).all(1))
   if bad.size:
-    worst = values[bad[0]].ravel()
-    worst = worst[~((worst >= 0) & (worst <= 1))][0]
+    worst = next(value for value in values[bad[0]].ravel() if not 0 <= value <= 1)
     raise ValueError(
       f"x: images {first_few(bad)} leave [0, 1] or are not finite (image {bad[0]} holds {worst}): "
       "attacks and noise work in pixel space; put the normalisation into the model"
@@ -501,7 +499,7 @@ def as_array(values: Any, name: str) -> Any:
   """An array as it is, and a list as an array.
 
   Raises:
-    TypeError: a tuple of arrays.
+    TypeError: a tuple of arrays, or a masked one.
     ValueError: lists of several lengths.
 
   >>> as_array((np.array([1, 0]), np.array([1, 0])), "targets")
@@ -509,6 +507,8 @@ def as_array(values: Any, name: str) -> Any:
   ...
   TypeError: targets are a tuple of 2 arrays: expected one array; targets of each exit are for ...
   """
+  if isinstance(values, np.ma.MaskedArray):
+    raise TypeError(f"{name} are a masked array, whose mask would be ignored: leave those rows out")
   if hasattr(values, "dtype"):
     return values
   if isinstance(values, tuple) and any(np.ndim(each) for each in values if hasattr(each, "dtype")):

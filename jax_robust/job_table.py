@@ -15,6 +15,7 @@ class Job(NamedTuple):
     function: `module:name` of the function, imported when the job is wanted.
     block: name of the config's block that only this job, or its kin, reads.
     defaults: what the block holds.
+    unread: keys of the block that are only its kin's; where one is changed, the job says so.
     optional: whether only some configs have the block.
     keywords: `module:name` of a function `(block) -> {name: inspect.Parameter}`: what else the
       block may hold.
@@ -41,6 +42,7 @@ class Job(NamedTuple):
   function: str
   block: str = ""
   defaults: Mapping[str, Any] = {}
+  unread: tuple[str, ...] = ()
   optional: bool = False
   keywords: str = ""
   sources: str = ""
@@ -109,6 +111,15 @@ _EARLY_EXIT = {
   "pieces": (),
 }  # fmt: skip
 
+_OF_EXIT_ATTACKS = (
+  "attacks", "aims", "eps", "max_steps", "num_queries", "version", "chunk_size", "shard", "pieces",
+)  # fmt: skip
+
+_OF_CERTIFY = (
+  "sigma_list", "weights", "logs", "n0", "skip", "start", "stop", "max", "radii", "tolerance",
+  "pieces",
+)  # fmt: skip
+
 _MODEL = "jax_robust.runs.nets:open_model"
 
 _EXITS = {
@@ -135,16 +146,21 @@ JOBS = {
     results="jax_robust.jobs.autoattack:write_results",
   ),
   "early_exit": Job(
-    "jax_robust.jobs.early_exit:early_exit", check="jax_robust.jobs.early_exit:check", **_EXITS
+    "jax_robust.jobs.early_exit:early_exit",
+    unread=_OF_EXIT_ATTACKS,
+    check="jax_robust.jobs.early_exit:check",
+    **_EXITS,
   ),
   "exit_attacks": Job(
     "jax_robust.jobs.exit_attacks:exit_attacks",
+    unread=("slowdowns", "aim", "pieces"),
     check="jax_robust.jobs.exit_attacks:check",
     results="jax_robust.jobs.exit_attacks:write_results",
     **_EXITS,
   ),
   "certify": Job(
     "jax_robust.jobs.certify:certify",
+    unread=("images", "logs", "pieces"),
     check="jax_robust.jobs.certify:check",
     of_a_run=True,
     results="jax_robust.jobs.certify:write_results",
@@ -152,13 +168,17 @@ JOBS = {
   ),
   "predict": Job(
     "jax_robust.jobs.predict:predict",
+    unread=_OF_CERTIFY,
     check="jax_robust.jobs.predict:check",
     of_a_run=True,
     results="jax_robust.jobs.predict:write_results",
     **_SMOOTHED,
   ),
   "analyse": Job(
-    "jax_robust.jobs.analyse:analyse", check="jax_robust.jobs.analyse:read_logs", **_SMOOTHED
+    "jax_robust.jobs.analyse:analyse",
+    unread=tuple(key for key in _SMOOTHING if key not in ("logs", "sigma")),
+    check="jax_robust.jobs.analyse:read_logs",
+    **_SMOOTHED,
   ),
   "curves": Job(
     "jax_robust.jobs.curves:curves",

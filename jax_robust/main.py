@@ -294,8 +294,8 @@ def _runtime_sentence(error: BaseException) -> str:
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:
     return (
       f"out of memory ({lines[0][:300]}): what was found so far is kept. Make the batches smaller "
-      "(--config.evaluation.batch_size, --config.batch.microbatch), and start the same command "
-      "again to go on"
+      "(--config.evaluation.batch_size, --config.smoothing.batch_size, --config.batch.microbatch), "
+      "and start the same command again to go on"
     )
   if jax.distributed.is_initialized() and jax.process_count() > 1:
     return (

@@ -27,12 +27,23 @@ LISTS = (
 """The keys that hold several; so do the `pieces` of any other job."""
 
 _LONGEST = 4096  # characters of a path
+_LONGEST_NAME = 255  # bytes, on Linux
 _MOST_COMMAS = 8  # in one item of a list
 
 
 def expand(text: str) -> str:
   """The path with its `~` or `~user` replaced, where there is such a home."""
   return os.path.expanduser(text)
+
+
+def is_too_long(path: str) -> bool:
+  """Whether a path, or a name in it, is longer than file systems take.
+
+  >>> is_too_long("a" * 256), is_too_long("a/" * 128)
+  (True, False)
+  """
+  encoded = path.encode("utf-8", "surrogatepass")
+  return len(encoded) >= _LONGEST or any(len(name) > _LONGEST_NAME for name in encoded.split(b"/"))
 
 
 def is_listed(key: str) -> bool:

@@ -54,6 +54,7 @@ BAD_TARGETS = {
   "too large": (LABELS + 1, "labels 5 of images 1 are outside 0 to 4"),
   "negative": (LABELS - 1, "labels -1 of images 0 are outside 0 to 4"),
   "other classes": (np.eye(6)[LABELS], r"probabilities \[b, 5\], of the classes"),
+  "masked": (np.ma.masked_array(LABELS, LABELS == 2), "are a masked array, whose mask"),
   "no probabilities": (LOGITS, "are no probabilities"),
   "nan": (ONE_HOT * np.nan, "are no probabilities"),
 }

@@ -57,6 +57,13 @@ def test_a_tilde_is_a_home_in_every_list(home, key):
   assert found == (str(home / "x"), f"A={home / 'y'}", str(home / "z/*"))
 
 
+@pytest.mark.parametrize("key", ["data.labels", "early_exit.thresholds", "smoothing.weights"])
+@pytest.mark.parametrize("path", ["a" * 256, "é" * 128, "x/" * 2048, "\ud800" * 90])
+def test_a_path_that_no_file_has_is_refused(capsys, key, path):
+  assert main.main([f"--config={TINY}", f"--config.{key}={path}", "--print-config"]) == 2
+  assert "no file has so long a name" in capsys.readouterr().err
+
+
 def test_a_tilde_in_a_run_of_a_comparison_and_in_a_stored_config(home):
   config = config_lib.load("quickstart")
   config.runs.trades = {"generated": {"path": "~/shards"}, "data_dir": "~/tfds"}

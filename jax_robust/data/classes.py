@@ -81,13 +81,16 @@ def same_classes(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
 def agree(source: Source, wanted: Classes, *, may_lack: bool = True) -> Source:
   """A source whose labels number the classes that are wanted; by name, or else by place.
 
+  Where only the set has names, and these are numbers, they number the classes that are wanted.
+
   Args:
     source: the set, whose classes may come in another order, or be fewer.
     wanted: the classes of the training set, or of a model.
     may_lack: whether a set without names may have fewer of them (its largest label is its last).
 
   Raises:
-    ValueError: a class is none of those wanted; without names, there are more classes than wanted.
+    ValueError: a class is none of those wanted; without names, there are more classes than wanted;
+      fewer with names, of which those wanted have none.
   """
   check_source(source)
   if not isinstance(wanted, Classes) or len(wanted.names) not in (0, wanted.num):
@@ -98,6 +101,10 @@ def agree(source: Source, wanted: Classes, *, may_lack: bool = True) -> Source:
   if source.class_names and wanted.names:
     table = same_classes(wanted.names, source.class_names)
     return _relabelled(source, table.astype(np.int32), wanted)
+  numbers = _places_by_number(source.class_names, wanted.num) if not wanted.names else None
+  if numbers is not None:
+    return _relabelled(source, numbers, wanted)
+  may_lack = may_lack and not source.class_names
   if source.num_classes > wanted.num or (source.num_classes < wanted.num and not may_lack):
     raise ValueError(
       f"there are num_classes {source.num_classes} there and {wanted.num} here"
@@ -111,6 +118,14 @@ def agree(source: Source, wanted: Classes, *, may_lack: bool = True) -> Source:
   names = names if len(names) == wanted.num else ()
   source = columns.map_probabilities(source, np.arange(source.num_classes), wanted.num)
   return dataclasses.replace(source, num_classes=wanted.num, class_names=names)
+
+
+def _places_by_number(names: Sequence[str], num_classes: int) -> np.ndarray | None:
+  """The classes that names which are numbers stand for, among some without names; else None."""
+  are_numbers = [name.isdecimal() and name == str(int(name)) for name in names]
+  if not names or not all(are_numbers) or max(map(int, names)) >= num_classes:
+    return None
+  return np.array(list(map(int, names)), np.int32)
 
 
 def only(source: Source, wanted: Sequence[str | int]) -> Source:

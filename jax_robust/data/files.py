@@ -33,6 +33,7 @@ _LAYOUT = (
   "as the released files have them."
 )
 _MANY = 1 << 16  # labels at a time
+_LONGEST_NAME = 1000  # characters of a class's
 
 
 class ArrayFile(NamedTuple):
@@ -170,14 +171,17 @@ def npz_names(archive, path, num_classes: int | None = None) -> tuple[str, ...]:
   """The names of the classes of an npz, if it has any; of as many classes, where that is known."""
   if "class_names" not in npy.member_names(archive):
     return ()
-  names = npy.member_array(archive, "class_names")
-  count = len(names) if num_classes is None else num_classes
-  reason = f"class_names are {names.dtype} {list(names.shape)}, expected text [{count}]"
-  if names.dtype.kind == "U" and names.shape == (count,):
-    reason = names_problem(names.tolist())
+  head, names = npy.member_header(archive, "class_names"), []
+  count = head.shape[0] if num_classes is None else num_classes
+  reason = f"class_names are {head.dtype} {list(head.shape)}, expected text [{count}]"
+  if count > MAX_CLASSES or head.dtype.itemsize > _LONGEST_NAME * 4:  # bytes of a character
+    reason += f": at most {MAX_CLASSES} names of {_LONGEST_NAME} characters"
+  elif head.dtype.kind == "U" and head.shape == (count,):
+    names = npy.member_array(archive, "class_names").tolist()
+    reason = names_problem(names)
   if reason:
     raise DataFileError(path, reason, "Correct or remove them.")
-  return tuple(names.tolist())
+  return tuple(names)
 
 
 def _levels(images, path) -> np.ndarray:

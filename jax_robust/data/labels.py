@@ -5,7 +5,6 @@ from which images. Beside labels there may be probabilities, which are then what
 """
 
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -281,7 +280,7 @@ def save_labels(
 
 def _read(path, num_images: int | None = None) -> dict[str, Any]:
   """What a file of labels holds, checked: `label`, and names and probabilities if it has them."""
-  if not pathlib.Path(path).exists():
+  if not os.path.exists(path):
     raise DataFileError(path, "there is no such file", _REMEDY)
   try:
     with npy.open_file(path) as stream:
@@ -315,7 +314,7 @@ def _check_head(head: npy.Header | npy.RowFile, name: str, num_images: int | Non
   num = "n" if num_images is None else str(num_images)
   if name == "label" and (len(shape) != 1 or head.dtype.kind not in "iu"):
     raise ValueError(f"they are {found}, expected integers [{num}]")
-  if name != "label" and (len(shape) != 2 or head.dtype.kind != "f"):
+  if name != "label" and (len(shape) != 2 or shape[1] < 2 or head.dtype.kind != "f"):
     raise ValueError(f"holds probabilities {found}, expected floats [{num}, k]")
   if shape[0] != num_images is not None or shape[0] > _MOST_IMAGES:
     most = f"at most {_MOST_IMAGES}" if num_images is None else f"{num}, one for each image"

@@ -4,6 +4,7 @@
 file that shrinks while a job runs is an error, not a SIGBUS), and a member of an npz is streamed.
 """
 
+import collections
 import contextlib
 import functools
 import io
@@ -27,7 +28,13 @@ _PICKLE_REMEDY = (
 _DAMAGED_REMEDY = "The file is damaged or its transfer was cut off: fetch or make it again."
 _MOST_UNPACKED, _MOST_EXPANSION = 64 << 20, 200
 _LONGEST_HEAD = 1 << 16  # bytes; that of an array of numbers has a hundred
-_READ_ERRORS = (EOFError, OSError, ValueError, SyntaxError, tokenize.TokenError)
+_MOST_DIRECTORY = 1 << 20  # bytes of a zip archive's list of members: some ten thousand of them
+# Python's parser reports what is nested too deeply as a lack of memory.
+_READ_ERRORS = (
+  EOFError, OSError, ValueError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError,
+)  # fmt: skip
+_LONGEST_END = 22 + 56 + 20 + (1 << 16)  # of a zip archive: its last records, and a comment
+_IN_ZIP64 = 2**32 - 1
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
@@ -174,12 +181,31 @@ def open_npz(path) -> Iterator[zipfile.ZipFile]:
   """Opens an npz as the zip archive that it is; whatever is wrong with it is a DataFileError."""
   check_is_npz(path)
   try:
+    _check_directory(path)
     with zipfile.ZipFile(path) as archive:
-      if any(name.endswith((".pkl", ".pickle")) for name in archive.namelist()):
+      names = archive.namelist()
+      if any(name.endswith((".pkl", ".pickle")) for name in names):
         raise DataFileError(path, "is a PyTorch file, which is a pickle", _PICKLE_REMEDY)
+      if twice := next((name for name, num in collections.Counter(names).items() if num > 1), ""):
+        raise DataFileError(path, f"holds {twice!r} twice", "Make it again with each once.")
       yield archive
   except _ZIP_ERRORS as error:
-    raise DataFileError(path, f"is damaged ({error})", _DAMAGED_REMEDY) from error
+    reason = str(error) or "it ends too early"
+    raise DataFileError(path, f"is damaged ({reason})", _DAMAGED_REMEDY) from error
+
+
+def _check_directory(path) -> None:
+  """Raises DataFileError where a zip archive lists so many members that reading them takes long."""
+  with open_file(path) as stream:
+    stream.seek(-min(os.path.getsize(path), _LONGEST_END), os.SEEK_END)
+    end = stream.read()
+  place = end.rfind(b"PK\x05\x06")
+  size = int.from_bytes(end[place + 12 : place + 16], "little") if place >= 0 else 0
+  if size == _IN_ZIP64 and (place := end.rfind(b"PK\x06\x06", 0, place)) >= 0:
+    size = int.from_bytes(end[place + 40 : place + 48], "little")
+  if size > _MOST_DIRECTORY:
+    remedy = "Save arrays by numpy.savez; of single images, make a folder, or shards."
+    raise DataFileError(path, f"has {size:,} bytes of names of members", remedy)
 
 
 def member_names(archive: zipfile.ZipFile) -> list[str]:

@@ -129,7 +129,8 @@ def aims_of(attack: str, options: Options) -> list[str]:
 
 
 def check_options(options: Options) -> None:
-  """Raises ValueError for an attack or aim that is none, or one that lacks what it is made of."""
+  """Raises ValueError for an attack or aim that is none, one that lacks what it is made of, or
+  where an attack, or the evaluation, is left without a point that is counted."""
   for key, values, known in (
     ("attacks", options.attacks, ATTACKS), ("aims", options.aims, AIMS)
   ):  # fmt: skip
@@ -139,6 +140,16 @@ def check_options(options: Options) -> None:
       check_name(key, value, known)
   if "max_average" in options.aims and "exits" not in options.aims:
     raise ValueError("aims has 'max_average', whose points are those at the exits: add 'exits'")
+  if idle := [name for name in options.attacks if not aims_of(name, options)]:
+    raise ValueError(
+      f"attacks={tuple(idle)} need one answer to aim at, and aims={tuple(options.aims)} has only "
+      "the average loss: add 'exits', 'mean' or 'deployed', or leave these attacks out"
+    )
+  if set(options.attacks) <= set(APART):
+    raise ValueError(
+      f"attacks={tuple(options.attacks)} belong to no eps, so that none is left to count: add one "
+      f"of {', '.join(name for name in ATTACKS if name not in APART)}"
+    )
   attacks.make_stages(options.version, "linf")
 
 

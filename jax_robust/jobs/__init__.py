@@ -9,6 +9,7 @@ from jax_robust import bars, job_table, plugins
 from jax_robust import config as config_lib
 from jax_robust.errors import ConfigError, check_name
 from jax_robust.runs import check, init_from, starts, tracking, workdir
+from jax_robust.train import metrics
 
 
 def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, Any]:
@@ -37,6 +38,7 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
   check.check(config)
   if job.check and (checked := job_table.load(job.check)(config)) is not None:
     given["checked"] = checked
+  _say_unread(config, job)
   has_weights = bool(config.init_from or config.smoothing.weights)
   create = has_weights or not job.of_a_run
   with workdir.claimed(str(folder), create=create, shared=job.shared) as path:
@@ -54,6 +56,14 @@ def run(config: Any, folder: str | os.PathLike, **given: Any) -> Mapping[str, An
       trackers.close(finished=not result.get("preempted"))
     workdir.add_warnings(path, name, trackers.failures)
     return result
+
+
+def _say_unread(config, job: job_table.Job) -> None:
+  """Says which keys of the job's block were changed, and are only read by other jobs."""
+  given = [key for key in job.unread if config[job.block][key] != job.defaults[key]]
+  if given:
+    keys = ", ".join(f"{job.block}.{key}" for key in given)
+    metrics.report(f"not read by the job {config.job!r}: {keys}")
 
 
 def _call(job, config, path: pathlib.Path, trackers, given: dict[str, Any]) -> Mapping[str, Any]:

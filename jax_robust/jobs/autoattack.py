@@ -39,6 +39,7 @@ def autoattack(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
     "num_examples": source.num_examples,
     "weights_sha256": info["sha256"],
     "precision": config.evaluation.precision,
+    **nets.noted_exit(config),
     **identity.sha256_of(source),
   }
   stores = []

@@ -79,6 +79,7 @@ def _describe(config, source, draw: str) -> tuple[Sequence[int], dict[str, Any]]
     **{name: options[name] for name in names},
     "seed": config.seed,
     "precision": config.evaluation.precision,
+    **nets.noted_exit(config),
     "data": config.data.name,
     "split": config.data.test_split,
     "num_images": len(images),

@@ -13,7 +13,7 @@ import numpy as np
 from jax_robust import attacks
 from jax_robust import early_exit as exits_lib
 from jax_robust.early_exit import expected_cost
-from jax_robust.errors import check_name
+from jax_robust.errors import ConfigError, check_name
 from jax_robust.evaluate import evaluators, exit_plots, intervals, tables
 from jax_robust.nets.exits import select_exit
 from jax_robust.runs import build, exits, identity, nets, slowdowns, workdir
@@ -41,7 +41,8 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
   batch_size = min(config.evaluation.batch_size, subject.source.num_examples)
   score = functools.partial(exits.score, predict, subject.source, batch_size=batch_size)
   scored = {name: score(change=change, keep_images=True) for name, change in inputs.items()}
-  costs = exits.costs_of(subject, num_exits)
+  all_costs = exits.costs_of(subject, num_exits)
+  costs = exits.costs_passed(all_costs)
   deployed = _deploy(config, subject, predict, thresholds.values, scored, batch_size)
   at_thresholds = _with_thresholds(scored, thresholds.values, costs)
 
@@ -53,8 +54,8 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
   result = {
     "weights": subject.info,
     "num_exits": num_exits,
-    "costs": costs,
-    "exits": [_anytime(scored, k, k, costs) for k in range(num_exits)],
+    "costs": all_costs,
+    "exits": [_anytime(scored, k, k, all_costs) for k in range(num_exits)],
     "ensembles": [_anytime(scored, f"mean:{k}", k, costs) for k in range(1, num_exits)],
     "budgets": _budgets(scored, heldout, costs),
     "deployed": {
@@ -80,7 +81,14 @@ def early_exit(config: Any, path: pathlib.Path, subject: nets.Opened) -> dict[st
 def check(config: Any) -> None:
   """Raises ConfigError where a value of the block `early_exit` can't be used by this job."""
   exits.check_heldout(config)
-  slowdowns.check(config, attack_setting(config))
+  setting, eps = attack_setting(config), config.early_exit.eps
+  slowdowns.check(config, setting)
+  if eps and (setting is None or eps != setting.eps):
+    there = f"evals.{setting.name}.attack.eps={setting.eps:g}" if setting else "no attack"
+    raise ConfigError(
+      f"config.early_exit.eps={eps} is for the job exit_attacks, and early_exit attacks as evals "
+      f"says, which has {there}: change it there"
+    )
   aim = config.early_exit.aim
   if not str(aim).isdecimal():
     with from_config("early_exit"):
@@ -90,6 +98,10 @@ def check(config: Any) -> None:
 def _make_change(config, subject: nets.Opened, setting: AttackSetting, num_exits: int):
   """`(x, labels, ids) -> x_adv` of the attack in `evals`, aimed as the block says."""
   aim = str(config.early_exit.aim)
+  if aim.isdecimal() and int(aim) >= num_exits:
+    raise ConfigError(
+      f"config.early_exit.aim={aim}: expected 0 to {num_exits - 1}, the exits of the net"
+    )
   attack = build.attack(f"evals.{setting.name}.attack", setting.attack)
   if aim == "max_average":
     attack = attacks.max_average(attack)

@@ -15,7 +15,12 @@ def merge(
 ) -> dict[str, Any]:
   """Puts the pieces of an evaluation together; refuses gaps, overlaps and strangers."""
   block, workdirs = checked
-  config = _with_classes_of(config, path, workdirs)
+  if len(workdirs) > 1 and path.resolve() in [each.resolve() for each in workdirs]:
+    raise ConfigError(
+      f"--workdir={path} is one of {block}.pieces: once merged there, its pieces would overlap the "
+      "others; name another workdir"
+    )
+  config = _with_classes_of(config, workdirs)
   result: dict[str, Any] = {}
   for name, job in job_table.JOBS.items():
     if job.block == block and job.results:
@@ -27,16 +32,15 @@ def merge(
   return result
 
 
-def _with_classes_of(config: Any, path: pathlib.Path, workdirs: Sequence[pathlib.Path]) -> Any:
-  """The config, naming the weights of the pieces where their classes are not noted here."""
+def _with_classes_of(config: Any, workdirs: Sequence[pathlib.Path]) -> Any:
+  """The config, naming the weights of the pieces, whose classes need not be those of its own."""
   places = (
     weights.place_of(config_lib.from_data(workdir.read_config(each)), each)
     for each in workdirs
     if (each / "config.json").is_file()
   )
-  if not weights.noted_names(config, path):
-    config = config.copy_and_resolve_references()
-    config.init_from = next((str(p) for p in places if weights.noted_classes(p)), config.init_from)
+  config = config.copy_and_resolve_references()
+  config.init_from = next((str(p) for p in places if weights.noted_classes(p)), config.init_from)
   return config
 
 

@@ -20,6 +20,7 @@ from jax_robust.data.evaluation import as_floats
 from jax_robust.errors import ConfigError, WorkdirError, check_sigma
 from jax_robust.jobs.certify import IMAGES_AT_ONCE
 from jax_robust.runs import denoisers, devices, nets, pieces, weights, workdir
+from jax_robust.runs import identity as identity_lib
 from jax_robust.runs.blocks import block, from_config
 from jax_robust.train import metrics
 
@@ -33,11 +34,14 @@ def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
   names, source = files.unlabelled_folder(
     options["images"], image_size=config.data.image_size or None
   )
-  if options["skip"] != 1 or options["start"] or options["stop"] or options["max"]:
-    metrics.report("smoothing.skip, start, stop and max are certify's: all images are predicted")
   place, arrays, _ = weights.find(config, path)
   num_classes = weights.num_classes(place, arrays)
   source = dataclasses.replace(source, num_classes=num_classes)
+  if problem := weights.shape_problem(place, source):
+    raise ConfigError(
+      f"smoothing.images: {problem}: bring them to one size and kind; those of another size by "
+      f"--config.data.image_size, in another --workdir, with --config.init_from={place}"
+    )
   net, denoiser = next(nets.each_net(config, path, source)), denoisers.open_denoiser(config, source)
   sigma = options["sigma"] or net.sigma
   if not sigma:
@@ -58,9 +62,11 @@ def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
     **{name: options[name] for name in ("n", "alpha", "noise")},
     "seed": config.seed,
     "precision": config.evaluation.precision,
+    **nets.noted_exit(config),
     "weights_sha256": net.sha256,
     **denoiser.identity,
     "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+    "images_sha256": identity_lib.sha256_of(source)["images_sha256"],
   }
   place = path / "results" / "predict"
   if jax.process_index() == 0:
@@ -71,8 +77,14 @@ def predict(config: Any, path: pathlib.Path) -> dict[str, Any]:
 
 
 def check(config: Any) -> None:
-  """Raises ConfigError where there are no images, or a share that is none."""
+  """Raises ConfigError where there are no images, a share is none, or other nets are named."""
   options = config.smoothing
+  for key, instead in {"weights": "init_from", "sigma_list": "smoothing.sigma"}.items():
+    if options[key]:
+      raise ConfigError(
+        f"smoothing.{key}={options[key]}: several are for the job certify, and predict takes one: "
+        f"set --config.{instead}"
+      )
   pieces.share_of("smoothing.shard", options.shard)
   if not options.images:
     raise ConfigError("smoothing.images is empty: name the folder of the images to predict")

@@ -63,6 +63,8 @@ def read(
   Raises:
     WorkdirError: it is damaged, or belongs to something else.
   """
+  if not path.is_file():  # a pipe would never end
+    raise WorkdirError(f"{path} is no file (but a folder, a pipe or a device): delete it")
   try:
     with np.load(path, allow_pickle=False) as file:
       digests = json.loads(str(file[_DIGESTS])) if _DIGESTS in file.files else {}

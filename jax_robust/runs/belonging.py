@@ -26,6 +26,30 @@ def describe(config: Mapping[str, Any], note: Mapping[str, Any]) -> dict[str, An
   return {"config": dict(config), "data": {key: _digest(value) for key, value in note.items()}}
 
 
+def read_data(path: pathlib.Path) -> dict[str, Any]:
+  """What a `data.json`, or an export's manifest, says of a run's images.
+
+  Raises:
+    WorkdirError: it is damaged, or says of them what can't be.
+  """
+  note = workdir.read_note(path)
+  data = note if path.name == workdir.DATA else note.get("data", {})
+  try:
+    names = data.get("class_names", [])
+    num = data.get("num_classes", len(names) or 1)
+    shape = data.get("image_shape", [1])
+    sizes = (num, *shape, len(names) or num)
+    is_right = all(type(size) is int and size > 0 for size in sizes) and sizes[-1] == num
+    is_right &= all(isinstance(name, str) for name in names)
+  except (AttributeError, TypeError):
+    is_right = False
+  if not is_right:
+    raise WorkdirError(
+      f"{path} is damaged (its num_classes, class_names or image_shape): restore it, or delete it"
+    )
+  return data
+
+
 def check(
   reader: checkpoint.Checkpointer, folder: pathlib.Path, *, step: int | None = None
 ) -> None:

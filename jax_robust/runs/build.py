@@ -56,7 +56,8 @@ def _open_split(config, split: str, key: str) -> sources.Source:
   options, name = config.data, config.data[key]
   with from_config("data"):
     if name in named.DATASETS:
-      return named.DATASETS[name](split)
+      source = named.DATASETS[name](split)
+      return resizing.sized(source, options.image_size) if options.image_size else source
     if "/" not in name:
       check_name(f"data.{key}", name, named.names())
     else:

@@ -15,12 +15,13 @@ from jax_robust import bars, early_exit, paths
 from jax_robust import config as config_lib
 from jax_robust.atomic import read_bytes
 from jax_robust.attacks.non_finite import lost_points
+from jax_robust.data import draws
 from jax_robust.data.evaluation import as_floats, eval_batches
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.budget import check_several_exits
 from jax_robust.errors import ConfigError, check_name, check_probability, near_path, shown, warn
 from jax_robust.nets.exits import exits_of
-from jax_robust.runs import build, nets, weights, workdir
+from jax_robust.runs import belonging, build, nets, weights, workdir
 from jax_robust.runs.blocks import from_config
 from jax_robust.train import metrics
 from jax_robust.types import Attack, fold_ids
@@ -60,6 +61,31 @@ def check_heldout(config: Any) -> None:
     early_exit.target_fractions(options.budget, 2)
 
 
+_HELD_OUT_BY = ("train_split", "num_heldout", "classes", "labels", "label_noise", "test_share")
+"""Keys of `data` that decide which images of a set are held out."""
+
+
+def _check_never_trained(config: Any) -> None:
+  """Raises ConfigError where a run that the weights are of has held out other images of the set.
+
+  Of weights without a config it is not known.
+  """
+  folder = pathlib.Path(config.init_from)
+  if not (folder / "config.json").is_file():
+    return
+  there = config_lib.from_data(workdir.read_config(folder)).data
+  rules = [draws.rule_of(data.get("draw", draws.FIRST), data.name) for data in (there, config.data)]
+  changed = [key for key in _HELD_OUT_BY if there.get(key) != config.data[key]]
+  changed += ["draw"] if rules[0] != rules[1] else []
+  if there.name == config.data.name and changed:
+    raise ConfigError(
+      f"config.init_from={config.init_from!r} held out other images than "
+      f"{', '.join(f'data.{key}' for key in changed)} of this config, and may have been trained on "
+      "these: thresholds are chosen by images that the net has not seen; take the values of its "
+      "config.json"
+    )
+
+
 def count_exits(config: Any, subject: nets.Opened) -> int:
   """How many exits a net has.
 
@@ -90,12 +116,21 @@ def training_images(config: Any) -> Source:
   return build.hold_out(config, whole)[0] if config.data.num_heldout else whole
 
 
+ALONE = "macs"
+"""The unit of `costs_of` that leaves earlier exits out, and so may fall from one to the next."""
+
+
 def costs_of(subject: nets.Opened, num_exits: int) -> dict[str, list[float]]:
   """What leaving at each exit costs, by unit; of a net that does not tell, exits passed."""
   if not hasattr(subject.net, "costs"):
     return {"exits_passed": [float(k + 1) for k in range(num_exits)]}
   each = subject.net.costs(subject.source.image_shape)
-  return {"flops": [cost.flops for cost in each], "macs": [cost.macs for cost in each]}
+  return {"flops": [cost.flops for cost in each], ALONE: [cost.macs for cost in each]}
+
+
+def costs_passed(costs: dict[str, list[float]]) -> dict[str, list[float]]:
+  """Those of `costs_of` that count earlier exits, which run wherever several exits are asked."""
+  return {unit: values for unit, values in costs.items() if unit != ALONE}
 
 
 def make_predict(config: Any, subject: nets.Opened) -> Callable[[Any], tuple[jax.Array, ...]]:
@@ -219,6 +254,8 @@ def find_thresholds(
   check_heldout(config)
   options, confidences, heldout = config.early_exit, None, None
   if config.data.num_heldout:
+    if subject.info["checkpoint"] == weights.INIT_FROM:
+      _check_never_trained(config)
     heldout = score(predict, heldout_images(config), batch_size=config.evaluation.batch_size)
     confidences = confidences_of(heldout)
   if options.thresholds:
@@ -312,7 +349,7 @@ def load_deployed(
   path, thresholds = pathlib.Path(paths.expand(folder)), paths.expand(thresholds)
   config = config_lib.from_data(workdir.read_config(path))
   config.evaluation.checkpoint = checkpoint or config.evaluation.checkpoint
-  noted = workdir.read_note(path / workdir.DATA)
+  noted = belonging.read_data(path / workdir.DATA)
   net = build.model(config, noted["num_classes"])
   _, arrays, _ = weights.find(config, path)
   params, model_state = weights.fit(arrays, net, noted["image_shape"], name=str(path))

@@ -13,9 +13,9 @@ from jax_robust import paths
 from jax_robust.data import named
 from jax_robust.data.sources import Source
 from jax_robust.early_exit.inference import RunBlock, compile_blocks
-from jax_robust.errors import ConfigError
+from jax_robust.errors import ConfigError, warn
 from jax_robust.nets.exits import Exit, select_exit
-from jax_robust.runs import build, init_from, weights, workdir
+from jax_robust.runs import belonging, build, init_from, weights, workdir
 from jax_robust.runs.blocks import check_name, from_config
 from jax_robust.train import state
 from jax_robust.types import LogitsFn
@@ -116,7 +116,7 @@ def open_run(reference: str, source: Source, *, key: str) -> tuple[Any, Opened]:
   theirs = config_lib.from_data(workdir.read_config(folder))
   theirs.init_from = ""
   note = folder / workdir.DATA
-  noted = workdir.read_note(note) if note.is_file() else {}
+  noted = belonging.read_data(note) if note.is_file() else {}
   for name, here in (("image_shape", source.image_shape), ("num_classes", source.num_classes)):
     there = noted.get(name, here)
     there = tuple(there) if isinstance(there, list) else there
@@ -137,6 +137,8 @@ def load_net(config, path: pathlib.Path, source) -> tuple[Any, Any, Any, dict[st
   else:
     place, arrays, info = weights.find(config, path)
     weights.check_classes(place, source)
+    if problem := weights.shape_problem(place, source):
+      warn(f"{problem}: a net for the ones need not be right for the others")
   params, model_state = weights.fit(arrays, net, source.image_shape, name=str(place))
   return net, params, model_state, {**info, "sha256": weights.digest(arrays)}
 
@@ -220,6 +222,15 @@ def read_exit(config: Any) -> Exit:
     return text
   check_name("evaluation.exit", text, ("last", "mean"))
   return text
+
+
+def noted_exit(config: Any) -> dict[str, Any]:
+  """What results note of `evaluation.exit`, so that those of two exits are never mixed.
+
+  Nothing of the last one, as those of versions before there were several.
+  """
+  exit = read_exit(config)
+  return {} if exit in ("last", -1) else {"exit": exit}
 
 
 def _open(config, path, source, name) -> Net:

@@ -58,6 +58,7 @@ IMAGES = {
 }
 CLASS_NAMES = Field("list of text", "of the classes, where they have some", optional=True)
 PRECISION = Field("text", "of matrix products")
+EXIT = Field("any", "which exit answers, where it is not the last", optional=True)
 SEED = Field("int", "of the randomness")
 WEIGHTS = Field("text", "digest of the weights")
 DENOISER = Field("text", "digest of the weights of the net that denoises, if one does", "", True)
@@ -223,6 +224,7 @@ PARTS = {
       "data": Field("text", "name of the data set"),
       "weights_sha256": WEIGHTS,
       "precision": PRECISION,
+      "exit": EXIT,
       **IMAGES,
       "num_examples": Field("int", "images that were evaluated", "images"),
       "complete": COMPLETE,

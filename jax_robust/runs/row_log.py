@@ -90,7 +90,10 @@ def read(path: pathlib.Path) -> Contents | None:
   Raises:
     WorkdirError: it is no log of ours, or a line is damaged.
   """
-  content = read_bytes(path)
+  try:
+    content = read_bytes(path)
+  except OSError as error:
+    raise WorkdirError(f"{path}: {error.strerror}: move it away, or restore it") from error
   end = content.rfind(b"\n") + 1
   return _parse(path, content[:end]) if end else None
 

@@ -24,8 +24,11 @@ _UNIVERSAL_STEP = 0.005 / attacks.RECIPES["sloth_linf"]["eps"]
 
 
 def check(config: Any, setting: AttackSetting | None) -> None:
-  """Raises ConfigError where a kind is unknown, or has no ball to attack in."""
-  for kind in config.early_exit.slowdowns:
+  """Raises ConfigError where a kind is unknown, there twice, or has no ball to attack in."""
+  kinds = config.early_exit.slowdowns
+  if len(set(kinds)) < len(kinds):
+    raise ConfigError(f"config.early_exit.slowdowns={kinds}: expected each once")
+  for kind in kinds:
     with from_config("early_exit"):
       check_name("slowdowns", kind, KINDS)
     if kind.endswith("universal") and setting and setting.norm != "linf":

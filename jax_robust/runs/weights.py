@@ -170,8 +170,7 @@ def noted_classes(place: pathlib.Path) -> Classes | None:
   )
   for note in beside:
     if note.is_file():
-      data = workdir.read_note(note)
-      data = data if note.name == workdir.DATA else data.get("data", {})
+      data = belonging.read_data(note)
       if "num_classes" in data:
         return Classes(int(data["num_classes"]), tuple(data.get("class_names", ())))
   return None
@@ -227,6 +226,18 @@ def check_classes(place: pathlib.Path, source: Source) -> None:
     )
 
 
+def shape_problem(place: pathlib.Path, source: Source) -> str:
+  """How the images of a source differ in shape from those that weights were trained on, or ""."""
+  note = place / workdir.DATA
+  noted = belonging.read_data(note).get("image_shape") if note.is_file() else None
+  if noted is None or tuple(noted) == source.image_shape:
+    return ""
+  return (
+    f"the weights in {place} were trained on images of shape {noted}, those of {source.name} have "
+    f"{list(source.image_shape)}"
+  )
+
+
 def find(config: Any, path: pathlib.Path) -> tuple[pathlib.Path, dict[str, np.ndarray], dict]:
   """The weights that a job is about: those of its workdir, or else of `config.init_from`.
 
@@ -253,6 +264,7 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
 
   Raises:
     CheckpointMismatchError: names, shapes or kinds of numbers differ; the message lists them.
+    ConfigError: the net takes no images of that shape.
   """
   wanted = _variables(net, image_shape)
   leaves = checkpoint.flatten(wanted)
@@ -276,7 +288,8 @@ def fit(arrays: dict[str, np.ndarray], net, image_shape, *, name: str) -> tuple[
 def fresh(net: Any, image_shape: Sequence[int], *, seed: int) -> dict[str, np.ndarray]:
   """Untrained weights by name: what `smoke` evaluates."""
   inputs = [jnp.zeros(each.shape, each.dtype) for each in state.example_inputs(net, image_shape)]
-  variables = net.init(jax.random.key(seed), *inputs, train=False)
+  with from_config("model"):
+    variables = net.init(jax.random.key(seed), *inputs, train=False)
   return {name: np.asarray(array) for name, array in checkpoint.flatten(variables).items()}
 
 
@@ -296,4 +309,5 @@ def _variables(net: Any, image_shape: Sequence[int]) -> Any:
   """What a net of images is initialised to, as shapes and dtypes."""
   inputs = state.example_inputs(net, image_shape)
   init = functools.partial(net.init, train=False)
-  return jax.eval_shape(init, jax.random.key(0), *inputs)
+  with from_config("model"):  # images may be too small for it
+    return jax.eval_shape(init, jax.random.key(0), *inputs)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jax_robust.atomic import read_bytes, write_atomically
+from jax_robust.atomic import open_no_link, read_bytes, write_atomically
 
 pytestmark = pytest.mark.fast
 
@@ -51,6 +51,17 @@ def test_only_files_are_read(tmp_path):
   for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
     with pytest.raises(OSError, match="is no file"):
       read_bytes(path)
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY | os.O_APPEND | os.O_CREAT, os.O_RDWR, os.O_RDONLY])
+def test_only_files_are_opened_for_writing(tmp_path, flags):
+  """A pipe that nobody reads would be waited for, a device takes whatever it is given."""
+  os.mkfifo(tmp_path / "pipe")
+  for path in (tmp_path / "pipe", tmp_path, "/dev/null"):
+    with pytest.raises(OSError, match="is no file"):
+      open_no_link(path, flags)
+  (tmp_path / "file").touch()
+  os.close(open_no_link(tmp_path / "file", flags))
 
 
 def test_writers_at_once_leave_the_content_of_one_of_them(tmp_path):

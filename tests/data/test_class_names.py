@@ -110,6 +110,18 @@ def test_some_classes_are_taken_alone(wanted, names):
 
 
 PROBS = np.full((3, 3), 1 / 3)
+
+
+def test_names_that_are_numbers_number_classes_without_names():
+  """Some classes of a set, in any order, and a model that knows only how many there are."""
+  whole = array_source(np.arange(4, dtype=np.uint8).reshape(-1, 1, 1, 1), [0, 1, 2, 3])
+  found = agree(classes.only(whole, (3, 1)), Classes(4, ()))
+  assert found.read(np.arange(2))[1].tolist() == found.read_labels().tolist() == [1, 3]
+  assert found.num_classes == 4 and not found.class_names
+  with pytest.raises(ValueError, match=r"num_classes 2 there and 3 here, there \['cat', 'dog'\]"):
+    agree(_set(2, ("cat", "dog")), Classes(3, ()))
+
+
 NO_CLASSES = {
   "unknown": (_set(3, PETS), ("cat", "dgo"), r"'dgo' is no class of set: .*'dog', 'ship'\]"),
   "number": (_set(3, PETS), (0, 3), r"3 is no class of set: expected some of \['cat'"),

@@ -2,6 +2,11 @@
 
 import io
 import os
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -175,7 +180,43 @@ def npz_bytes(**arrays):
   return stream.getvalue()
 
 
+def header_bytes(text):
+  """A .npy with any text as its head."""
+  return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def stored_bytes(*members):
+  """An npz of members that may not be what they say, or stand there twice."""
+  stream = io.BytesIO()
+  with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for name, content in members:
+      archive.writestr(f"{name}.npy", content)
+  return stream.getvalue()
+
+
+def crowded_bytes(num, zip64=False):
+  """An npz that lists one member so many times."""
+  content = npz_bytes(label=TRUE)
+  start, end = content.find(b"PK\x01\x02"), content.rfind(b"PK\x05\x06")
+  entries = content[start:end] * num
+  told = (min(num, 65535),) * 2 + (0xFFFFFFFF if zip64 else len(entries), start)
+  last = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, *told, 0)
+  if zip64:
+    place = start + len(entries)
+    record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, num, num, len(entries), start)
+    last = record + struct.pack("<4sLQL", b"PK\6\7", 0, place, 1) + last
+  return content[:start] + entries + last
+
+
 BAD_FILES = {
+  "nested": (header_bytes("-" * 9000 + "1"), "is not a .npy array"),
+  "twice": (stored_bytes(("label", b"1"), ("label", b"2")), "holds 'label.npy' twice"),
+  "one class": ({"probabilities": np.ones((6, 1))}, r"float64\[6, 1\], expected floats"),
+  "long names": (
+    npz_bytes(label=TRUE, class_names=np.array(["a", "b" * 1001])),
+    "names of 1000 characters",
+  ),
   "missing": (None, "there is no such file"),
   "damaged": (b"\x93NUMPY\x01\x00", "can't be read as labels"),
   "pickled": (np.array([{}], object), "can't be read as labels"),
@@ -229,6 +270,60 @@ def test_a_file_of_another_number_of_images_is_refused_by_its_head(tmp_path):
     labels.load_labels(path, num_images=6)
   with pytest.raises(errors.DataFileError, match="expected at most 100000000"):
     labels.load_labels(path)
+
+
+BOMBS = {
+  "zeros": (lambda: npz_bytes(label=np.zeros(10**8, np.uint8)), "would unpack to 100,000,128"),
+  "names": (
+    lambda: npz_bytes(label=TRUE, class_names=np.zeros(15 << 20, "U1")), "at most 100000 names"),
+  "a long name": (
+    lambda: npz_bytes(label=TRUE, class_names=np.zeros(1, "U9999999")), "of 1000 characters"),
+  "many members": (lambda: crowded_bytes(10**6), "000 bytes of names of members"),
+  "many members of zip64": (lambda: crowded_bytes(10**6, zip64=True), "of names of members"),
+  "1e9 labels": (lambda: npy_bytes(f"({10**9},)"), "expected 6, one for each image"),
+  "1e9 classes": (
+    lambda: stored_bytes(
+      ("probabilities", npy_bytes(f"(6, {10**9})").replace(b"<i8", b"<f8"))
+    ),
+    "its header announces 48000000128"),
+  "head": (lambda: header_bytes("-" * 60_000 + "1"), "is not a .npy array"),
+  "a long head": (lambda: header_bytes("{'shape': (" + "9" * 60_000), "is not a .npy array"),
+  "nested dtype": (
+    lambda: header_bytes("{'descr': " + "[('a'," * 150 + "'<i8'" + ")]" * 150 + "}"),
+    "is not a .npy"),
+  "label of 1e9": (lambda: npz_bytes(label=np.array([10**9] * 6)), "are outside 0 to 2"),
+}  # fmt: skip
+
+MEASURE = """
+import pathlib, resource, sys, time
+import numpy as np
+from jax_robust.data import labels
+from jax_robust.data.sources import array_source
+source = array_source(np.zeros((6, 1, 1, 1), np.uint8), [0, 1, 2, 0, 1, 2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+  began, said = time.process_time(), "accepted"
+  try:
+    given, names = labels.load_labels(path, num_images=6)
+    labels.with_labels(source, given, probabilities=labels.load_probabilities(path))
+  except ValueError as error:
+    said = str(error).replace(chr(10), " ")[-2000:]
+  after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  print(path.name, time.process_time() - began, (after - before) / 1024, said, sep=chr(9))
+"""
+
+
+def test_bombs_of_labels_are_refused_in_a_second_and_200_megabytes(tmp_path):
+  """All in one process, whose memory never shrinks: what one needs, all need at most."""
+  for name, (make, _) in BOMBS.items():
+    (tmp_path / name).write_bytes(make())
+  argv = [sys.executable, "-c", MEASURE, str(tmp_path)]
+  done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+  found = [line.split("\t") for line in done.stdout.splitlines()]
+  assert {name for name, *_ in found} == BOMBS.keys(), done.stderr
+  for name, seconds, megabytes, said in found:
+    assert BOMBS[name][1] in said, f"{name}: {said}"
+    assert float(seconds) < 1 and float(megabytes) < 200, f"{name}: {seconds} s, {megabytes} MB"
 
 
 def test_a_pipe_of_labels_is_never_opened(tmp_path):

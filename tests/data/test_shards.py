@@ -158,10 +158,14 @@ for run, num in enumerate((250, 250, 5_000)):  # the first run also pays for the
 def test_constant_memory(tmp_path):
   """Anonymous memory for 20 times as many samples (61 MB of images) stays the same."""
   command = [sys.executable, "-c", MEASURE, str(tmp_path)]
-  run = subprocess.run(command, capture_output=True, text=True, check=True)
+  # What is freed goes back to the system at once: the allocator's own caches, some 10 MB of them
+  # however large the set is, come and go.
+  own = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+  env = {**os.environ, **own}
+  run = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
   peaks = [[int(number) * 1024 for number in line.split()] for line in run.stdout.splitlines()]
   for task, small, large in zip(("write", "read"), *peaks[1:], strict=True):
-    assert large - small < 6e6, f"{task}: anonymous memory grew by {(large - small) / 1e6:.1f} MB"
+    assert large - small < 2e6, f"{task}: anonymous memory grew by {(large - small) / 1e6:.1f} MB"
 
 
 def test_manifest_round_trip(folder):

@@ -123,6 +123,8 @@ def test_every_rule_is_scored_by_one_pass():
     ({"names": ("fgsm", "fgsm")}, "each once"),
     ({"aims": ("exit",)}, "aims='exit': did you mean 'exits'"),
     ({"aims": ("max_average",)}, "add 'exits'"),
+    ({"names": ("fgsm", "square"), "aims": ("average",)}, "'square',.*add 'exits', 'mean' or"),
+    ({"names": ("cw_l2",)}, "'cw_l2',.* belong to no eps, so that none is left to count"),
     ({"version": "standart"}, "did you mean 'standard'"),
   ],
 )

@@ -210,7 +210,7 @@ def predict(command, run_flag, copy, tmp_path):
   return lambda *more, workdir=copy: command([run_flag, *flags, *more, f"--workdir={workdir}"])
 
 
-def test_predict_says_what_it_sees_and_abstains(predict, copy):
+def test_predict_says_what_it_sees_and_abstains(predict, copy, tmp_path):
   done = predict()
   assert done.code == 0, done.printed
   lines = (copy / "results" / "predict.csv").read_text().splitlines()
@@ -233,6 +233,16 @@ def test_predict_says_what_it_sees_and_abstains(predict, copy):
   assert done.code == 0 and "3 of 3 images are there already" in done.printed
   assert row_log.read(log).rows.keys() == {0, 1, 2}
   assert (copy / "results" / "predict.csv").read_text().splitlines() == lines
+  other = np.full((12, 12, 3), 7, np.uint8)
+  images = tmp_path / "images"
+  Image.fromarray(other).save(images / "b.png")
+  done = predict()
+  assert done.code == 2 and "images_sha256: " in done.printed
+  (images / "b.png").unlink()
+  for name in ("a.png", "sub/c.png"):
+    Image.fromarray(other[:8, :8]).save(images / name)
+  done = predict()
+  assert done.code == 2 and "images of shape [12, 12, 3], those of" in done.printed
   done = predict("--config.smoothing.images=nowhere")
   assert done.code == 2 and "there is no such folder" in done.printed
 

@@ -76,6 +76,17 @@ def test_a_stray_is_refused_and_named(kind, tmp_path, name):
   assert len(content_of(tmp_path)) == len(IDS) and before.items() <= content_of(tmp_path).items()
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_piece_that_is_no_file_is_refused(kind, tmp_path, make):
+  fill(kind, tmp_path)
+  piece = next(tmp_path.glob("piece-*" if kind == "rows" else "chunk_*"))
+  piece.unlink()
+  make(piece)
+  with pytest.raises(WorkdirError, match="is no file") as caught:
+    pieces.find([tmp_path])
+  assert str(piece) in str(caught.value)
+
+
 def test_a_row_of_a_foreign_id_does_not_block_the_job(tmp_path):
   store = pieces.Rows(tmp_path, IDENTITY, range(99))
   for key in (2, 5, 4):

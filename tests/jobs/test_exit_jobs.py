@@ -10,10 +10,10 @@ import pytest
 
 from jax_robust import jobs, models
 from jax_robust.data.sources import array_source
-from jax_robust.early_exit import exit_fractions
-from jax_robust.errors import ConfigError, RobustnessWarning
+from jax_robust.early_exit import exit_fractions, expected_cost
+from jax_robust.errors import ConfigError, RobustnessWarning, UserError
 from jax_robust.jobs import exit_attacks
-from jax_robust.runs import exits, nets, pieces, slowdowns
+from jax_robust.runs import build, exits, nets, pieces, slowdowns, weights
 
 
 @pytest.fixture
@@ -110,6 +110,8 @@ def test_exit_attacks_resumes_and_is_merged(make, run, tmp_path):
   jobs.run(config, tmp_path / "all")
   merged, whole = read(tmp_path / "all", "exit_attacks"), read(run, "exit_attacks")
   assert merged["points"] == whole["points"] and merged["num_examples"] == 16
+  with pytest.raises(ConfigError, match="is one of early_exit.pieces: once merged there"):
+    jobs.run(config, tmp_path / "0")
 
 
 def broken_net(*_):
@@ -217,6 +219,9 @@ def test_what_both_jobs_need_is_said_before_anything_is_opened(make, tmp_path, j
     ("early_exit", {"early_exit__rule": "risc"}, "rule='risc': did you mean 'risk'"),
     ("early_exit", {"early_exit__delta": 2.0}, "delta=2.0"),
     ("early_exit", {"early_exit__slowdowns": ("imge",)}, "did you mean 'image'"),
+    ("early_exit", {"early_exit__slowdowns": ("image", "image")}, "expected each once"),
+    ("early_exit", {"early_exit__eps": 0.2}, "is for the job exit_attacks.*has evals.robust.attac"),
+    ("early_exit", {"early_exit__aim": "2"}, "early_exit.aim=2: expected 0 to 1, the exits of the"),
     ("exit_attacks", {"early_exit__attacks": ("sqare",)}, "did you mean 'square'"),
     ("exit_attacks", {"early_exit__eps": -0.1}, "eps=-0.1"),
     ("exit_attacks", {"early_exit__chunk_size": 0}, "chunk_size=0"),
@@ -228,12 +233,45 @@ def test_what_a_block_can_not_hold_is_refused(make, tmp_path, job, changes, said
     jobs.run(make(job, init_from="made", **changes), tmp_path / "new")
 
 
+def test_macs_of_one_exit_alone_are_no_cost_of_a_rule():
+  """Those of a small net fall: its first exit is wider than all that the last one needs."""
+  options = {"growth_factors": (1, 2), "bottleneck_factors": (1, 2), "channels": 2, "growth": 2}
+  net = models.create("msdnet", num_classes=10, num_blocks=2, base=1, step=1, **options)
+  subject = types.SimpleNamespace(net=net, source=types.SimpleNamespace(image_shape=(32, 32, 3)))
+  costs = exits.costs_of(subject, 2)
+  assert costs["macs"][0] > costs["macs"][1]
+  for values in exits.costs_passed(costs).values():
+    assert expected_cost([0.5, 0.5], values) == np.mean(values)
+
+
 def test_a_net_with_one_exit_is_refused(tiny, tmp_path):
   config = tiny("steps=2", init_from="made")
   for job in ("early_exit", "exit_attacks"):
     config.job = job
     with pytest.raises(ConfigError, match="model.name='mlp'.*1 exit: early exits need at least 2"):
       jobs.run(config, tmp_path / job)
+
+
+def test_images_of_another_shape_are_warned_of_or_refused(make, run):
+  source = array_source(np.zeros((2, 8, 8, 3), np.uint8), [0, 1], num_classes=10)
+  with (
+    pytest.warns(RobustnessWarning, match=r"images of shape \[12, 12, 3\], those of .*\[8, 8, 3\]"),
+    pytest.raises(UserError, match="do not fit this model"),
+  ):
+    nets.load_net(make(), run, source)
+  net = models.create("msdnet", num_classes=10)
+  with pytest.raises(ConfigError, match="config.model: images of 8 pixels a side are too small"):
+    weights.shapes(net, source.image_shape)
+
+
+def test_a_named_set_is_brought_to_a_size(tiny):
+  assert build.load_split(tiny(data__image_size=8), "test").image_shape == (8, 8, 3)
+
+
+def test_thresholds_are_not_chosen_by_images_that_were_trained_on(make, run, tmp_path):
+  config = make("early_exit", init_from=str(run), data__num_heldout=7)
+  with pytest.raises(ConfigError, match="held out other images than data.num_heldout of this"):
+    jobs.run(config, tmp_path / "new")
 
 
 def test_a_net_without_blocks_is_not_deployed():

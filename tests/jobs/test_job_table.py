@@ -7,8 +7,9 @@ import pytest
 import toy_job
 
 from jax_robust import config as config_lib
-from jax_robust import job_table, presets
-from jax_robust.runs import pieces
+from jax_robust import job_table, jobs, presets
+from jax_robust.jobs import merge
+from jax_robust.runs import pieces, weights
 
 
 def test_the_rows_name_functions_that_say_what_they_do():
@@ -28,6 +29,17 @@ def test_a_config_has_the_blocks_of_the_table(monkeypatch):
   assert "generate" not in config
   config.generate = {"method": "gaussian"}
   assert presets.complete(config).generate.shard == "0/1"
+
+
+def test_a_key_that_only_other_jobs_read_is_said(capsys):
+  for job in job_table.JOBS.values():
+    assert set(job.unread) <= set(job.defaults)
+  config = presets.base()
+  config.job, config.smoothing.images = "certify", "photos"
+  jobs._say_unread(config, job_table.JOBS["certify"])
+  assert "not read by the job 'certify': smoothing.images" in capsys.readouterr().err
+  jobs._say_unread(config, job_table.JOBS["predict"])
+  assert not capsys.readouterr().err
 
 
 @pytest.fixture
@@ -87,6 +99,20 @@ def test_a_merge_of_two_blocks_or_of_nothing_is_a_mistake(command, run_flag, tmp
   }.items():
     done = merge(*flags)
     assert done.code == 2 and message in done.printed, done.printed
+
+
+def test_a_merge_names_classes_as_the_weights_of_the_pieces_do(tiny, tmp_path):
+  """Not as those do that the net was tuned from, which the config may name."""
+  names = {"piece": ["cat", "dog"], "tuned_from": ["plane", "ship"]}
+  data = config_lib.to_data(presets.complete(tiny(init_from=str(tmp_path / "tuned_from"))))
+  for name, class_names in names.items():
+    folder = tmp_path / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(data))
+    note = {"num_classes": 2, "class_names": class_names}
+    (folder / "data.json").write_text(json.dumps(note))
+  config = merge._with_classes_of(config_lib.from_data(data), [tmp_path / "piece"])
+  assert weights.noted_names(config, tmp_path / "all") == ("cat", "dog")
 
 
 def test_the_tiny_config_has_every_block():

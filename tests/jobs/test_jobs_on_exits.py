@@ -78,7 +78,10 @@ def test_certify_smooths_the_exit(make, run):
   config.job = "certify"
   config.smoothing.update({"sigma": 0.25, "n": 200, "n0": 10, "stop": 2})
   result = next(iter(jobs.run(config, str(run)).values()))
-  assert result["complete"] and result["num_images"] == 2
+  assert result["complete"] and result["num_images"] == 2 and result["exit"] == "mean"
+  config.evaluation.exit = "last"
+  with pytest.raises(UserError, match="exit: 'mean' there, None here"):
+    jobs.run(config, str(run))
 
 
 def test_an_export_says_how_many_classes_there_are(make, run):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jax_robust import config as config_lib
-from jax_robust.runs import command, starts, workdir
+from jax_robust.runs import command, starts, weights, workdir
 
 pytestmark = pytest.mark.fast
 
@@ -111,6 +111,24 @@ def test_a_damaged_config_is_named(tiny, tmp_path, content):
   (tmp_path / "config.json").write_text(content)
   with pytest.raises(workdir.WorkdirError, match=r"config.json is no config of ours"):
     workdir.write_identity(tmp_path, tiny())
+
+
+NOTES = (
+  {"num_classes": "x"}, {"num_classes": -1}, {"num_classes": True}, {"class_names": 3},
+  {"num_classes": 3, "class_names": ["a"]}, {"num_classes": 1, "class_names": [1]},
+  {"image_shape": "x"}, {"image_shape": [0, 4, 3]}, {"image_shape": 4}, [], "x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("note", NOTES, ids=str)
+def test_what_images_are_is_said_rightly_or_refused(tmp_path, note):
+  (tmp_path / "data.json").write_text(json.dumps(note))
+  with pytest.raises(workdir.WorkdirError, match="data.json is damaged"):
+    weights.noted_classes(tmp_path)
+  (tmp_path / "data.json").unlink()
+  (tmp_path / "manifest.json").write_text(json.dumps({"data": note}))
+  with pytest.raises(workdir.WorkdirError, match="manifest.json is damaged"):
+    weights.noted_classes(tmp_path)
 
 
 def test_two_jobs_never_share_a_workdir(tmp_path):

@@ -47,7 +47,7 @@ def test_certify_array_gives_each_task_its_share(launch, bench, pieces):
     seen = seen_by_python(result.stdout)[0]
     number = pieces.get("PIECES", "16")
     assert seen["argv"] == [
-      "-m", "jax_robust.main", *CERTIFY, "--config.job=certify",
+      "-m", "jax_robust.main", *CERTIFY[:2], "--config.job=certify",
       f"--config.smoothing.shard={task}/{number}", f"--workdir=a folder/pieces/{task}",
     ]  # fmt: skip
     assert [seen[name] for name in COORDINATION] == [None] * 3
