@@ -27,6 +27,10 @@ _DEEP = (
   "bits (where a sensor uses fewer, scale by 255 / its largest value), saved by "
   "PIL.Image.fromarray. PIL's convert('RGB') or convert('L') would clip it."
 )
+_ONE_PICTURE = "Save the picture that is meant as a file of its own."
+_ORIENTATION, _LAST_UPRIGHT = 0x0112, 4  # EXIF's; from 5 on, height and width change places
+_TURNS = dict(enumerate((0, 3, 1, 5, 4, 6, 2), 2))
+"""PIL's `Image.Transpose` for each orientation that is not upright."""
 _REMEDIES = {
   "LA": ALPHA,
   "PA": ALPHA,
@@ -58,12 +62,15 @@ def header(file: Any, where: str) -> ImageShape:
 def decode(file: Any, where: str) -> np.ndarray:
   """An image file as uint8 [h, w, 1 or 3]; arguments and errors as in `header`.
 
-  A palette or one bit a pixel stand for RGB or grey, and are converted without loss.
+  A palette or one bit a pixel stand for RGB or grey, and are converted without loss. A photo that a
+  camera marks as lying on its side (EXIF) is turned, as programs that show it do.
   """
   with _opened(file, where) as image:
     shape = _shape(image, where)
     try:
       image.load()
+      if (turn := _TURNS.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
       if image.mode in ("P", "1"):
         image = image.convert("L" if image.mode == "1" else "RGB")
       return np.asarray(image).reshape(shape)
@@ -150,11 +157,26 @@ def _shape(image, where: str) -> ImageShape:
     raise DataFileError(where, f"is of mode {mode} with more than 8 bits a channel", _DEEP)
   if "transparency" in image.info:
     raise DataFileError(where, f"is of mode {mode} with transparent pixels", _sentence(ALPHA))
+  if image.format == "PNG" and getattr(image, "is_animated", False):
+    raise DataFileError(where, f"is an animation of {image.n_frames} pictures", _ONE_PICTURE)
   if mode not in ("L", "RGB", "P", "1"):
     remedy = _REMEDIES.get(mode, "PIL.Image.open(path).convert('RGB')")
     reason = f"is of mode {mode}, expected 8-bit grey (L) or RGB"
     raise DataFileError(where, reason, _sentence(remedy))
+  if _orientation(image) > _LAST_UPRIGHT:
+    height, width = width, height
   return height, width, 1 if mode in ("L", "1") else 3
+
+
+def _orientation(image) -> int:
+  """EXIF's number for how an opened image lies, 1 (as it is) to 8; 1 where none stands."""
+  if "exif" not in image.info:  # asked for, PNG's would have all pixels read
+    return 1
+  try:
+    number = image.getexif().get(_ORIENTATION, 1)
+  except _errors():
+    return 1
+  return number if number in _TURNS else 1
 
 
 def _sentence(text: str) -> str:

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from image_sets import picture, save
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jax_robust.data import convert, files, scales, sources, tfds
 from jax_robust.errors import DataFileError
@@ -144,6 +144,12 @@ def _jpeg(mode):
   return buffer.getvalue()
 
 
+def _animation():
+  buffer = io.BytesIO()
+  RED.save(buffer, "PNG", save_all=True, append_images=[Image.fromarray(picture(8))])
+  return buffer.getvalue()
+
+
 FILES = {
   "I;16": (Image.fromarray(np.full((4, 4), 4000, np.uint16)), r"I;16.*round\(values / 257\)"),
   "RGB of 16 bits": (_deep_rgb(picture(7)), r"mode RGB with more than 8 bits a channel"),
@@ -155,6 +161,7 @@ FILES = {
     "mode RGB with transparent",
   ),
   "L with alpha": (_with_transparency("L", transparency=7), "mode L with transparent"),
+  "APNG": (_animation(), "is an animation of 2 pictures. Save the picture that is meant"),
   "CMYK": (_jpeg("CMYK"), r"mode CMYK.*amounts of ink: PIL\.Image.*convert\('RGB'\)"),
 }
 
@@ -171,6 +178,23 @@ def test_image_files_that_would_lose_something_are_refused(tmp_path, name):
     with pytest.raises(DataFileError, match=message) as caught:
       open_fn(tmp_path / "set")
     assert caught.value.path == str(bad)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_photos_are_turned_as_they_are_shown(tmp_path, suffix, orientation):
+  """Unless the number is none: EXIF has 1 to 8."""
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  file = tmp_path / "set" / "a" / f"0.{suffix}"
+  file.parent.mkdir(parents=True)
+  pixels = RNG.integers(0, 256, (8, 16, 3)).astype(np.uint8)
+  Image.fromarray(pixels).save(file, exif=exif)
+  source = convert.open_source(tmp_path / "set")
+  with Image.open(file) as image:
+    expected = np.asarray(ImageOps.exif_transpose(image))
+  assert source.image_shape == expected.shape
+  np.testing.assert_array_equal(source.read(np.arange(1))[0][0], expected)
 
 
 def test_palettes_and_single_bits_are_converted_without_loss(tmp_path):
