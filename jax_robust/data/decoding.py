@@ -29,8 +29,6 @@ _DEEP = (
 )
 _ONE_PICTURE = "Save the picture that is meant as a file of its own."
 _ORIENTATION, _LAST_UPRIGHT = 0x0112, 4  # EXIF's; from 5 on, height and width change places
-_TURNS = dict(enumerate((0, 3, 1, 5, 4, 6, 2), 2))
-"""PIL's `Image.Transpose` for each orientation that is not upright."""
 _REMEDIES = {
   "LA": ALPHA,
   "PA": ALPHA,
@@ -65,12 +63,15 @@ def decode(file: Any, where: str) -> np.ndarray:
   A palette or one bit a pixel stand for RGB or grey, and are converted without loss. A photo that a
   camera marks as lying on its side (EXIF) is turned, as programs that show it do.
   """
+  with brought_by("train"):
+    from PIL import ImageOps
+
   with _opened(file, where) as image:
     shape = _shape(image, where)
     try:
       image.load()
-      if (turn := _TURNS.get(_orientation(image))) is not None:
-        image = image.transpose(turn)
+      if _orientation(image) > 1:
+        image = ImageOps.exif_transpose(image)
       if image.mode in ("P", "1"):
         image = image.convert("L" if image.mode == "1" else "RGB")
       return np.asarray(image).reshape(shape)
@@ -176,7 +177,7 @@ def _orientation(image) -> int:
     number = image.getexif().get(_ORIENTATION, 1)
   except _errors():
     return 1
-  return number if number in _TURNS else 1
+  return number if number in range(1, 9) else 1
 
 
 def _sentence(text: str) -> str:

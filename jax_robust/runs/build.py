@@ -57,7 +57,7 @@ def _open_split(config, split: str, key: str) -> sources.Source:
   with from_config("data"):
     if name in named.DATASETS:
       source = named.DATASETS[name](split)
-      return resizing.sized(source, options.image_size) if options.image_size else source
+      return _sized(config, source)
     if "/" not in name:
       check_name(f"data.{key}", name, named.names())
     else:
@@ -183,6 +183,17 @@ def train_class_names(config) -> tuple[str, ...]:
   return convert.split_class_names(name, config.data.train_split)
 
 
+def open_images(config, path: str) -> sources.Source:
+  """Images in any form that is read, brought to `data.image_size` if that is set."""
+  return _sized(config, convert.open_source(path, image_size=config.data.image_size or None))
+
+
+def _sized(config, source: sources.Source) -> sources.Source:
+  """A source with images of `data.image_size`, if that is set; itself where they are so large."""
+  size = config.data.image_size
+  return resizing.sized(source, size) if size else source
+
+
 def generated_source(config, original: sources.Source) -> sources.Source | None:
   """Opens the generated images, if any, and checks that they fit the originals."""
   path = config.generated.path
@@ -195,11 +206,9 @@ def generated_source(config, original: sources.Source) -> sources.Source | None:
       "generated", shards.open_shards, path, options={"verify": config.generated.verify}
     )
   else:
-    source = convert.open_source(path, image_size=config.data.image_size or None)
+    source = open_images(config, path)
   is_noted = hasattr(source, "manifest")  # a manifest says how many classes there are
-  if config.data.image_size:
-    source = resizing.sized(source, config.data.image_size)
-  source = _of_classes(config, source)
+  source = _of_classes(config, _sized(config, source))
   with from_config("generated"):
     source = _some_of(source, config.generated.num_examples)
   if original.image_shape != source.image_shape:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_robust import paths
-from jax_robust.data import convert, draws
+from jax_robust.data import draws
 from jax_robust.data.sources import Source, array_source, labels_of, select
 from jax_robust.errors import ConfigError, near_miss, near_path, shown
 from jax_robust.generate.augmented import AUGMENTATIONS, augment_once
@@ -114,12 +114,15 @@ def open_pools(config: Any, origins: Mapping[str, str], *, size: int, key: str) 
   """
   train = exits.training_images(config)
   test = build.load_test(config, None)
-  opened = {name: convert.open_source(path) for name, path in origins.items() if _is_path(path)}
+  opened = {
+    name: build.open_images(config, path) for name, path in origins.items() if _is_path(path)
+  }
   for name, source in {TEST: test, **opened}.items():
     if source.image_shape != train.image_shape:
       raise ConfigError(
         f"config.{key}: {name} has images of shape {list(source.image_shape)}, {train.name} of "
-        f"{list(train.image_shape)}: bring both to one size and number of channels first"
+        f"{list(train.image_shape)}: bring both to one number of channels, and to one size by "
+        "config.data.image_size"
       )
   has_heldout = HELDOUT in origins.values()
   counts = {name: source.num_examples for name, source in {TRAIN: train, **opened}.items()}

@@ -12,7 +12,7 @@ from jax_robust import api
 from jax_robust import config as config_lib
 from jax_robust.image_sets import complementarity, distances, lpips
 from jax_robust.jobs import complementarity as job
-from jax_robust.runs import pieces
+from jax_robust.runs import candidates, pieces
 
 SIDE, NUM = 16, 60
 
@@ -131,6 +131,16 @@ def test_a_run_gives_its_features_and_small_sets_cut_all(trained, tmp_path):
   assert found["features"]["space"].startswith("what the last layer of mlp reads, trained on made")
   assert found["features"]["space"].endswith("; not LPIPS") and found["num_features"] == 3
   assert found["pool_size"] == 36 and found["cut_by"] == "test"
+
+
+def test_sets_are_brought_to_the_size_of_the_training_images(place):
+  config = config_lib.load("complementarity")
+  config.data.update({"name": "made", "image_size": 12, "num_heldout": 0})
+  np.savez(
+    place / "large.npz", image=np.full((20, 24, 24, 3), 7, np.uint8), label=np.arange(20) % 10
+  )
+  pools = candidates.open_pools(config, {"large": f"{place}/large.npz"}, size=20, key="candidates")
+  assert pools.candidates["large"].image_shape == pools.train.image_shape == (12, 12, 3)
 
 
 def test_mistakes_are_sentences(argv, command, place, tmp_path):
