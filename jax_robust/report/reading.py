@@ -102,6 +102,8 @@ def read_all(
         problems[name] = list(record.problems)
   if not records:
     said = "".join(f"\n  {name}: {lines[0]}" for name, lines in problems.items())
+    if not folders:
+      said = " but the report's own, which is left out: name another --workdir"
     raise WorkdirError(f"report.runs: there is no workdir that can be read{said}")
   return _with_comparisons(records), problems
 
@@ -173,7 +175,7 @@ def names_of(folders: Sequence[pathlib.Path]) -> list[str]:
   """
   parts = [pathlib.Path(os.path.abspath(path)).parts for path in folders]
   shared = 0
-  while all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):
+  while parts and all(len(p) > shared + 1 and p[shared] == parts[0][shared] for p in parts):
     shared += 1
   return ["/".join(each[shared:]) for each in parts]
 

@@ -195,6 +195,13 @@ def test_patterns_that_stand_for_no_run_are_refused(runs, tmp_path, patterns, me
     reading.find([str(tmp_path / each) for each in patterns])
 
 
+def test_a_report_of_its_own_workdir_alone_has_nothing_to_tell(runs):
+  folder = made_runs.make_run(runs / "beta1")
+  with pytest.raises(WorkdirError, match="but the report's own, which is left out: name another"):
+    reading.read_all([folder], folder)
+  assert reading.names_of([]) == []
+
+
 def test_where_nothing_can_be_read_there_is_no_page(runs, report, tmp_path):
   (made_runs.make_run(runs / "bad") / "config.json").write_text("{")
   with pytest.raises(WorkdirError, match="no workdir that can be read\n  bad: .*is no JSON file"):
