@@ -140,7 +140,8 @@ def sweep(folder: pathlib.Path, *, older_than: float = 0.0) -> None:
           path.unlink()
 
 
-_NO_FILE = "is no file (but a folder, a pipe or a device)"
+NO_FILE = "is no file (but a folder, a pipe or a device)"
+"""What is said of a path that can't be read or written as a file."""
 
 
 def open_no_link(path: str | os.PathLike, flags: int, mode: int = 0o666) -> int:
@@ -155,14 +156,14 @@ def open_no_link(path: str | os.PathLike, flags: int, mode: int = 0o666) -> int:
     fd = os.open(path, flags, mode)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
       os.close(fd)
-      raise OSError(errno.EINVAL, _NO_FILE, str(path))
+      raise OSError(errno.EINVAL, NO_FILE, str(path))
     return fd
   except OSError as error:
     if error.errno in (errno.ELOOP, errno.EMLINK):
       reason = "is a symbolic link, which is never written through: delete it"
       raise OSError(errno.ELOOP, reason, str(path)) from error
     if error.errno in (errno.ENXIO, errno.EISDIR):
-      raise OSError(errno.EINVAL, _NO_FILE, str(path)) from error
+      raise OSError(errno.EINVAL, NO_FILE, str(path)) from error
     raise
 
 
@@ -173,7 +174,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     OSError: it is none, or can't be read.
   """
   if not stat.S_ISREG(os.stat(path).st_mode):
-    raise OSError(errno.EINVAL, _NO_FILE, os.fspath(path))
+    raise OSError(errno.EINVAL, NO_FILE, os.fspath(path))
   return pathlib.Path(path).read_bytes()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_robust.atomic import write_atomically
+from jax_robust.atomic import NO_FILE, write_atomically
 from jax_robust.errors import WorkdirError
 
 _DIGESTS = "digests"
@@ -64,7 +64,7 @@ def read(
     WorkdirError: it is damaged, or belongs to something else.
   """
   if not path.is_file():  # a pipe would never end
-    raise WorkdirError(f"{path} is no file (but a folder, a pipe or a device): delete it")
+    raise WorkdirError(f"{path} {NO_FILE}: delete it")
   try:
     with np.load(path, allow_pickle=False) as file:
       digests = json.loads(str(file[_DIGESTS])) if _DIGESTS in file.files else {}

@@ -56,8 +56,7 @@ def _open_split(config, split: str, key: str) -> sources.Source:
   options, name = config.data, config.data[key]
   with from_config("data"):
     if name in named.DATASETS:
-      source = named.DATASETS[name](split)
-      return _sized(config, source)
+      return _sized(config, named.DATASETS[name](split))
     if "/" not in name:
       check_name(f"data.{key}", name, named.names())
     else:

@@ -111,7 +111,7 @@ def test_the_scatter_of_a_gain_is_that_of_all_rows(make, runs, tmp_path, monkeyp
 
   monkeypatch.setattr(sweep.jobs, "run", numbers)
   config = make("seed=0,1;objective.beta=1,6", baseline="objective.beta=4")
-  _, low, high = (row for row in sweep.sweep(config, tmp_path)["rows"])
+  _, low, high = sweep.sweep(config, tmp_path)["rows"]
   table = [[0.04, 0.14], [0.01, 0.11], [0.06, 0.18]]
   half = sweep.intervals.block_half_width(sweep.np.array(table))
   for row, value in ((low, -0.03), (high, 0.03)):
