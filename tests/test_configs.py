@@ -106,7 +106,9 @@ def test_every_objective_has_a_smoke_run():
   assert SMOKE.keys() == {*objectives.OBJECTIVES, *objectives.UPDATES} - {"toy"}
 
 
-@pytest.mark.parametrize("objective", mostly_thorough(SMOKE, *({*SMOKE} - {*SMOOTHING[1:5]})))
+@pytest.mark.parametrize(
+  "objective", mostly_thorough(SMOKE, *({*SMOKE} - {*SMOOTHING[1:5], "multi_exit"}))
+)
 def test_smoke_run(objective, tmp_path):
   """TRADES on all devices, the others on one."""
   backend = "tfdata" if objective == "trades" else "resident"

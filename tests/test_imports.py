@@ -154,14 +154,17 @@ def test_attacks_and_losses_work_without_the_heavy_packages(without):
   assert without[1]["core"] > 0.19
 
 
+@pytest.mark.thorough
 def test_data_works_without_the_heavy_packages(without):
   assert without[1]["data"] == [3, 4]
 
 
+@pytest.mark.thorough
 def test_the_loop_works_without_configs_and_tensorflow(without):
   assert without[1]["loop"] == 2
 
 
+@pytest.mark.thorough
 def test_resident_training_works_without_tensorflow(without):
   folder, printed = without
   assert printed["training"] == [0, 2]

@@ -32,7 +32,7 @@ def draw_sweep(
     points: all with the same keys, which may be none.
     over: what the intervals are over, to be told.
     baseline: what the points are compared with, drawn as a line across; the points' intervals are
-      those of their differences to it.
+      those of their differences to it. A bound that is NaN is not drawn.
   """
   measures = list(dict.fromkeys(name for point in points for name in point.values))
   key = _abscissa(points)
@@ -56,7 +56,8 @@ def draw_sweep(
       _draw_baseline(axes, baseline, measure)
     _label(axes, places, key, measure)
   of = " of the difference to the baseline," if baseline else ""
-  panels[0].set_title(f"95 % intervals{of} over {over}" if over else "", loc="left", fontsize=8)
+  if over and any(np.isfinite(bar.low) for point in points for bar in point.values.values()):
+    panels[0].set_title(f"95 % intervals{of} over {over}", loc="left", fontsize=8)
   if len(lines) > 1 or baseline:
     plot_style.save_with_legend(path, figure, panels[0])
   else:

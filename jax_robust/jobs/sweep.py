@@ -286,10 +286,12 @@ def _draw(
 def _bar(
   name: str, row: Mapping[str, Any], base: Mapping[str, Mapping[str, Any]]
 ) -> intervals.Interval:
-  """The mean of a row, with its interval or that of its gain over the baseline's mean."""
+  """The mean of a row, with its interval or that of its gain over the baseline's mean, if any."""
   mean, gain = row["means"][name], row["gains"].get(name)
-  if not gain or gain["low"] is None:
+  if not gain:
     return intervals.Interval(mean["value"], mean["low"], mean["high"])
+  if gain["low"] is None:
+    return intervals.Interval(mean["value"], np.nan, np.nan)
   low, high = (base[name]["value"] + gain[bound] for bound in ("low", "high"))
   return intervals.Interval(mean["value"], min(low, mean["value"]), max(high, mean["value"]))
 

@@ -200,11 +200,15 @@ def read_share(key: str, text: str) -> tuple[int, int]:
 def wait(stores: Sequence[Store]) -> bool:
   """Waits until all processes have written their shares; True for the one that writes the results.
 
+  None writes any where this job's share has no piece, which is said, and no other share is there.
   Files tell, not a collective operation, which would give up: Gloo's first after 30 s.
 
   Raises:
     ProcessEndedError: another process has ended, and what it was to write is not there.
   """
+  if not any(each.job_ids or find([each.folder]).owners for each in stores):
+    metrics.report("this share has no piece: the work has fewer pieces than shares")
+    return False
   others = Others(stores[0].folder.parents[1])
   while jax.process_count() > 1:
     if all(find([each.folder]).owners.keys() >= each.job_ids for each in stores):

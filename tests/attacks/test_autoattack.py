@@ -172,6 +172,7 @@ def test_passes_are_counted_and_broken_images_rest():
   assert not evaluate("linf", SHORT_SQUARE).num_backward.any()
 
 
+@pytest.mark.thorough
 def test_a_pass_for_each_class_and_each_draw_is_counted():
   result = evaluate("l2", FAB)
   assert result.robust.any()

@@ -77,6 +77,7 @@ def test_an_evaluation_leaves_numbers_flags_and_a_picture(whole):
   assert "| eps  | clean | apgd-ce | apgd-t |" in printed
 
 
+@pytest.mark.thorough
 def test_killed_between_and_inside_chunks_it_goes_on_to_the_same_flags(
   whole, command, run_flag, copy
 ):

@@ -59,6 +59,7 @@ def test_a_certification_leaves_a_log_numbers_and_a_picture(whole):
   assert "12/12" in printed and "ACR" in printed and "| abstain |" in printed
 
 
+@pytest.mark.thorough
 def test_a_killed_certification_goes_on_to_the_same_rows(whole, command, run_flag, copy):
   """Killed by -9 after some rows, three times, with a torn line left behind once."""
   argv = [run_flag, JOB, *FLAGS, f"--workdir={copy}"]

@@ -89,6 +89,14 @@ def test_shares_make_the_whole(kind, tmp_path, num_shares):
   assert found_in(tmp_path / "one") == WHOLE
 
 
+def test_a_share_without_a_piece_is_no_mistake(kind, tmp_path, capsys):
+  store = KINDS[kind](tmp_path / "results" / "it", IDENTITY, IDS, share=(19, 20), size=SIZE[kind])
+  assert not list(store.missing()) and not pieces.wait([store])
+  assert "this share has no piece" in capsys.readouterr().err
+  fill(kind, store.folder, stop=2)  # of another share: its results are written
+  assert pieces.wait([store])
+
+
 def test_gaps_and_overlaps_are_refused(kind, tmp_path):
   places = [tmp_path / str(i) for i in range(3)]
   for i, place in enumerate(places):

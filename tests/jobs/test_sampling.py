@@ -20,6 +20,8 @@ from jax_robust.runs import nets
 
 NAME = "certify_small_cnn_sigma0.5"
 
+pytestmark = pytest.mark.thorough  # what it stands on is in tests/generate/test_diffusion.py
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -180,7 +182,6 @@ def test_a_denoiser_is_part_of_what_is_certified(runs, tmp_path):
     smoothed(runs, tmp_path / "run", denoiser=str(runs / "diffusion"))
 
 
-@pytest.mark.thorough
 def test_a_denoiser_is_part_of_what_predicts(runs, tmp_path):
   images = tmp_path / "images"
   images.mkdir()

@@ -118,6 +118,7 @@ def whole(command, argv, tmp_path_factory):
   return folder
 
 
+@pytest.mark.thorough
 def test_smoothmix_trains_from_shards(whole):
   config = config_lib.load(str(whole / "config.json"))
   assert config.objective.name == "smoothmix" and config.batch.backend == "tfdata"

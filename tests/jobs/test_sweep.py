@@ -48,6 +48,7 @@ def runs(monkeypatch):
   return run
 
 
+@pytest.mark.thorough
 def test_real_cells_are_trained_shared_and_put_together(command, run_flag, tmp_path):
   """Two starts with a share each in one workdir, one of them killed; then all in one table."""
   flags = [run_flag, "--config.total_steps=4", "--config.job=sweep", f"--workdir={tmp_path}"]
@@ -135,6 +136,10 @@ def test_of_one_pair_a_gain_has_no_interval(make, runs, tmp_path, capsys):
   gain = result["rows"][1]["gains"]["clean"]
   assert gain["low"] is None and gain["value"] == pytest.approx(-0.03)
   assert "best gain of clean: -0.0300 by objective.beta=1" in capsys.readouterr().out
+  bar = sweep._bar("clean", result["rows"][1], {"clean": {"value": 0.04}})
+  assert (
+    bar.value == pytest.approx(0.01) and sweep.np.isnan(bar[1:]).all()
+  )  # not that of its images
 
 
 def test_a_baseline_that_is_in_the_grid_is_trained_once(make, runs, tmp_path):

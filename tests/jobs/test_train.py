@@ -44,6 +44,7 @@ def test_a_run_leaves_what_it_should(trained):
   assert np.isfinite(losses).all() and np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
+@pytest.mark.thorough
 def test_its_config_json_reproduces_it(command, trained, left_behind, tmp_path):
   result = command([f"--config={trained / 'config.json'}", f"--workdir={tmp_path / 'run'}"])
   assert result.code == 0, result.printed
@@ -127,6 +128,7 @@ def test_a_checkpoint_of_another_net_is_refused_by_name(command, copy):
   )
 
 
+@pytest.mark.thorough
 def test_a_damaged_checkpoint_is_refused_with_the_way_out(
   command, run_flag, trained, left_behind, copy
 ):

@@ -26,10 +26,9 @@ def trained():
   x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 2))
   sigma, label = jnp.array([0.05, 0.5, 3.0]), jnp.array([0, 1, 2])
   fresh = jax.jit(net.init)(jax.random.key(1), x, sigma, label)
-  leaves, tree = jax.tree.flatten(fresh)
-  keys = jax.random.split(jax.random.key(2), len(leaves))
-  moved = [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-  return net, fresh, jax.tree.unflatten(tree, moved), (x, sigma, label)
+  draw = np.random.default_rng(2)
+  moved = jax.tree.map(lambda a: a + np.float32(0.3) * draw.normal(size=a.shape), fresh)
+  return net, fresh, jax.tree.map(jnp.float32, moved), (x, sigma, label)
 
 
 def test_fresh_net_keeps_the_mean(trained):

@@ -128,6 +128,7 @@ def test_no_attack_breaks_a_certificate(net, certified, attack):
   assert np.all((after == before) | (after == smoothing.ABSTAIN))
 
 
+@pytest.mark.thorough
 def test_the_same_attack_succeeds_beyond_the_radius(net, certified, attack):
   far = 3.0 if net[1].shape[1] == 8 else 6.0  # of MNIST 1,000 draws certify a smaller share
   after, before = predictions_under_attack(net, certified, attack, far)

@@ -13,7 +13,10 @@ from jax_robust.data.sources import labels_of
 from jax_robust.runs import build
 from jax_robust.studies import own_mistakes
 
-pytestmark = pytest.mark.filterwarnings("ignore:no image of made was given")
+pytestmark = [
+  pytest.mark.thorough,
+  pytest.mark.filterwarnings("ignore:no image of made was given"),
+]
 
 
 def make_config(**study):
