@@ -17,13 +17,13 @@ def setup(app):
 def _read(app, name, source):
   """Puts the text of a file of the repository in place of a page's own."""
   if name in PAGES:
-    source[0] = re.sub(r"\[([^]]+)\]\(([^)#]+)\)", _link, (ROOT / PAGES[name]).read_text())
+    source[0] = re.sub(r"\[([^]]+)\]\(([^)#]+)(#[^)]*)?\)", _link, (ROOT / PAGES[name]).read_text())
 
 
 def _link(found):
   """A link between pages as the site has it; one to a file that is no page is its text alone."""
-  text, target = found.groups()
+  text, target, place = found.groups()
   if (ROOT / target).exists():
     inside = target.startswith("docs/")
-    return f"[{text}]({target.removeprefix('docs/')})" if inside else text
+    return f"[{text}]({target.removeprefix('docs/')}{place or ''})" if inside else text
   return found[0]
