@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_robust.errors import check_count, check_name, check_positive
 from jax_robust.models.layers import conv
-from jax_robust.nets.denoisers import PRECONDITIONINGS, log_frequencies
+from jax_robust.nets.denoisers import NO_LABEL, PRECONDITIONINGS, log_frequencies
 
 _EMBEDDED = {"edm": 250.0, "epsilon": 1.0}
 """What noise levels are multiplied by before they are embedded, so that all span about 1,000."""
@@ -32,6 +32,7 @@ class UNet(nn.Module):
 
   Guarantees:
     `fresh_net_keeps_the_mean`: with fresh weights F is 0, so D is `c_skip` times the image.
+    `labels_are_known`: for a label that is no class and not `NO_LABEL`, D is NaN.
 
   Attributes:
     width: channels of the first level.
@@ -107,9 +108,9 @@ class UNet(nn.Module):
     if self.num_labels:
       if label is None:
         raise ValueError(f"label is None: this net was made for {self.num_labels} classes")
-      told += nn.Dense(4 * self.width, use_bias=False, name="label")(
-        jax.nn.one_hot(label, self.num_labels)
-      )
+      is_known = (label == NO_LABEL) | ((0 <= label) & (label < self.num_labels))
+      classes = jnp.where(is_known[:, None], jax.nn.one_hot(label, self.num_labels), jnp.nan)
+      told += nn.Dense(4 * self.width, use_bias=False, name="label")(classes)
     return nn.silu(nn.Dense(4 * self.width, name="level_1")(nn.silu(told)))
 
   def body(self, x: Array, told: Array, train: bool) -> Array:
