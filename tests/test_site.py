@@ -151,6 +151,6 @@ def test_a_notebook_runs(repository, name, monkeypatch):
 
 
 def _kinds(cells):
-  """Of each cell the kinds of its outputs; in how many pieces it was that a cell printed is chance."""
+  """Of each cell the kinds of its outputs; into how many pieces a text falls is chance."""
   each = [[output["output_type"] for output in cell.get("outputs", ())] for cell in cells]
   return [re.sub("(stream )+", "stream ", "".join(f"{kind} " for kind in kinds)) for kinds in each]

@@ -108,7 +108,7 @@ class UNet(nn.Module):
     if self.num_labels:
       if label is None:
         raise ValueError(f"label is None: this net was made for {self.num_labels} classes")
-      is_known = (label == NO_LABEL) | ((0 <= label) & (label < self.num_labels))
+      is_known = (label == NO_LABEL) | ((label >= 0) & (label < self.num_labels))
       classes = jnp.where(is_known[:, None], jax.nn.one_hot(label, self.num_labels), jnp.nan)
       told += nn.Dense(4 * self.width, use_bias=False, name="label")(classes)
     return nn.silu(nn.Dense(4 * self.width, name="level_1")(nn.silu(told)))
