@@ -12,7 +12,7 @@ SmoothAdv.
 Measured on two CPU cores (2026-11-22, docs/results.md), average certified radius at sigma 1 and
 N = 10,000 on every 20th test image, and that of the published log on the same images: Gaussian
 1.554 and 1.548, SmoothMix with T = 1 and alpha = 8 1.697 and 1.695 (rounded down). At sigma .5, on
-one core of an AMD EPYC (2026-11-27): Gaussian 1.372 and 1.368.
+one core of an AMD EPYC (2026-11-28): Gaussian 1.372 and 1.368, Stability 1.382 and 1.384.
 
 Arguments: `method=gaussian|stability|smoothadv|macer|consistency|smoothmix`, `sigma`, `num_steps`,
 `alpha`, `eta`, `mix_step`, `m` (0, the default, is the published value), `smoke`.
