@@ -200,8 +200,9 @@ def read_share(key: str, text: str) -> tuple[int, int]:
 def wait(stores: Sequence[Store]) -> bool:
   """Waits until all processes have written their shares; True for the one that writes the results.
 
-  None writes any where this job's share has no piece, which is said, and no other share is there.
-  Files tell, not a collective operation, which would give up: Gloo's first after 30 s.
+  Where this job's share has no piece, and the folders hold none of another's, that is said, and
+  nobody writes results. Files tell, not a collective operation, which would give up: Gloo's first
+  after 30 s.
 
   Raises:
     ProcessEndedError: another process has ended, and what it was to write is not there.

@@ -51,7 +51,7 @@ def test_each_row_is_told_its_own_level_and_label(trained):
   np.testing.assert_array_equal(differs, [False, True, False])
 
 
-def test_a_label_that_is_no_class_gives_no_number(trained):
+def test_labels_are_known(trained):
   net, _, moved, (x, sigma, _) = trained
   found = jax.jit(net.apply)(moved, x, sigma, jnp.array([-1, 3, -2]))
   np.testing.assert_array_equal(np.isnan(found).all((1, 2, 3)), [False, True, True])
